@@ -1,0 +1,12 @@
+"""The exceptions that some caller catches. Everything else is a plain built-in exception."""
+
+
+class UserError(ValueError):
+    """The user's mistake: what is wrong with its value, what is needed, what to change.
+
+    The command line prints the message as one line and exits with code 2, without a traceback.
+    """
+
+
+class CorruptionError(UserError):
+    """Stored bytes differ from their digest. Names the file; restore falls back past it."""
