@@ -1,0 +1,54 @@
+"""Every test runs on the CPU with one compilation cache, and may skip only for a reason that is listed."""
+
+import os
+import pathlib
+import tempfile
+
+# Before JAX is imported. Subprocesses inherit it.
+os.environ["JAX_PLATFORMS"] = os.environ.get("PALMSCALE_TEST_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"palmscale-jax-cache-{os.getuid()}")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# libtpu, where it is installed, would otherwise wait for a metadata server that is not there.
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+ALLOWED_SKIPS = pathlib.Path(__file__).with_name("allowed_skips.txt")
+_unlisted: list[str] = []
+
+
+def allowed_skips() -> list[str]:
+    """Returns the lines of allowed_skips.txt that are not comments: beginnings of skip reasons."""
+    lines = (line.strip() for line in ALLOWED_SKIPS.read_text().splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def pytest_runtest_logreport(report):
+    _note(report)
+
+
+def pytest_collectreport(report):
+    _note(report)
+
+
+def _note(report):
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reason = reason.removeprefix("Skipped: ")
+    if not any(reason.startswith(listed) for listed in allowed_skips()):
+        _unlisted.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if _unlisted and exitstatus == 0:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _unlisted:
+        terminalreporter.section("skips that tests/allowed_skips.txt does not list", red=True)
+        for line in _unlisted:
+            terminalreporter.line(line)
