@@ -1,0 +1,390 @@
+"""Whole, verified, portable checkpoints: saved while training goes on, restored onto any mesh.
+
+A step is the folder <directory>/<step>: `params` and `optimizer` (Orbax, apart so that parameters
+load alone), cursor.json, meta.json, MANIFEST.json, and VERIFIED, written last. Without VERIFIED a step
+is unfinished and is not used; CORRUPT takes its place where a restore found damage.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from palmscale.checkpoint import digest
+from palmscale.checkpoint.describe import described, differences, listed, shapes
+from palmscale.checkpoint.fingerprint import fingerprint
+from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric, steps_to_delete
+from palmscale.errors import CorruptionError, UserError
+from palmscale.observe import log
+
+PARAMS, OPTIMIZER = "params", "optimizer"
+CURSOR, META, CORRUPT = "cursor.json", "meta.json", "CORRUPT"
+# Orbax writes <step>.orbax-checkpoint-tmp and renames it; what is being removed bears the name too.
+_TEMPORARY = ".orbax-checkpoint-tmp"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A restored step; `optimizer_state` is None where only the parameters were asked for."""
+
+    step: int
+    params: Any
+    optimizer_state: Any
+    cursor: dict[str, Any]
+    meta: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepInfo:
+    """A step on disk; `bytes`, `metrics` and `time` (seconds since the epoch) if it is verified."""
+
+    step: int
+    state: Literal["verified", "unfinished", "corrupt"]
+    bytes: int
+    metrics: dict[str, float]
+    time: float
+
+    @property
+    def verified(self) -> bool:
+        """Whether the step can be restored."""
+        return self.state == "verified"
+
+
+class CheckpointStore:
+    """The checkpoints in `directory`, written by the holder of `lease`, read by anybody.
+
+    At most one save is under way. With a lease, opening removes what killed saves left behind.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: KeepPolicy = KeepPolicy(),
+        lease: Lease | None = None,
+    ) -> None:
+        # Orbax takes absolute paths only.
+        self.directory = Path(directory).absolute()
+        self._keep = keep
+        self._lease = lease
+        self._protected: frozenset[int] = frozenset()
+        self._saver = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
+        if lease is not None and jax.process_index() == 0:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._remove_temporaries("*")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        else:
+            # The error in flight is the one to report.
+            self._finish_pending()
+            self._saver.shutdown()
+
+    def close(self) -> None:
+        """Waits for the save under way; raises RuntimeError where it failed."""
+        try:
+            self.wait()
+        finally:
+            self._saver.shutdown()
+
+    # Saving.
+
+    def save(
+        self,
+        step: int,
+        *,
+        params: Any,
+        optimizer_state: Any,
+        cursor: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts saving `step` and returns once the arrays may be donated.
+
+        `cursor` and `meta` are JSON values. Waits for an earlier save that is still being written,
+        and warns where it failed: the run lives on. A step that is there already is replaced, unless
+        it is verified and holds the same arrays and cursor. All processes call it.
+        """
+        if self._lease is None:
+            raise RuntimeError("this checkpoint store was opened without a lease, for reading only")
+        self._finish_pending()
+        texts = {CURSOR: json.dumps(dict(cursor), indent=1), META: json.dumps(dict(meta), indent=1)}
+        arrays = {PARAMS: described(params), OPTIMIZER: described(optimizer_state)}
+        if self._holds(step, arrays, texts[CURSOR]):
+            return
+        if jax.process_index() == 0:
+            self._delete(step)
+        with _context():
+            response = ocp.save_checkpointables_async(
+                self._path(step), {PARAMS: params, OPTIMIZER: optimizer_state}, overwrite=True)
+        manifest = {"step": step, "time": time.time(), "metrics": dict(metrics or {}),
+                    "arrays": arrays}
+        self._pending = step, self._saver.submit(self._verify, step, response, texts, manifest)
+
+    def poll(self) -> None:
+        """Warns where a save that has ended failed. Does not wait."""
+        if self._pending is not None and self._pending[1].done():
+            self._finish_pending()
+
+    def wait(self) -> None:
+        """Waits until the last save is verified; raises RuntimeError where it failed, once."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        step, future = pending
+        try:
+            future.result()
+        except Exception as error:
+            raise RuntimeError(f"the checkpoint of step {step} was not saved: "
+                               f"{_first_line(error)}") from error
+
+    def protect(self, steps: Collection[int]) -> None:
+        """Names the steps that the keep policy must not delete, such as the target of a rewind."""
+        self._protected = frozenset(steps)
+
+    def discard_newer(self, step: int) -> None:
+        """Deletes every later step: after a rewind they belong to a course that was given up."""
+        self._finish_pending()
+        if jax.process_index() == 0:
+            for newer in self._steps():
+                if newer > step:
+                    self._delete(newer)
+
+    def _finish_pending(self) -> None:
+        try:
+            self.wait()
+        except RuntimeError as error:
+            log.warn(str(error))
+
+    def _verify(self, step: int, response: Any, texts: Mapping[str, str],
+                manifest: Mapping[str, Any]) -> None:
+        """Runs in the saver's thread: after Orbax's commit, digests what was written, marks it."""
+        path = self._path(step)
+        try:
+            response.result()
+            if jax.process_index() != 0:
+                return
+            for name, text in texts.items():
+                digest.write_durably(path / name, text.encode())
+            digest.write_manifest(path, manifest)
+        except Exception:
+            # On a full disk the remains would leave no room for the next save.
+            if jax.process_index() == 0:
+                self._delete(step)
+                self._remove_temporaries(f"{step}")
+            raise
+        self._apply_policy()
+
+    def _apply_policy(self) -> None:
+        infos = self.steps()
+        verified = [info.step for info in infos if info.verified]
+        metrics = {info.step: info.metrics for info in infos if info.verified}
+        doomed = steps_to_delete(self._keep, steps=verified, metrics=metrics,
+                                 protected=self._protected)
+        leftovers = [info.step for info in infos if not info.verified and info.step < max(verified)]
+        for step in [*doomed, *leftovers]:
+            self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        path = self._path(step)
+        if path.exists():
+            # Renamed first, so that no kill leaves half a step behind that looks whole.
+            doomed = path.with_name(f"{step}{_TEMPORARY}-removed")
+            shutil.rmtree(doomed, ignore_errors=True)
+            path.rename(doomed)
+            shutil.rmtree(doomed)
+
+    def _remove_temporaries(self, step_pattern: str) -> None:
+        for path in self.directory.glob(f"{step_pattern}{_TEMPORARY}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _holds(self, step: int, arrays: Mapping[str, Any], cursor: str) -> bool:
+        if self._state(step) != "verified":
+            return False
+        try:
+            manifest = digest.read_manifest(self._path(step))
+            stored_cursor = (self._path(step) / CURSOR).read_text()
+        except (CorruptionError, OSError):
+            return False
+        return manifest["arrays"] == arrays and stored_cursor == cursor
+
+    # Reading.
+
+    def steps(self) -> list[StepInfo]:
+        """Every step on disk, oldest first. Reads the manifests, not the arrays."""
+        return [self._info(step) for step in self._steps()]
+
+    def latest_verified(self) -> int | None:
+        """The newest verified step, or None."""
+        return max(self._steps_in_state("verified"), default=None)
+
+    def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
+        """The meta of `step`, by default of the newest verified step whose meta is undamaged.
+
+        None where nothing was saved. CorruptionError where it is damaged.
+        """
+        for candidate, is_last in _with_last(self._candidates(step)):
+            try:
+                return self._read_json(candidate, META)
+            except CorruptionError:
+                if is_last:
+                    raise
+        return None
+
+    def restore(
+        self,
+        step: int | Literal["best"] | None = None,
+        *,
+        abstract_params: Any,
+        abstract_optimizer_state: Any = None,
+    ) -> Snapshot | None:
+        """The newest, the best or the named step, in the shardings of the abstract arrays.
+
+        Leaves are `jax.ShapeDtypeStruct`s with shardings, for any mesh. Without an abstract optimizer
+        state its arrays are not read. All files of a step are checked all the same: a step is either
+        good or not, and the same one for training, evaluating and generating.
+
+        By default falls back past damaged steps, with a warning naming the file; a step asked for by
+        number or as 'best' does not. None where nothing was saved yet. CorruptionError where no step
+        is left, UserError where names, shapes or dtypes differ (nothing is ever cast).
+        """
+        self._finish_pending()
+        for candidate, is_last in _with_last(self._candidates(step)):
+            try:
+                return self._restore(candidate, abstract_params, abstract_optimizer_state)
+            except CorruptionError as error:
+                self._mark_corrupt(candidate)
+                if is_last:
+                    raise
+                log.warn(f"the checkpoint of step {candidate} is not used: {error}")
+        return None
+
+    def _restore(self, step: int, params: Any, optimizer_state: Any) -> Snapshot:
+        wanted = {PARAMS: params}
+        if optimizer_state is not None:
+            wanted[OPTIMIZER] = optimizer_state
+        path = self._path(step)
+        manifest = digest.check(path)
+        wrong = [line for item, tree in wanted.items()
+                 for line in differences(manifest["arrays"][item], shapes(tree))]
+        if wrong:
+            raise UserError(f"the checkpoint of step {step} in {self.directory} does not fit the "
+                            f"model: {'; '.join(wrong)} - the same parameters, shapes and dtypes are "
+                            "needed - use the model and optimizer that it was saved with.")
+        with _context():
+            loaded = ocp.load_checkpointables(path, jax.tree.map(_with_sharding, wanted))
+        for item, tree in loaded.items():
+            stored = manifest["arrays"][item]
+            for name, found in fingerprint(tree).items():
+                if found != stored[name]["fingerprint"]:
+                    raise CorruptionError(f"{path / item}: the array {name} is not the one saved.")
+        return Snapshot(step=step, params=loaded[PARAMS], optimizer_state=loaded.get(OPTIMIZER),
+                        cursor=self._read_json(step, CURSOR), meta=self._read_json(step, META))
+
+    def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
+        """The steps to try in order: several only where falling back is allowed."""
+        verified = self._steps_in_state("verified")
+        if step is None:
+            for unfinished in self._steps_in_state("unfinished"):
+                log.say(f"the checkpoint of step {unfinished} was never finished; it is not used")
+            corrupt = self._steps_in_state("corrupt")
+            if corrupt and not verified:
+                # Never start again from nothing where there was something.
+                raise CorruptionError(f"no usable checkpoint in {self.directory}: damaged are "
+                                      f"{listed(corrupt)} - a whole one is needed - put back a copy, "
+                                      "or choose another workdir to start anew.")
+            return verified[::-1]
+        if step == "best":
+            metrics = {info.step: info.metrics for info in self.steps() if info.verified}
+            ranked = ranked_by_metric(metrics, self._keep.best_metric)
+            if not ranked:
+                raise UserError(f"no checkpoint in {self.directory} has {self._keep.best_metric} - "
+                                "the best one needs it - name a step.")
+            return ranked[:1]
+        if self._state(step) == "corrupt":
+            raise CorruptionError(f"the checkpoint of step {step} in {self.directory} was found "
+                                  "damaged before - a whole one is needed - name another step, or "
+                                  f"repair it and rename its {CORRUPT} to {digest.VERIFIED}.")
+        if step not in verified:
+            raise UserError(f"no verified checkpoint of step {step} in {self.directory} - there "
+                            f"are {listed(verified) or 'none'} - name one of them.")
+        return [step]
+
+    def _mark_corrupt(self, step: int) -> None:
+        # So that it is not counted as kept, and is replaced when training comes by again.
+        marker = self._path(step) / digest.VERIFIED
+        if self._lease is not None and jax.process_index() == 0 and marker.exists():
+            marker.rename(marker.with_name(CORRUPT))
+
+    def _read_json(self, step: int, name: str) -> dict[str, Any]:
+        return json.loads(digest.read_checked(self._path(step), name))
+
+    def _info(self, step: int) -> StepInfo:
+        path, state, manifest = self._path(step), self._state(step), {}
+        if state == "verified":
+            try:
+                manifest = digest.read_manifest(path)
+            except CorruptionError:
+                state = "corrupt"
+        return StepInfo(step=step, state=state, metrics=manifest.get("metrics", {}),
+                        bytes=sum(file["bytes"] for file in manifest.get("files", {}).values()),
+                        time=manifest.get("time", 0.0))
+
+    def _state(self, step: int) -> Literal["verified", "unfinished", "corrupt"]:
+        path = self._path(step)
+        if (path / digest.VERIFIED).exists():
+            return "verified"
+        return "corrupt" if (path / CORRUPT).exists() else "unfinished"
+
+    def _steps(self) -> list[int]:
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+    def _steps_in_state(self, state: str) -> list[int]:
+        return [step for step in self._steps() if self._state(step) == state]
+
+    def _path(self, step: int) -> Path:
+        return self.directory / str(step)
+
+
+def _context() -> ocp.Context:
+    context = ocp.Context()
+    saving = context.array.saving
+    saving.use_ocdbt = saving.use_zarr3 = True
+    # zstd takes 16% off float32 weights, makes the save bound by the CPU and host memory grow.
+    saving.use_compression = False
+    # Files of this size digest in parallel; chunks of this size let another mesh read only its part.
+    saving.ocdbt_target_data_file_size = 1 << 30
+    saving.storage_options.chunk_byte_size = 1 << 25
+    return context
+
+
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    # Without one, Orbax would use the sharding that was saved, which another machine may not have.
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _with_last(steps: list[int]) -> Iterable[tuple[int, bool]]:
+    return [(step, index == len(steps) - 1) for index, step in enumerate(steps)]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
