@@ -1,0 +1,101 @@
+"""Multi-query attention, rotary positions, and the one contraction every matmul goes through."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+# Finite, so that a fully masked row gives a uniform softmax and not NaN.
+MASKED_LOGIT = -1e10
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values already seen, of every layer; `length` of the S slots are filled."""
+
+    k_NBSK: jax.Array
+    v_NBSK: jax.Array
+    length: jax.Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def contract(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Returns the einsum of `x` and `w` in `x`'s dtype with float32 sums, as float32.
+
+    Its gradient casts what comes back to `x`'s dtype too, so that with bfloat16 all three matmuls
+    of a step run on the matrix unit at full speed; a float32 `w` gets its gradient in float32.
+    """
+    return jnp.einsum(spec, x, w.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _contract_forward(spec, x, w):
+    return contract(spec, x, w), (x, w)
+
+
+def _contract_backward(spec, saved, g):
+    x, w = saved
+    inputs, output = spec.split("->")
+    left, right = inputs.split(",")
+    g = g.astype(x.dtype)
+    dx = jnp.einsum(
+        f"{output},{right}->{left}", g, w.astype(x.dtype), preferred_element_type=jnp.float32
+    )
+    dw = jnp.einsum(f"{left},{output}->{right}", x, g, preferred_element_type=jnp.float32)
+    return dx.astype(x.dtype), dw.astype(w.dtype)
+
+
+contract.defvjp(_contract_forward, _contract_backward)
+
+
+def rotate(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
+    """Returns `x` with pair i (dims i and i + K/2) turned by position * 10000^(-2i/K) radians.
+
+    RoPE (Su et al. 2021) over the whole head. Angles are float32: bfloat16 rounds 257 to 256.
+    """
+    half = x_BLHK.shape[-1] // 2
+    frequency_K = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle_BL1K = position_BL[:, :, None, None].astype(jnp.float32) * frequency_K
+    cos, sin = jnp.cos(angle_BL1K), jnp.sin(angle_BL1K)
+    a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BLHK.dtype)
+
+
+def attend(
+    q_BLHK: jax.Array, k_BSK: jax.Array, v_BSK: jax.Array, visible_BLS: jax.Array
+) -> jax.Array:
+    """Returns o_BLHK: all heads read one shared key and value (Shazeer 2019), softmax in float32.
+
+    Scores are [B, L, H, S], heads beside positions, so that each product is one plain matmul a
+    sequence with no transposition.
+    """
+    score_BLHS = contract("blhk,bsk->blhs", q_BLHK, k_BSK) * q_BLHK.shape[-1] ** -0.5
+    score_BLHS = jnp.where(visible_BLS[:, :, None], score_BLHS, MASKED_LOGIT)
+    weight_BLHS = jax.nn.softmax(score_BLHS).astype(v_BSK.dtype)
+    return contract("blhs,bsk->blhk", weight_BLHS, v_BSK).astype(q_BLHK.dtype)
+
+
+def causal_attention(
+    q_BLHK: jax.Array,
+    k_BLK: jax.Array,
+    v_BLK: jax.Array,
+    *,
+    segment_BL: jax.Array | None,
+    query_chunk: int,
+) -> jax.Array:
+    """Returns o_BLHK where each position sees itself and what precedes it in its own segment.
+
+    Queries go `query_chunk` at a time against the keys up to their end: the upper triangle is
+    never computed, and scores of [B, L, H, L] never exist whole.
+    """
+    length = q_BLHK.shape[1]
+    outputs = []
+    for start in range(0, length, query_chunk):
+        stop = min(start + query_chunk, length)
+        visible_BLS = (jnp.arange(start, stop)[:, None] >= jnp.arange(stop))[None]
+        if segment_BL is not None:
+            visible_BLS &= segment_BL[:, start:stop, None] == segment_BL[:, None, :stop]
+        outputs.append(
+            attend(q_BLHK[:, start:stop], k_BLK[:, :stop], v_BLK[:, :stop], visible_BLS)
+        )
+    return jnp.concatenate(outputs, axis=1)

@@ -1,0 +1,306 @@
+"""PaLM, a decoder-only Transformer (Chowdhery et al. 2022, arXiv:2204.02311, section 2).
+
+    y = x + attention(norm(x)) + mlp(norm(x))      parallel layers, one shared norm
+    attention: multi-query, rotary positions       mlp: swish(x gate) * (x up), then down
+    logits = norm(y) E^T / sqrt(D)                 the input embedding E is shared
+    no biases anywhere
+
+A suffix names an array's dims, and the einsum letters are the same letters in lower case:
+  B batch   L query positions   S key positions (S = L unless decoding)   N layers
+  D model   H heads   K head size   F mlp hidden   V vocabulary
+What each dim is sharded over is not decided here: see partition/rules.py.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from palmscale import axes
+from palmscale.errors import UserError
+from palmscale.model.attention import MASKED_LOGIT, Cache, attend, causal_attention, contract, rotate
+from palmscale.partition.shardings import constrain
+
+Layer = dict[str, jax.Array]
+
+_CHOICES = {
+    "norm": ("rms", "layer"),
+    "final_norm": ("scaled", "unscaled", "none"),
+    "kernel_init": ("normal", "truncated_normal"),
+    "output_fan_in": ("separate", "fused"),
+    "dtype": ("float32", "bfloat16"),
+    "remat": ("none", "attention", "dots", "full"),
+}
+
+
+class PaLM(nn.Module):
+    """The paper's model; a frozen dataclass, so it is its own configuration.
+
+    Parameters are float32 and stacked over layers; `apply` returns float32 logits [B, L, V].
+
+    Attributes:
+        dim: D.
+        num_tokens: ids the vocabulary has.
+        depth: N.
+        dim_head: K, even: rotary positions turn pairs.
+        heads: H; all share one key and value head.
+        ff_mult: F / D. The paper: 4, for both halves of SwiGLU.
+        norm: `rms`, the paper's (T5 LayerNorm), or `layer`, which subtracts the mean.
+        norm_eps: added to the norm's mean square.
+        norm_scale_offset: stored scale s acts as s + offset. 1 as at Google: decay pulls toward 1.
+        final_norm: `scaled`, `unscaled` (Google's checkpoints) or `none`.
+        logit_scale: factor of the logits; None is 1 / sqrt(D), as embeddings are N(0, 1).
+        embedding_std: of the initial embeddings.
+        kernel_init: `normal` or `truncated_normal`, of variance 1 / fan-in.
+        output_fan_in: `separate` for attention_out and down, or `fused`: both count HK + F.
+        padded_tokens: rows of the stored table and of the logits, at least num_tokens, so that
+            they divide over a mesh; the ids past num_tokens get no probability. None: no padding.
+        dropout: rate on the embeddings and each branch, when `apply` gets a `dropout` rng.
+        dtype: of activations and matmul inputs: `float32` or `bfloat16`.
+        remat: what the backward pass computes anew: `none`, `attention`, `dots` (all but matmuls
+            without batch dims) or `full` (all but each layer's input).
+        scan_layers: compile one layer and loop over it; otherwise unroll. Same parameters.
+        query_chunk: queries that attention takes at a time.
+    """
+
+    dim: int
+    num_tokens: int
+    depth: int
+    dim_head: int = 64
+    heads: int = 8
+    ff_mult: int = 4
+    norm: str = "rms"
+    norm_eps: float = 1e-6
+    norm_scale_offset: float = 1.0
+    final_norm: str = "scaled"
+    logit_scale: float | None = None
+    embedding_std: float = 1.0
+    kernel_init: str = "normal"
+    output_fan_in: str = "separate"
+    padded_tokens: int | None = None
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_layers: bool = True
+    query_chunk: int = 128
+
+    def __post_init__(self) -> None:
+        for field in ("dim", "num_tokens", "depth", "dim_head", "heads", "ff_mult", "query_chunk"):
+            if getattr(self, field) < 1:
+                raise UserError(f"PaLM.{field}={getattr(self, field)} must be at least 1.")
+        if self.dim_head % 2:
+            raise UserError(f"PaLM.dim_head={self.dim_head} must be even: rotary turns pairs.")
+        if self.stored_tokens < self.num_tokens:
+            raise UserError(
+                f"PaLM.padded_tokens={self.padded_tokens} must be at least "
+                f"num_tokens={self.num_tokens}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"PaLM.dropout={self.dropout} must be in [0, 1).")
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise UserError(
+                    f"PaLM.{field}={getattr(self, field)!r} is none of {', '.join(choices)}."
+                )
+        super().__post_init__()
+
+    @property
+    def stored_tokens(self) -> int:
+        """V: rows of the embedding table, the padding included."""
+        return self.padded_tokens or self.num_tokens
+
+    @nn.nowrap
+    def attention_flops_per_token(self, sequence_length: int) -> int:
+        """Returns 12 N H K L, of training; whole attention counted (appendix B of the paper)."""
+        return 12 * self.depth * self.heads * self.dim_head * sequence_length
+
+    def setup(self) -> None:
+        table = nn.initializers.normal(self.embedding_std)
+        self.table_VD = self.param(
+            "embedding",
+            nn.with_logical_partitioning(table, (axes.VOCAB, axes.VOCAB_EMBED)),
+            (self.stored_tokens, self.dim),
+        )
+        self.layers = self.param("layers", self.init_layers)
+        if self.final_norm == "scaled":
+            scale = nn.initializers.constant(1.0 - self.norm_scale_offset)
+            self.final_scale_D = self.param(
+                "final_norm", nn.with_logical_partitioning(scale, (axes.NORM,)), (self.dim,)
+            )
+
+    @nn.nowrap
+    def init_layers(self, key: jax.Array) -> dict[str, nn.LogicallyPartitioned]:
+        """Returns the parameters of all layers, [N, ...] each, with their logical axes.
+
+        Kernels are N(0, 1 / fan-in) (section 5); fan-in is what one output sums over, so the
+        layer axis never counts.
+        """
+        D, H, K, F = self.dim, self.heads, self.dim_head, self.ff_mult * self.dim
+        fused = self.output_fan_in == "fused"
+        kernels = {  # name: (fan-in, shape, logical axes)
+            "query": (D, (D, H, K), (axes.EMBED, axes.HEADS, axes.KV)),
+            "key": (D, (D, K), (axes.EMBED, axes.KV)),
+            "value": (D, (D, K), (axes.EMBED, axes.KV)),
+            "attention_out": (
+                H * K + F * fused, (H, K, D), (axes.HEADS, axes.KV, axes.EMBED)),
+            "gate": (D, (D, F), (axes.EMBED, axes.MLP)),
+            "up": (D, (D, F), (axes.EMBED, axes.MLP)),
+            "down": (F + H * K * fused, (F, D), (axes.MLP, axes.EMBED)),
+        }  # fmt: skip
+        # A normal cut at two standard deviations keeps 0.8796 of its standard deviation.
+        draw, shrink = (
+            (jax.random.normal, 1.0)
+            if self.kernel_init == "normal"
+            else (lambda k, shape: jax.random.truncated_normal(k, -2.0, 2.0, shape), 0.87962566)
+        )
+        scale_ND = jnp.full((self.depth, D), 1.0 - self.norm_scale_offset)
+        params = {"norm": nn.LogicallyPartitioned(scale_ND, (axes.LAYERS, axes.NORM))}
+        for (name, (fan_in, shape, names)), kernel_key in zip(
+            kernels.items(), jax.random.split(key, len(kernels)), strict=True
+        ):
+            std = 1 / (math.sqrt(fan_in) * shrink)
+            stacked = std * draw(kernel_key, (self.depth, *shape))
+            params[name] = nn.LogicallyPartitioned(stacked, (axes.LAYERS, *names))
+        return params
+
+    def __call__(self, tokens_BL: jax.Array) -> jax.Array:
+        """Returns the float32 logits [B, L, V] of the token after each of `tokens_BL`."""
+        return self.unembed(self.hidden(tokens_BL))
+
+    def hidden(
+        self,
+        tokens_BL: jax.Array,
+        segment_BL: jax.Array | None = None,
+        position_BL: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns x_BLD, the normalized output of the last layer.
+
+        Args:
+            tokens_BL: int32 in [0, num_tokens).
+            segment_BL: which packed document each token is of, which sees no other; None: one.
+            position_BL: position inside its document; None counts from the row's start.
+        """
+        if position_BL is None:
+            position_BL = jnp.arange(tokens_BL.shape[1])[None]
+
+        def attention(q_BLHK, k_BLK, v_BLK):
+            return causal_attention(
+                q_BLHK, k_BLK, v_BLK, segment_BL=segment_BL, query_chunk=self.query_chunk
+            )
+
+        if self.remat == "attention":
+            attention = jax.checkpoint(attention, prevent_cse=not self.scan_layers)
+
+        def layer_step(x_BLD, layer_and_key):
+            layer, key = layer_and_key
+            q_BLHK, k_BLK, v_BLK, y_BLD = self.project(layer, x_BLD, position_BL)
+            return self.merge(layer, x_BLD, y_BLD, attention(q_BLHK, k_BLK, v_BLK), key), None
+
+        if self.remat in ("full", "dots"):
+            keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            layer_step = jax.checkpoint(
+                layer_step,
+                policy=keep_dots if self.remat == "dots" else None,
+                prevent_cse=not self.scan_layers,  # a loop already keeps the two passes apart
+            )
+        drops = self.dropout > 0 and self.has_rng("dropout")
+        keys = jax.random.split(self.make_rng("dropout"), self.depth + 1) if drops else None
+        x_BLD = self.drop(self.embed(tokens_BL), None if keys is None else keys[0])
+        layer_keys = None if keys is None else keys[1:]
+        unroll = 1 if self.scan_layers else self.depth
+        x_BLD, _ = jax.lax.scan(layer_step, x_BLD, (self.layers, layer_keys), unroll=unroll)
+        return self.normalize_last(x_BLD)
+
+    def extend(self, tokens_BL: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Returns x_BLD of L more tokens, and the cache with them behind its `length`.
+
+        The caller sees to it that the S slots have room: a write past them would be clamped.
+        """
+        B, L = tokens_BL.shape
+        slots = cache.k_NBSK.shape[2]
+        position_BL = jnp.broadcast_to(cache.length + jnp.arange(L), (B, L))
+        visible_BLS = jnp.arange(slots) <= position_BL[:, :, None]
+
+        def layer_step(x_BLD, layer_and_cache):
+            layer, k_BSK, v_BSK = layer_and_cache
+            q_BLHK, k_BLK, v_BLK, y_BLD = self.project(layer, x_BLD, position_BL)
+            write = jax.lax.dynamic_update_slice_in_dim
+            k_BSK = write(k_BSK, k_BLK.astype(k_BSK.dtype), cache.length, axis=1)
+            v_BSK = write(v_BSK, v_BLK.astype(v_BSK.dtype), cache.length, axis=1)
+            o_BLHK = attend(q_BLHK, k_BSK, v_BSK, visible_BLS)
+            return self.merge(layer, x_BLD, y_BLD, o_BLHK, None), (k_BSK, v_BSK)
+
+        x_BLD, (k_NBSK, v_NBSK) = jax.lax.scan(
+            layer_step, self.embed(tokens_BL), (self.layers, cache.k_NBSK, cache.v_NBSK)
+        )
+        return self.normalize_last(x_BLD), Cache(k_NBSK, v_NBSK, cache.length + L)
+
+    def unembed(self, x_BLD: jax.Array) -> jax.Array:
+        """Returns the float32 logits [B, L, V]; ids past num_tokens have none worth the name."""
+        scale = self.dim**-0.5 if self.logit_scale is None else self.logit_scale
+        logits_BLV = contract("bld,vd->blv", x_BLD, self.table_VD) * scale
+        if self.stored_tokens > self.num_tokens:
+            is_token_V = jnp.arange(self.stored_tokens) < self.num_tokens
+            logits_BLV = jnp.where(is_token_V, logits_BLV, MASKED_LOGIT)
+        return constrain(logits_BLV, (axes.BATCH, axes.LENGTH, axes.ACT_VOCAB))
+
+    @nn.nowrap
+    def embed(self, tokens_BL: jax.Array) -> jax.Array:
+        """Returns x_BLD, the raw embeddings: nothing scales them."""
+        return pin_residual(self.table_VD[tokens_BL].astype(self.dtype))
+
+    @nn.nowrap
+    def project(self, layer: Layer, x_BLD: jax.Array, position_BL: jax.Array):
+        """Returns (q_BLHK, k_BLK, v_BLK, y_BLD): y is norm(x), which both branches read."""
+        y_BLD = self.normalize(x_BLD, layer["norm"])
+        q_BLHK = contract("bld,dhk->blhk", y_BLD, layer["query"]).astype(y_BLD.dtype)
+        q_BLHK = constrain(q_BLHK, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV))
+        k_BLK = contract("bld,dk->blk", y_BLD, layer["key"]).astype(y_BLD.dtype)
+        v_BLK = contract("bld,dk->blk", y_BLD, layer["value"]).astype(y_BLD.dtype)
+        k_BLK = rotate(k_BLK[:, :, None], position_BL)[:, :, 0]
+        return rotate(q_BLHK, position_BL), k_BLK, v_BLK, y_BLD
+
+    @nn.nowrap
+    def merge(self, layer: Layer, x_BLD, y_BLD, o_BLHK, key: jax.Array | None) -> jax.Array:
+        """Returns the layer's output: the residual, the projected attention `o`, and the mlp."""
+        attention_BLD = contract("blhk,hkd->bld", o_BLHK, layer["attention_out"])
+        gate_BLF = contract("bld,df->blf", y_BLD, layer["gate"])
+        up_BLF = contract("bld,df->blf", y_BLD, layer["up"])
+        h_BLF = (nn.swish(gate_BLF) * up_BLF).astype(y_BLD.dtype)
+        h_BLF = constrain(h_BLF, (axes.BATCH, axes.LENGTH, axes.ACT_MLP))
+        mlp_BLD = contract("blf,fd->bld", h_BLF, layer["down"])
+        branches_BLD = self.drop((attention_BLD + mlp_BLD).astype(x_BLD.dtype), key)
+        return pin_residual(x_BLD + branches_BLD)
+
+    @nn.nowrap
+    def drop(self, x_BLD: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Returns `x` with a share `dropout` of it zeroed and the rest scaled up, given a key."""
+        if key is None:
+            return x_BLD
+        keep = 1.0 - self.dropout
+        return jnp.where(jax.random.bernoulli(key, keep, x_BLD.shape), x_BLD / keep, 0)
+
+    @nn.nowrap
+    def normalize_last(self, x_BLD: jax.Array) -> jax.Array:
+        """Returns the last layer's output as the logits read it."""
+        if self.final_norm == "none":
+            return x_BLD
+        return self.normalize(x_BLD, self.final_scale_D if self.final_norm == "scaled" else None)
+
+    @nn.nowrap
+    def normalize(self, x_BLD: jax.Array, scale_D: jax.Array | None) -> jax.Array:
+        """Returns `x` normalized over D, times the scale; statistics in float32."""
+        x32_BLD = x_BLD.astype(jnp.float32)
+        if self.norm == "layer":
+            x32_BLD -= jnp.mean(x32_BLD, axis=-1, keepdims=True)
+        mean_square = jnp.mean(x32_BLD * x32_BLD, axis=-1, keepdims=True)
+        y_BLD = x32_BLD * jax.lax.rsqrt(mean_square + self.norm_eps)
+        if scale_D is not None:
+            y_BLD *= scale_D + self.norm_scale_offset
+        return y_BLD.astype(x_BLD.dtype)
+
+
+def pin_residual(x_BLD: jax.Array) -> jax.Array:
+    """Returns the residual stream where the layout has it: the one thing a full remat saves."""
+    return constrain(x_BLD, (axes.BATCH, axes.LENGTH, axes.ACT_EMBED))

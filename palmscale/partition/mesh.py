@@ -1,0 +1,68 @@
+"""The device mesh: data x model, and an outer replica axis when there are several slices."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from palmscale import axes
+from palmscale.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSpec:
+    """How many devices lie along each mesh axis; one of them may be -1, which is worked out."""
+
+    data: int = -1
+    model: int = 1
+    replicas: int = 1
+
+    def shape(self, num_devices: int) -> tuple[int, int, int]:
+        """Returns (replicas, data, model), whose product is `num_devices`.
+
+        Raises:
+            UserError: the product cannot be `num_devices`.
+        """
+        sizes = [self.replicas, self.data, self.model]
+        text = f"MeshSpec(replicas={self.replicas}, data={self.data}, model={self.model})"
+        if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+            raise UserError(f"{text}: sizes are positive, and at most one is -1 (worked out).")
+        known = int(np.prod([size for size in sizes if size != -1]))
+        if num_devices % known or (-1 not in sizes and known != num_devices):
+            raise UserError(
+                f"{text} needs {'a multiple of ' if -1 in sizes else ''}{known} devices and there "
+                f"are {num_devices}; change the mesh, or SIMULATED_DEVICES on a CPU."
+            )
+        return tuple(num_devices // known if size == -1 else size for size in sizes)
+
+
+def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh over `devices` (all by default), laid on the torus by `mesh_utils`.
+
+    Replicas are slices where the devices tell their slice, else consecutive groups of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    replicas, data, model = shape = spec.shape(len(devices))
+    if replicas > 1 and len({getattr(device, "slice_index", 0) for device in devices}) > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (1, data, model), (replicas, 1, 1), devices, allow_split_physical_axes=True
+        )
+    else:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    names = (axes.REPLICA, axes.DATA, axes.MODEL)
+    return Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+@contextlib.contextmanager
+def layout(mesh: Mesh, rules: Mapping[str, object]) -> Iterator[None]:
+    """Enters the mesh and the rules together; `constrain` refuses one without the other.
+
+    `with mesh:` would not do: Flax 0.12 ignores it without a word.
+    """
+    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(rules.items())):
+        yield

@@ -1,0 +1,143 @@
+"""From logical axis names to shardings. Whatever is unknown or ambiguous is an error here."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from palmscale.errors import UserError
+from palmscale.partition.rules import MeshAxes
+
+Names = Sequence[str | None]
+
+
+def spec(names: Names, rules: Mapping[str, MeshAxes]) -> PartitionSpec:
+    """Returns the mesh axes of each named dim; the name `None` is a dim that is not sharded.
+
+    Raises:
+        UserError: a name without a rule, or one mesh axis for two dims. Flax alone would replicate.
+    """
+    unknown = [name for name in names if name is not None and name not in rules]
+    if unknown:
+        raise UserError(
+            f"no layout rule for logical axes {unknown} in {tuple(names)}; known: {sorted(rules)}. "
+            "Add one through the rules' overrides."
+        )
+    targets = [None if name is None else rules[name] for name in names]
+    used = [axis for target in targets for axis in _as_tuple(target)]
+    if len(set(used)) < len(used):
+        raise UserError(
+            f"{tuple(names)} maps to {targets}: one mesh axis would shard two dims; "
+            "change the rule of one of them."
+        )
+    return PartitionSpec(*targets)
+
+
+def constrain(x: jax.Array, names: Names) -> jax.Array:
+    """Returns `x` pinned to where the rules put `names`; itself when no layout is entered.
+
+    Raises:
+        RuntimeError: only one of mesh and rules is set (see `palmscale.partition.mesh.layout`).
+    """
+    rules, mesh = dict(nn.get_logical_axis_rules()), jax.sharding.get_abstract_mesh()
+    if bool(rules) == mesh.empty:
+        missing = "mesh" if mesh.empty else "rules"
+        raise RuntimeError(f"the {missing} of the layout are not set; enter partition.mesh.layout.")
+    if not rules:
+        return x
+    if len(names) != x.ndim:
+        raise ValueError(f"{tuple(names)} names {len(names)} dims of an array of shape {x.shape}.")
+    return jax.lax.with_sharding_constraint(x, spec(names, rules))
+
+
+def logical_axes(boxed: Any) -> Any:
+    """Returns the tuple of names of each leaf of a tree with Flax's partitioning boxes.
+
+    A leaf without a box, such as a step counter, has no name for any of its dims.
+    """
+    return jax.tree.map(
+        lambda leaf: leaf.names if _is_box(leaf) else (None,) * leaf.ndim, boxed, is_leaf=_is_box
+    )
+
+
+def make_shardings(boxed: Any, mesh: Mesh, rules: Mapping[str, MeshAxes]) -> Any:
+    """Returns the NamedSharding of each leaf of a boxed tree of shapes.
+
+    Raises:
+        UserError: a dim that does not divide over its mesh axis, named with its parameter.
+    """
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        names = leaf.names if _is_box(leaf) else (None,) * leaf.ndim
+        shape = (leaf.unbox() if _is_box(leaf) else leaf).shape
+        named = NamedSharding(mesh, spec(names, rules))
+        for size, name, target in zip(shape, names, named.spec, strict=True):
+            parts = math.prod(mesh.shape[axis] for axis in _as_tuple(target))
+            if size % parts:
+                raise UserError(
+                    f"parameter {path_name(path)} has {size} along {name!r}, which does not divide "
+                    f"over {parts} devices of mesh axis {target!r}; choose a multiple of {parts}, "
+                    "or another mesh."
+                )
+        return named
+
+    return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=_is_box)
+
+
+def path_name(path: Any) -> str:
+    """Returns a tree path as a person writes it: `layers/query`."""
+    # A box adds the name of its own field to the path of the array inside.
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArrayLayout:
+    """One array of the audit: what it is, where it lies and what it costs each device."""
+
+    name: str
+    shape: tuple[int, ...]
+    names: tuple[str | None, ...]
+    mesh_axes: tuple[MeshAxes, ...]
+    bytes: int
+    bytes_per_device: int
+    copies: int
+
+    @property
+    def is_replicated(self) -> bool:
+        """True when every device holds the whole array."""
+        return self.bytes == self.bytes_per_device
+
+
+def audit(boxed: Any, mesh: Mesh, rules: Mapping[str, MeshAxes]) -> list[ArrayLayout]:
+    """Returns the layout of every array of a boxed tree of shapes, in tree order."""
+    rows = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=_is_box):
+        array = leaf.unbox() if _is_box(leaf) else leaf
+        names = leaf.names if _is_box(leaf) else (None,) * array.ndim
+        sharding = NamedSharding(mesh, spec(names, rules))
+        shard = math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        whole = math.prod(array.shape) * array.dtype.itemsize
+        rows.append(
+            ArrayLayout(
+                name=path_name(path),
+                shape=array.shape,
+                names=names,
+                mesh_axes=tuple(sharding.spec),
+                bytes=whole,
+                bytes_per_device=shard,
+                copies=mesh.size * shard // max(whole, 1),
+            )
+        )
+    return rows
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.Partitioned)
+
+
+def _as_tuple(target: MeshAxes) -> tuple[str, ...]:
+    return (target,) if isinstance(target, str) else target or ()
