@@ -1,0 +1,306 @@
+"""Gin files and `--gin.NAME=VALUE`, read strictly. The only `import gin` of the house.
+
+The files are read twice. The first reading is ours: it resolves every name and remembers where it stands,
+so that a mistake is one line with a file, a line number and the nearest known name. gin, which would accept
+an unused macro or a wrong type in silence, reads second, when nothing is left to go wrong.
+"""
+
+import os
+import pathlib
+import tokenize
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gin
+from gin import config_parser
+
+import palmscale
+from palmscale.cli import bound_types, symbols
+from palmscale.cli.bound_types import Reference
+from palmscale.cli.nearest import did_you_mean
+from palmscale.errors import UserError
+
+_PACKAGE = pathlib.Path(palmscale.__file__).parent
+# In a checkout `configs/` stands beside the package, in an installed wheel inside it.
+ROOT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else _PACKAGE
+
+_REQUIRED = "gin.REQUIRED"
+
+
+def load(
+    gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str | os.PathLike] | None = None
+) -> None:
+    """Replaces the process's configuration by that of the files, in order, and then of the bindings.
+
+    A binding is `NAME=VALUE` as on the command line: `TRAIN_STEPS=200`, `palm.PaLM.dim=64` with names as the gin
+    files import them; a value that is no Python literal is a string. Files and includes are looked for in
+    `search_paths`: by default the current directory, then the folder that holds palmscale's `configs/`.
+    Raises UserError for an unknown name, an unused or unset macro, a wrong type, a missing file.
+    """
+    reading = _Reading(search_paths=[pathlib.Path(p) for p in search_paths or (".", ROOT)])
+    for name in gin_files:
+        reading.read_file(name, asked_by="--gin_file", open_files=())
+    for binding in bindings:
+        reading.read_binding(binding)
+    reading.check()
+    reset()
+    for text in reading.texts:
+        gin.parse_config(text)
+
+
+def bound_call(function: Any, **keywords: Any) -> Any:
+    """Returns `function(**keywords)` with the parameters that the configuration binds filled in.
+
+    Keywords win over bindings. Raises UserError naming every parameter that neither gives.
+    """
+    try:
+        configured = gin.get_configurable(function)
+    except ValueError:  # No file mentions it; registered, its defaults appear in the operative config too.
+        configured = gin.external_configurable(function, module=function.__module__)
+    given = {*keywords, *gin.get_bindings(function, resolve_references=False)}
+    if missing := bound_types.missing(function, given):
+        name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        raise UserError(f"{name} lacks {', '.join(missing)} - bind {name}.{missing[0]} in a gin file")
+    try:
+        return configured(**keywords)
+    except Exception as error:
+        raise _as_raised(error)
+
+
+def operative_config() -> str:
+    """Returns, as a gin file, every parameter of what has been called so far, defaults included."""
+    return gin.operative_config_str()
+
+
+def reset() -> None:
+    """Forgets the configuration, as at the start of the process."""
+    gin.clear_config()
+
+
+@dataclass(frozen=True)
+class _Macro:
+    name: str
+
+    def __repr__(self) -> str:
+        return f"%{self.name}"
+
+
+@dataclass(frozen=True)
+class _Binding:
+    name: str  # As the user wrote it: TRAIN_STEPS, palm.PaLM.dim
+    value: Any
+    place: str  # configs/runs/x.gin:12, or the command line's --gin.TRAIN_STEPS=5
+    target: Any = None  # None for a macro
+    parameter: str = ""
+
+
+class _Delegate(config_parser.ParserDelegate):
+    """Keeps references as written: they are resolved where the place is known."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return Reference(scoped_configurable_name, None, evaluate)
+
+    def macro(self, macro_name):
+        return _Macro(macro_name)
+
+
+class _Reading:
+    """Everything that the files and the command line say, with the places where they say it."""
+
+    def __init__(self, search_paths: list[pathlib.Path]):
+        self.search_paths = search_paths
+        self.names: dict[str, Any] = {}  # imported by any file; the command line uses them all
+        self.imports: dict[str, str] = {}
+        self.bindings: dict[tuple, _Binding] = {}  # the last one for each parameter
+        self.macros: dict[str, _Binding] = {}
+        self.mentions: dict[str, str] = {}  # macro -> the first place that uses it
+        self.texts: list[str] = []  # for gin, in order
+
+    def read_file(self, name: str, *, asked_by: str, open_files: tuple) -> None:
+        path = self.find(name, asked_by)
+        if path in open_files:
+            raise UserError(f"{asked_by}: {name} includes itself - remove one of the includes")
+        shown = _shown(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{asked_by}: cannot read {shown} - {error}") from error
+        lines, names, imports, start = text.splitlines(), {}, {}, 0
+        for statement in _statements(text, shown):
+            number = statement.location.line_num
+            place = f"{shown}:{number}"
+            if isinstance(statement, config_parser.ImportStatement):
+                lines[number - 1] = ""
+                if not statement.module.startswith("__gin__."):
+                    whole = statement.is_from or bool(statement.alias)
+                    names[statement.bound_name()] = symbols.import_symbol(statement.module, whole, place)
+                    imports[statement.bound_name()] = statement.format()
+            elif isinstance(statement, config_parser.IncludeStatement):
+                self.texts.append(_for_gin(imports, lines[start : number - 1]))
+                start = number
+                self.read_file(statement.filename, asked_by=place, open_files=(*open_files, path))
+            else:
+                self.read_statement(statement, names, place)
+        self.texts.append(_for_gin(imports, lines[start:]))
+        self.names |= names
+        self.imports |= imports
+
+    def read_binding(self, binding: str) -> None:
+        name, _, value = binding.partition("=")
+        place = f"--gin.{binding}"
+        try:
+            statements = list(_statements(f"{name} = {value}", place))
+        except UserError:
+            if value.strip()[:1] in tuple("@%([{'\"") or not value.strip():
+                raise
+            statements = list(_statements(f"{name} = {value!r}", place))
+            value = repr(value)
+        for statement in statements:
+            self.read_statement(statement, self.names, place)
+        self.texts.append(_for_gin(self.imports, [f"{name} = {value}"]))
+
+    def read_statement(self, statement: Any, names: dict, place: str) -> None:
+        if isinstance(statement, config_parser.BlockDeclaration):
+            symbols.resolve(statement.selector, names, place)
+            return
+        value = self.resolve_value(statement.value, names, place)
+        scope = f"{statement.scope}/" if statement.scope else ""
+        if not statement.arg_name:
+            name = scope + statement.selector
+            self.macros[name] = _Binding(name, value, place)
+            return
+        target = symbols.resolve(statement.selector, names, place)
+        known = bound_types.parameters(target)
+        if statement.arg_name not in known and not bound_types.takes_any_name(target):
+            hint = did_you_mean(statement.arg_name, known)
+            raise UserError(f"{place}: {statement.selector} has no parameter {statement.arg_name}{hint}")
+        name = f"{scope}{statement.selector}.{statement.arg_name}"
+        self.bindings[scope, target, statement.arg_name] = _Binding(name, value, place, target, statement.arg_name)
+
+    def resolve_value(self, value: Any, names: dict, place: str) -> Any:
+        """Returns the value with its references resolved; notes the macros that it uses."""
+        if isinstance(value, Reference):
+            target = symbols.resolve(value.name.rpartition("/")[2], names, place)
+            return Reference(value.name, target, value.evaluated)
+        if isinstance(value, _Macro) and value.name != _REQUIRED:
+            self.mentions.setdefault(value.name, place)
+        return _map(lambda item: self.resolve_value(item, names, place), value)
+
+    def find(self, name: str, asked_by: str) -> pathlib.Path:
+        for folder in self.search_paths:
+            if (folder / name).is_file():
+                return (folder / name).resolve()
+        known = {str(f.relative_to(p)) for p in self.search_paths for f in p.glob("configs/**/*.gin")}
+        looked = " and ".join(dict.fromkeys(str(p.resolve()) for p in self.search_paths))
+        raise UserError(f"{asked_by}: no file {name} in {looked}{did_you_mean(name, known)}")
+
+    def check(self) -> None:
+        for name, place in self.mentions.items():
+            if name not in self.macros:
+                raise UserError(f"{place}: unknown macro %{name}{did_you_mean(name, self.macros)}")
+        self.check_every_macro_has_effect()
+        final = (*self.macros.values(), *self.bindings.values())
+        required = {b.name: b.place for b in final if b.value == _Macro(_REQUIRED)}
+        if required:
+            place = next(iter(required.values()))
+            ways = " ".join(f"--gin.{name}=..." for name in required)
+            raise UserError(f"{place}: {', '.join(required)} must be set - add {ways}")
+        for binding in self.bindings.values():
+            self.check_type(binding)
+        self.check_references_are_complete()
+
+    def check_every_macro_has_effect(self) -> None:
+        """A macro of a file may be shadowed by a later binding; one given on the command line may not."""
+        live = set()
+        for binding in self.bindings.values():
+            self.expand(binding.value, live)
+        for name, binding in self.macros.items():
+            if name not in self.mentions:
+                known = [other for other in self.mentions if other != name]
+                raise UserError(f"{binding.place}: unknown macro {name}{did_you_mean(name, known)}")
+            if name not in live and binding.place.startswith("--gin."):
+                raise UserError(
+                    f"{binding.place}: {name} has no effect - {self.mentions[name]} uses it, but is overridden "
+                    f"- set what overrides it"
+                )
+
+    def expand(self, value: Any, live: set, above: tuple = ()) -> Any:
+        """Returns the value with macros replaced by their values, whose names are added to `live`."""
+        if isinstance(value, _Macro) and value.name != _REQUIRED:
+            if value.name in above:
+                raise UserError(f"{self.macros[value.name].place}: {value.name} is defined by itself")
+            live.add(value.name)
+            return self.expand(self.macros[value.name].value, live, (*above, value.name))
+        return _map(lambda item: self.expand(item, live, above), value)
+
+    def check_type(self, binding: _Binding) -> None:
+        wanted = bound_types.hint(binding.target, binding.parameter)
+        value = self.expand(binding.value, set())
+        if bound_types.fits(value, wanted):
+            return
+        blamed = binding  # Where the literal stands: the last of a chain of macros.
+        while isinstance(blamed.value, _Macro):
+            blamed = self.macros[blamed.value.name]
+        needs = f"{bound_types.describe(wanted)} is needed"
+        if blamed is not binding:
+            needs += f" by {binding.name}"
+        better = bound_types.suggestion(value, wanted)
+        remedy = f"write {blamed.name} = {better!r}" if better is not None else f"change {blamed.name}"
+        raise UserError(f"{blamed.place}: {blamed.name} = {value!r} has the wrong type - {needs} - {remedy}")
+
+    def check_references_are_complete(self) -> None:
+        bound: dict[Any, set] = {}
+        for binding in self.bindings.values():
+            bound.setdefault(binding.target, set()).add(binding.parameter)
+        for binding in self.bindings.values():
+            for reference in _references(self.expand(binding.value, set())):
+                missing = bound_types.missing(reference.target, bound.get(reference.target, set()))
+                if reference.evaluated and missing:
+                    name = f"{reference.name}.{missing[0]}"
+                    raise UserError(f"{binding.place}: {reference} lacks {', '.join(missing)} - bind {name}")
+
+
+def _statements(text: str, shown: str) -> Iterator[Any]:
+    try:
+        yield from config_parser.ConfigParser(text, _Delegate())
+    except SyntaxError as error:
+        # gin gives a location tuple, Python's tokenizer sets the usual attributes.
+        where = error.args[1] if len(error.args) > 1 else (None, error.lineno)
+        place = shown if shown.startswith("--gin.") else f"{shown}:{where[1]}"
+        said = str(error.args[0]).splitlines()[0].rstrip(".")
+        line = str(where[3]).strip() if len(where) > 3 else ""
+        raise UserError(f"{place}: cannot read {line!r} - {said}") from error
+    except tokenize.TokenError as error:
+        place = shown if shown.startswith("--gin.") else f"{shown}:{error.args[1][0]}"
+        raise UserError(f"{place}: a bracket or a quotation mark is not closed") from error
+
+
+def _map(function: Any, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {function(k): function(v) for k, v in value.items()}
+    return type(value)(map(function, value)) if type(value) in (list, tuple) else value
+
+
+def _references(value: Any) -> Iterator[Reference]:
+    if isinstance(value, Reference):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _references(item)
+
+
+def _for_gin(imports: dict[str, str], lines: list[str]) -> str:
+    return "\n".join(["from __gin__ import dynamic_registration", *imports.values(), *lines, ""])
+
+
+def _shown(path: pathlib.Path) -> str:
+    here = pathlib.Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _as_raised(error: BaseException) -> BaseException:
+    """Returns the exception that gin wrapped in one with a longer, many-line message."""
+    while getattr(type(error).__init__, "__module__", "") == "gin.utils" and error.__context__ is not None:
+        error = error.__context__
+    return error
