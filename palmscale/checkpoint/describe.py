@@ -24,14 +24,15 @@ def shapes(tree: Any) -> dict[str, dict[str, Any]]:
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What sets two described trees apart, in words: names, shapes, dtypes. Empty where they agree."""
+    """The names, shapes and dtypes that two described trees differ in, in words; or nothing."""
     lines = []
     if missing := wanted.keys() - stored.keys():
         lines.append(f"missing in the checkpoint: {listed(missing)}")
     if extra := stored.keys() - wanted.keys():
         lines.append(f"extra in the checkpoint: {listed(extra)}")
     for name in sorted(stored.keys() & wanted.keys()):
-        there, here = (f"{array['dtype']}{array['shape']}" for array in (stored[name], wanted[name]))
+        there, here = (f"{array['dtype']}{array['shape']}"
+                       for array in (stored[name], wanted[name]))
         if there != here:
             lines.append(f"{name} is {there} in the checkpoint and {here} in the model")
     if len(lines) > _NAMES_SHOWN:

@@ -76,7 +76,7 @@ def read_checked(directory: Path, name: str) -> bytes:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes `content` so that it is whole or absent after a crash: a new file, flushed, renamed."""
+    """Writes `content` so that it is whole or absent after a crash."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
         file.write(content)

@@ -21,7 +21,8 @@ def fingerprint(tree: Any) -> dict[str, str]:
     modulo 2^32, in two lanes. Integer sums do not depend on their order, so the mesh, the number of
     hosts and the layout leave no trace, and nothing is gathered. The mixing is not linear: with a
     plain product, two flipped sign bits would cancel. A change of one element is always seen; any
-    other escapes with odds of about 2^-64. Shape and dtype are not part of it. Waits for the arrays.
+    other escapes with odds of about 2^-64. Shape and dtype are not part of it. Empty arrays have
+    none. Waits for the arrays.
     """
     leaves = {path: leaf for path, leaf in named_leaves(tree).items() if np.size(leaf)}
     if not leaves:
@@ -31,7 +32,8 @@ def fingerprint(tree: Any) -> dict[str, str]:
     # Replicated, so that every process can read the answer.
     replicated = jax.NamedSharding(meshes[0], jax.P()) if meshes else None
     lanes_N2 = jax.device_get(_compiled(replicated)(list(leaves.values())))
-    return {path: f"{int(a):08x}{int(b):08x}" for path, (a, b) in zip(leaves, lanes_N2, strict=True)}
+    return {path: f"{int(first):08x}{int(second):08x}"
+            for path, (first, second) in zip(leaves, lanes_N2, strict=True)}
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

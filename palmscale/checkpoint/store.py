@@ -1,8 +1,8 @@
 """Whole, verified, portable checkpoints: saved while training goes on, restored onto any mesh.
 
 A step is the folder <directory>/<step>: `params` and `optimizer` (Orbax, apart so that parameters
-load alone), cursor.json, meta.json, MANIFEST.json, and VERIFIED, written last. Without VERIFIED a step
-is unfinished and is not used; CORRUPT takes its place where a restore found damage.
+load alone), cursor.json, meta.json, MANIFEST.json, and VERIFIED, written last. Without VERIFIED a
+step is unfinished and is not used; CORRUPT takes its place where a restore found damage.
 """
 
 import concurrent.futures
@@ -118,8 +118,8 @@ class CheckpointStore:
         """Starts saving `step` and returns once the arrays may be donated.
 
         `cursor` and `meta` are JSON values. Waits for an earlier save that is still being written,
-        and warns where it failed: the run lives on. A step that is there already is replaced, unless
-        it is verified and holds the same arrays and cursor. All processes call it.
+        and warns where it failed: the run lives on. A step that is there already is replaced,
+        unless it is verified and holds the same arrays and cursor. All processes call it.
         """
         if self._lease is None:
             raise RuntimeError("this checkpoint store was opened without a lease, for reading only")
@@ -131,8 +131,8 @@ class CheckpointStore:
         if jax.process_index() == 0:
             self._delete(step)
         with _context():
-            response = ocp.save_checkpointables_async(
-                self._path(step), {PARAMS: params, OPTIMIZER: optimizer_state}, overwrite=True)
+            items = _not_empty({PARAMS: params, OPTIMIZER: optimizer_state})
+            response = ocp.save_checkpointables_async(self._path(step), items, overwrite=True)
         manifest = {"step": step, "time": time.time(), "metrics": dict(metrics or {}),
                     "arrays": arrays}
         self._pending = step, self._saver.submit(self._verify, step, response, texts, manifest)
@@ -256,13 +256,13 @@ class CheckpointStore:
     ) -> Snapshot | None:
         """The newest, the best or the named step, in the shardings of the abstract arrays.
 
-        Leaves are `jax.ShapeDtypeStruct`s with shardings, for any mesh. Without an abstract optimizer
-        state its arrays are not read. All files of a step are checked all the same: a step is either
-        good or not, and the same one for training, evaluating and generating.
+        Leaves are `jax.ShapeDtypeStruct`s with shardings, for any mesh. Without an abstract
+        optimizer state its arrays are not read. All files of a step are checked all the same: a
+        step is either good or not, and the same one for training, evaluating and generating.
 
-        By default falls back past damaged steps, with a warning naming the file; a step asked for by
-        number or as 'best' does not. None where nothing was saved yet. CorruptionError where no step
-        is left, UserError where names, shapes or dtypes differ (nothing is ever cast).
+        By default falls back past damaged steps, with a warning naming the file; a step asked for
+        by number or as 'best' does not. None where nothing was saved yet. CorruptionError where no
+        step is left, UserError where names, shapes or dtypes differ (nothing is ever cast).
         """
         self._finish_pending()
         for candidate, is_last in _with_last(self._candidates(step)):
@@ -285,16 +285,18 @@ class CheckpointStore:
                  for line in differences(manifest["arrays"][item], shapes(tree))]
         if wrong:
             raise UserError(f"the checkpoint of step {step} in {self.directory} does not fit the "
-                            f"model: {'; '.join(wrong)} - the same parameters, shapes and dtypes are "
-                            "needed - use the model and optimizer that it was saved with.")
+                            f"model: {'; '.join(wrong)} - the same parameters, shapes and dtypes "
+                            "are needed - use the model and optimizer that it was saved with.")
         with _context():
-            loaded = ocp.load_checkpointables(path, jax.tree.map(_with_sharding, wanted))
+            loaded = ocp.load_checkpointables(
+                path, jax.tree.map(_with_sharding, _not_empty(wanted)))
         for item, tree in loaded.items():
             stored = manifest["arrays"][item]
             for name, found in fingerprint(tree).items():
                 if found != stored[name]["fingerprint"]:
                     raise CorruptionError(f"{path / item}: the array {name} is not the one saved.")
-        return Snapshot(step=step, params=loaded[PARAMS], optimizer_state=loaded.get(OPTIMIZER),
+        trees = wanted | loaded
+        return Snapshot(step=step, params=trees[PARAMS], optimizer_state=trees.get(OPTIMIZER),
                         cursor=self._read_json(step, CURSOR), meta=self._read_json(step, META))
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
@@ -307,8 +309,8 @@ class CheckpointStore:
             if corrupt and not verified:
                 # Never start again from nothing where there was something.
                 raise CorruptionError(f"no usable checkpoint in {self.directory}: damaged are "
-                                      f"{listed(corrupt)} - a whole one is needed - put back a copy, "
-                                      "or choose another workdir to start anew.")
+                                      f"{listed(corrupt)} - a whole one is needed - put back a "
+                                      "copy, or choose another workdir to start anew.")
             return verified[::-1]
         if step == "best":
             metrics = {info.step: info.metrics for info in self.steps() if info.verified}
@@ -370,10 +372,16 @@ def _context() -> ocp.Context:
     saving.use_ocdbt = saving.use_zarr3 = True
     # zstd takes 16% off float32 weights, makes the save bound by the CPU and host memory grow.
     saving.use_compression = False
-    # Files of this size digest in parallel; chunks of this size let another mesh read only its part.
+    # Files of this size digest in parallel; chunks of this size let a mesh read only its part.
     saving.ocdbt_target_data_file_size = 1 << 30
     saving.storage_options.chunk_byte_size = 1 << 25
     return context
+
+
+def _not_empty(items: dict[str, Any]) -> dict[str, Any]:
+    # Orbax refuses an item without arrays, such as the state of an optimizer that has none, and then
+    # leaves threads behind that keep the process alive for five minutes.
+    return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -1,0 +1,371 @@
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.policy import KeepPolicy
+from palmscale.checkpoint.store import CheckpointStore
+from palmscale.errors import CorruptionError, UserError
+
+KEEP_ALL = KeepPolicy(latest=100)
+
+
+def params_at(step):
+    key = jax.random.key(step)
+    return {"embed": jax.random.normal(key, (8, 4)), "scale": jnp.ones((4,), jnp.bfloat16) * step}
+
+
+def state_at(step):
+    return optax.adamw(1e-3).init(params_at(step))
+
+
+def save(store, step, **more):
+    arguments = dict(params=params_at(step), optimizer_state=state_at(step), cursor={"row": step * 10},
+                     meta={"step": step}, metrics={"held_out_bits_per_byte": 9 - step / 10})
+    store.save(step, **arguments | more)
+
+
+def abstract(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def restore(store, step=None, **more):
+    arguments = dict(abstract_params=abstract(params_at(0)),
+                     abstract_optimizer_state=abstract(state_at(0)))
+    return store.restore(step, **arguments | more)
+
+
+def assert_trees_equal(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Lease(tmp_path) as lease:
+        with CheckpointStore(tmp_path / "checkpoints", keep=KEEP_ALL, lease=lease) as opened:
+            yield opened
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A workdir with the verified steps 10 and 20, to be copied."""
+    workdir = tmp_path_factory.mktemp("two_steps")
+    with Lease(workdir) as lease, CheckpointStore(workdir / "checkpoints", lease=lease) as opened:
+        save(opened, 10)
+        save(opened, 20)
+    return workdir / "checkpoints"
+
+
+def test_what_was_saved_comes_back(store):
+    save(store, 20)
+    store.wait()
+    snapshot = restore(store)
+    assert snapshot.step == 20
+    assert snapshot.cursor == {"row": 200}
+    assert snapshot.meta == {"step": 20} == store.read_meta()
+    assert_trees_equal(snapshot.params, params_at(20))
+    assert_trees_equal(snapshot.optimizer_state, state_at(20))
+
+
+def test_parameters_restore_without_the_optimizer(two_steps):
+    snapshot = restore(CheckpointStore(two_steps), abstract_optimizer_state=None)
+    assert snapshot.optimizer_state is None
+    assert_trees_equal(snapshot.params, params_at(20))
+
+
+def test_nothing_saved_restores_to_none(tmp_path):
+    reader = CheckpointStore(tmp_path / "nowhere")
+    assert restore(reader) is None
+    assert reader.read_meta() is None
+    assert reader.steps() == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_restores_the_step_asked_for_or_the_best(two_steps):
+    assert restore(CheckpointStore(two_steps), 10).step == 10
+    assert restore(CheckpointStore(two_steps), "best").step == 20
+    with pytest.raises(UserError, match="there are 10, 20"):
+        restore(CheckpointStore(two_steps), 15)
+    with pytest.raises(UserError, match="no checkpoint in .* has accuracy"):
+        restore(CheckpointStore(two_steps, keep=KeepPolicy(best_metric="accuracy")), "best")
+
+
+def files_of(step):
+    return sorted(path.relative_to(step).as_posix() for path in step.rglob("*") if path.is_file())
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip_bit, truncate, pathlib.Path.unlink])
+def test_damage_in_any_file_is_named_and_the_previous_step_is_used(damage, two_steps, tmp_path, caplog):
+    copy = tmp_path / "checkpoints"
+    for name in files_of(two_steps / "20"):
+        path = copy / "20" / name
+        if path.exists() or not copy.exists():
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(two_steps, copy)
+        if path.stat().st_size == 0 and damage is not pathlib.Path.unlink:
+            continue
+        damage(path)
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert restore(CheckpointStore(copy), abstract_optimizer_state=None).step == 10
+        if name == "VERIFIED" and damage is pathlib.Path.unlink:
+            assert "step 20 was never finished" in caplog.text
+            continue
+        assert name.rpartition("/")[2] in caplog.text
+        with pytest.raises(CorruptionError):
+            restore(CheckpointStore(copy), 20)
+        assert CheckpointStore(copy).read_meta()["step"] in (10, 20)
+
+
+def test_damaged_step_is_replaced_when_training_comes_by_again(two_steps, tmp_path):
+    shutil.copytree(two_steps, tmp_path / "checkpoints")
+    flip_bit(tmp_path / "checkpoints/20/cursor.json")
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "checkpoints", lease=lease) as store:
+        assert restore(store).step == 10
+        assert [(info.step, info.state) for info in store.steps()] == [(10, "verified"), (20, "corrupt")]
+        save(store, 20)
+        store.wait()
+        assert restore(store).step == 20
+
+
+def test_nothing_usable_is_an_error_and_stays_one(two_steps, tmp_path):
+    shutil.copytree(two_steps, tmp_path / "checkpoints")
+    for step in "10", "20":
+        flip_bit(tmp_path / "checkpoints" / step / "meta.json")
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "checkpoints", lease=lease) as store:
+        for _ in range(2):
+            with pytest.raises(CorruptionError):
+                restore(store)
+
+
+def test_unfinished_step_is_skipped_then_replaced_and_cleaned(two_steps, tmp_path, caplog):
+    shutil.copytree(two_steps, tmp_path / "checkpoints")
+    (tmp_path / "checkpoints/20/VERIFIED").unlink()
+    (tmp_path / "checkpoints/30.orbax-checkpoint-tmp/params").mkdir(parents=True)
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "checkpoints", lease=lease) as store:
+        assert not (tmp_path / "checkpoints/30.orbax-checkpoint-tmp").exists()
+        with caplog.at_level("INFO"):
+            assert restore(store).step == 10
+        assert "step 20 was never finished" in caplog.text
+        save(store, 20)
+        store.wait()
+        assert store.latest_verified() == 20
+        (tmp_path / "checkpoints/20/VERIFIED").unlink()
+        save(store, 30)
+        store.wait()
+        assert [info.step for info in store.steps()] == [10, 30]
+
+
+def test_only_an_unfinished_step_means_a_fresh_start(two_steps, tmp_path):
+    shutil.copytree(two_steps / "10", tmp_path / "10")
+    (tmp_path / "10/VERIFIED").unlink()
+    assert restore(CheckpointStore(tmp_path)) is None
+
+
+def test_another_tree_shape_or_dtype_is_refused_by_name(two_steps):
+    reader = CheckpointStore(two_steps)
+    wanted = abstract(params_at(0))
+    wanted["bias"] = jax.ShapeDtypeStruct((3,), jnp.float32)
+    wanted["embed"] = jax.ShapeDtypeStruct((8, 5), jnp.float32)
+    del wanted["scale"]
+    with pytest.raises(UserError) as caught:
+        restore(reader, abstract_params=wanted)
+    assert not isinstance(caught.value, CorruptionError)
+    for part in ("missing in the checkpoint: bias", "extra in the checkpoint: scale",
+                 "embed is float32[8, 4] in the checkpoint and float32[8, 5] in the model"):
+        assert part in str(caught.value)
+    cast = abstract(params_at(0)) | {"embed": jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)}
+    with pytest.raises(UserError, match=r"embed is float32\[8, 4\] .* bfloat16\[8, 4\]"):
+        restore(reader, abstract_params=cast)
+
+
+def test_keep_policy_is_applied_after_each_save(tmp_path):
+    keep = KeepPolicy(latest=1, every_steps=4, best=1)
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "c", keep=keep, lease=lease) as store:
+        store.protect([1])
+        for step, bits in [(1, 5.0), (2, 1.0), (3, 3.0), (4, 3.0), (5, 3.0), (6, 3.0)]:
+            save(store, step, metrics={"held_out_bits_per_byte": bits})
+        store.wait()
+        assert [info.step for info in store.steps()] == [1, 2, 4, 6]
+        store.discard_newer(2)
+        assert [(info.step, info.metrics["held_out_bits_per_byte"]) for info in store.steps()] == [
+            (1, 5.0), (2, 1.0)]
+        assert all(info.bytes > 0 and abs(info.time - time.time()) < 600 for info in store.steps())
+
+
+def test_same_step_and_arrays_are_not_written_twice_and_others_are(store):
+    save(store, 10)
+    store.wait()
+    before = (store.directory / "10/VERIFIED").stat().st_mtime_ns
+    save(store, 10)
+    store.wait()
+    assert (store.directory / "10/VERIFIED").stat().st_mtime_ns == before
+    save(store, 10, params=params_at(11))
+    store.wait()
+    assert_trees_equal(restore(store).params, params_at(11))
+
+
+def test_failed_save_warns_at_the_next_one_and_the_run_lives(store, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("palmscale.checkpoint.digest.write_manifest", full)
+        save(store, 10)
+        store._pending[1].exception()  # waits; reports nothing
+    save(store, 20)
+    assert "step 10 was not saved: [Errno 28] No space left on device" in caplog.text
+    store.wait()
+    assert [(info.step, info.verified) for info in store.steps()] == [(20, True)]
+    monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", full)
+    save(store, 30)
+    with pytest.raises(RuntimeError, match="step 30 was not saved"):
+        store.wait()
+    assert not (store.directory / "30").exists()
+
+
+def test_damage_between_memory_and_disk_is_seen_by_the_fingerprint(store, monkeypatch):
+    right = params_at(10)
+    monkeypatch.setattr("palmscale.checkpoint.describe.fingerprint",
+                        lambda tree: dict.fromkeys(("embed", "scale"), "0" * 16))
+    store.save(10, params=right, optimizer_state={}, cursor={}, meta={})
+    store.wait()
+    with pytest.raises(CorruptionError, match="the array embed is not the one saved"):
+        restore(store, abstract_optimizer_state=None)
+
+
+def test_an_optimizer_without_arrays_comes_back(store):
+    for state in {}, optax.sgd(0.1).init(params_at(0)):
+        save(store, 10, optimizer_state=state)
+        store.wait()
+        assert restore(store, abstract_optimizer_state=state).optimizer_state == state
+
+
+def test_saving_needs_the_lease(tmp_path):
+    with pytest.raises(RuntimeError, match="lease"):
+        save(CheckpointStore(tmp_path), 1)
+
+
+KILLED = """
+import sys
+sys.path[:0] = [{tests!r}]
+from test_store import *
+with Lease({workdir!r}) as lease:
+    store = CheckpointStore({workdir!r} + "/checkpoints", lease=lease)
+    restore(store)
+    print("ready", flush=True)
+    for step in range((store.latest_verified() or 0) + 1, 100000):
+        save(store, step)
+"""
+
+
+def test_killed_at_any_moment_the_last_verified_step_restores(tmp_path):
+    workdir = tmp_path / "run"
+    script = KILLED.format(tests=os.path.dirname(__file__), workdir=str(workdir))
+    last = 0
+    for delay_seconds in (random.uniform(0, 0.1), random.uniform(0, 0.1)):
+        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"ready\n"
+            while (CheckpointStore(workdir / "checkpoints").latest_verified() or 0) <= last:
+                time.sleep(0.01)
+            time.sleep(delay_seconds)
+            with pytest.raises(UserError, match=f"pid {process.pid} "):
+                Lease(workdir)
+            process.send_signal(signal.SIGKILL)
+        with Lease(workdir) as lease, CheckpointStore(workdir / "checkpoints", lease=lease) as store:
+            assert not list(store.directory.glob("*tmp*"))
+            snapshot = restore(store)
+        assert snapshot.step > last
+        assert snapshot.meta == {"step": snapshot.step}
+        assert_trees_equal(snapshot.params, params_at(snapshot.step))
+        last = snapshot.step
+
+
+EIGHT_DEVICES = """
+import json, sys
+sys.path[:0] = [{tests!r}]
+from test_store import *
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+def mesh(*shape):
+    return jax.make_mesh(shape, ("data", "model"), devices=jax.devices()[:np.prod(shape)],
+                         axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+def sharding(shape, leaf):
+    return NamedSharding(mesh(*shape), P("data", "model") if len(leaf.shape) == 2 else P())
+
+def placed(shape, tree):
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(shape, leaf)), tree)
+
+facts = {{}}
+params = {{"w": jax.random.normal(jax.random.key(0), (512, 1024)), "s": jnp.ones((8,), jnp.bfloat16)}}
+saved = jax.tree.map(np.asarray, params)
+params = placed((4, 2), params)
+state = placed((4, 2), optax.adamw(1e-3).init(params))
+double = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 2, tree), donate_argnums=0)
+with Lease({workdir!r}) as lease:
+    with CheckpointStore({workdir!r} + "/checkpoints", lease=lease) as store:
+        store.save(7, params=params, optimizer_state=state, cursor={{}}, meta={{}})
+        pending = store._pending[1]
+        facts["steps_while_saving"] = 0
+        while not pending.done() and facts["steps_while_saving"] < 50:
+            params = jax.block_until_ready(double(params))
+            facts["steps_while_saving"] += 1
+        store.wait()
+        for shape in (4, 2), (2, 4), (1, 1), (8, 1):
+            to = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(shape, leaf))
+            got = store.restore(abstract_params=jax.tree.map(to, params),
+                                abstract_optimizer_state=jax.tree.map(to, state))
+            assert_trees_equal(got.params, saved)
+            assert_trees_equal(got.optimizer_state, jax.tree.map(np.zeros_like, state))
+            facts["x".join(map(str, shape))] = [len(got.params["w"].sharding.device_set),
+                                                list(got.params["w"].addressable_shards[0].data.shape)]
+print(json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope="module")
+def on_eight_devices(tmp_path_factory):
+    script = EIGHT_DEVICES.format(tests=os.path.dirname(__file__),
+                                  workdir=str(tmp_path_factory.mktemp("eight")))
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | flags, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_lands_bit_for_bit_on_another_mesh_and_number_of_devices(on_eight_devices):
+    assert on_eight_devices["4x2"] == [8, [128, 512]]
+    assert on_eight_devices["2x4"] == [8, [256, 256]]
+    assert on_eight_devices["1x1"] == [1, [512, 1024]]
+    assert on_eight_devices["8x1"] == [8, [64, 1024]]
+
+
+def test_arrays_donated_right_after_save_are_saved_as_they_were(on_eight_devices):
+    assert on_eight_devices["steps_while_saving"] >= 1
