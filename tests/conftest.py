@@ -1,4 +1,4 @@
-"""Every test runs on the CPU with one compilation cache, and may skip only for a reason that is listed."""
+"""Every test runs on the CPU with one compilation cache, and may skip only for a listed reason."""
 
 import os
 import pathlib
@@ -7,7 +7,8 @@ import tempfile
 # Before JAX is imported. Subprocesses inherit it.
 os.environ["JAX_PLATFORMS"] = os.environ.get("PALMSCALE_TEST_PLATFORMS", "cpu")
 os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"palmscale-jax-cache-{os.getuid()}")
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.join(tempfile.gettempdir(), f"palmscale-jax-cache-{os.getuid()}"),
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

@@ -1,4 +1,4 @@
-"""Whether a value written in a gin file fits the parameter that it is bound to. gin itself accepts anything."""
+"""Whether a value in a gin file fits the parameter that it is bound to. gin accepts anything."""
 
 import ast
 import collections.abc
@@ -25,7 +25,9 @@ class Reference:
 def parameters(target: Any) -> dict[str, inspect.Parameter]:
     """Returns the parameters that gin can bind by name, in order."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: p for name, p in inspect.signature(target).parameters.items() if p.kind in by_name}
+    return {
+        name: p for name, p in inspect.signature(target).parameters.items() if p.kind in by_name
+    }
 
 
 def takes_any_name(target: Any) -> bool:
@@ -43,14 +45,16 @@ def hint(target: Any, parameter: str) -> Any:
     """Returns the parameter's type, or Any where it has none that can be read at run time."""
     if not inspect.isclass(target):
         owners = [target]
-    else:  # A dataclass's field may come from a base class in another module, where its type is to be read.
+    else:  # A field may come from a base class in another module: its type is to be read there.
         owners = [c for c in target.__mro__ if parameter in vars(c).get("__annotations__", {})]
         owners = owners or [target.__init__]
     annotation = getattr(owners[0], "__annotations__", {}).get(parameter, Any)
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, vars(sys.modules[owners[0].__module__]))  # As typing.get_type_hints does.
+        return eval(
+            annotation, vars(sys.modules[owners[0].__module__])
+        )  # As typing.get_type_hints does.
     except Exception:  # Names imported for the type checker only.
         return Any
 
@@ -58,7 +62,8 @@ def hint(target: Any, parameter: str) -> Any:
 def fits(value: Any, wanted: Any) -> bool:
     """Returns whether `value`, as gin parsed it, may be given to a parameter of type `wanted`.
 
-    An int is a float, a bool is neither. Where the type says more than can be checked here, the answer is yes.
+    An int is a float, a bool is neither. Where the type says more than can be checked here,
+    the answer is yes.
     """
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (typing.Union, types.UnionType):
@@ -86,10 +91,19 @@ def fits(value: Any, wanted: Any) -> bool:
 
 def _reference_fits(value: Reference, kind: Any) -> bool:
     if not value.evaluated:
-        return kind is type or not inspect.isclass(kind) or kind not in (int, float, bool, str, tuple, list, dict)
+        return (
+            kind is type
+            or not inspect.isclass(kind)
+            or kind not in (int, float, bool, str, tuple, list, dict)
+        )
     made = value.target if inspect.isclass(value.target) else hint(value.target, "return")
     try:
-        return made is Any or not inspect.isclass(made) or not inspect.isclass(kind) or issubclass(made, kind)
+        return (
+            made is Any
+            or not inspect.isclass(made)
+            or not inspect.isclass(kind)
+            or issubclass(made, kind)
+        )
     except TypeError:
         return True
 
@@ -97,7 +111,9 @@ def _reference_fits(value: Reference, kind: Any) -> bool:
 def _items_fit(value: Any, kind: Any, args: tuple) -> bool:
     if issubclass(kind, str) or not args:
         return True
-    if isinstance(value, str):  # A string is a sequence of strings, but nobody who writes one means that.
+    if isinstance(
+        value, str
+    ):  # A string is a sequence of strings, but nobody who writes one means that.
         return False
     if isinstance(value, dict):
         return all(fits(k, args[0]) and fits(v, args[-1]) for k, v in value.items())

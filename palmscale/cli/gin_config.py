@@ -1,8 +1,9 @@
 """Gin files and `--gin.NAME=VALUE`, read strictly. The only `import gin` of the house.
 
-The files are read twice. The first reading is ours: it resolves every name and remembers where it stands,
-so that a mistake is one line with a file, a line number and the nearest known name. gin, which would accept
-an unused macro or a wrong type in silence, reads second, when nothing is left to go wrong.
+The files are read twice. The first reading is ours: it resolves every name and remembers where it
+stands, so that a mistake is one line with a file, a line number and the nearest known name. gin,
+which would accept an unused macro or a wrong type in silence, reads second, when nothing is left to
+go wrong.
 """
 
 import os
@@ -29,13 +30,16 @@ _REQUIRED = "gin.REQUIRED"
 
 
 def load(
-    gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str | os.PathLike] | None = None
+    gin_files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str | os.PathLike] | None = None,
 ) -> None:
-    """Replaces the process's configuration by that of the files, in order, and then of the bindings.
+    """Replaces the process's configuration by that of the files, in order, then of the bindings.
 
-    A binding is `NAME=VALUE` as on the command line: `TRAIN_STEPS=200`, `palm.PaLM.dim=64` with names as the gin
-    files import them; a value that is no Python literal is a string. Files and includes are looked for in
-    `search_paths`: by default the current directory, then the folder that holds palmscale's `configs/`.
+    A binding is `NAME=VALUE` as on the command line: `TRAIN_STEPS=200`, or `palm.PaLM.dim=64` with
+    names as the gin files import them; a value that is no Python literal is a string. Files and
+    includes are looked for in `search_paths`: by default the current directory, then the folder
+    that holds palmscale's `configs/`.
     Raises UserError for an unknown name, an unused or unset macro, a wrong type, a missing file.
     """
     reading = _Reading(search_paths=[pathlib.Path(p) for p in search_paths or (".", ROOT)])
@@ -56,16 +60,20 @@ def bound_call(function: Any, **keywords: Any) -> Any:
     """
     try:
         configured = gin.get_configurable(function)
-    except ValueError:  # No file mentions it; registered, its defaults appear in the operative config too.
+    except (
+        ValueError
+    ):  # No file mentions it; registered, its defaults appear in the operative config too.
         configured = gin.external_configurable(function, module=function.__module__)
     given = {*keywords, *gin.get_bindings(function, resolve_references=False)}
     if missing := bound_types.missing(function, given):
         name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
-        raise UserError(f"{name} lacks {', '.join(missing)} - bind {name}.{missing[0]} in a gin file")
+        raise UserError(
+            f"{name} lacks {', '.join(missing)} - bind {name}.{missing[0]} in a gin file"
+        )
     try:
         return configured(**keywords)
     except Exception as error:
-        raise _as_raised(error)
+        raise _as_raised(error) from None
 
 
 def operative_config() -> str:
@@ -134,7 +142,9 @@ class _Reading:
                 lines[number - 1] = ""
                 if not statement.module.startswith("__gin__."):
                     whole = statement.is_from or bool(statement.alias)
-                    names[statement.bound_name()] = symbols.import_symbol(statement.module, whole, place)
+                    names[statement.bound_name()] = symbols.import_symbol(
+                        statement.module, whole, place
+                    )
                     imports[statement.bound_name()] = statement.format()
             elif isinstance(statement, config_parser.IncludeStatement):
                 self.texts.append(_for_gin(imports, lines[start : number - 1]))
@@ -174,9 +184,13 @@ class _Reading:
         known = bound_types.parameters(target)
         if statement.arg_name not in known and not bound_types.takes_any_name(target):
             hint = did_you_mean(statement.arg_name, known)
-            raise UserError(f"{place}: {statement.selector} has no parameter {statement.arg_name}{hint}")
+            raise UserError(
+                f"{place}: {statement.selector} has no parameter {statement.arg_name}{hint}"
+            )
         name = f"{scope}{statement.selector}.{statement.arg_name}"
-        self.bindings[scope, target, statement.arg_name] = _Binding(name, value, place, target, statement.arg_name)
+        self.bindings[scope, target, statement.arg_name] = _Binding(
+            name, value, place, target, statement.arg_name
+        )
 
     def resolve_value(self, value: Any, names: dict, place: str) -> Any:
         """Returns the value with its references resolved; notes the macros that it uses."""
@@ -191,7 +205,9 @@ class _Reading:
         for folder in self.search_paths:
             if (folder / name).is_file():
                 return (folder / name).resolve()
-        known = {str(f.relative_to(p)) for p in self.search_paths for f in p.glob("configs/**/*.gin")}
+        known = {
+            str(f.relative_to(p)) for p in self.search_paths for f in p.glob("configs/**/*.gin")
+        }
         looked = " and ".join(dict.fromkeys(str(p.resolve()) for p in self.search_paths))
         raise UserError(f"{asked_by}: no file {name} in {looked}{did_you_mean(name, known)}")
 
@@ -211,7 +227,7 @@ class _Reading:
         self.check_references_are_complete()
 
     def check_every_macro_has_effect(self) -> None:
-        """A macro of a file may be shadowed by a later binding; one given on the command line may not."""
+        """A macro of a file may be overridden where it is used; one of the command line may not."""
         live = set()
         for binding in self.bindings.values():
             self.expand(binding.value, live)
@@ -221,15 +237,17 @@ class _Reading:
                 raise UserError(f"{binding.place}: unknown macro {name}{did_you_mean(name, known)}")
             if name not in live and binding.place.startswith("--gin."):
                 raise UserError(
-                    f"{binding.place}: {name} has no effect - {self.mentions[name]} uses it, but is overridden "
-                    f"- set what overrides it"
+                    f"{binding.place}: {name} has no effect - {self.mentions[name]} uses it, "
+                    f"but is overridden - set what overrides it"
                 )
 
     def expand(self, value: Any, live: set, above: tuple = ()) -> Any:
-        """Returns the value with macros replaced by their values, whose names are added to `live`."""
+        """Returns the value with macros replaced by their values; adds their names to `live`."""
         if isinstance(value, _Macro) and value.name != _REQUIRED:
             if value.name in above:
-                raise UserError(f"{self.macros[value.name].place}: {value.name} is defined by itself")
+                raise UserError(
+                    f"{self.macros[value.name].place}: {value.name} is defined by itself"
+                )
             live.add(value.name)
             return self.expand(self.macros[value.name].value, live, (*above, value.name))
         return _map(lambda item: self.expand(item, live, above), value)
@@ -246,8 +264,12 @@ class _Reading:
         if blamed is not binding:
             needs += f" by {binding.name}"
         better = bound_types.suggestion(value, wanted)
-        remedy = f"write {blamed.name} = {better!r}" if better is not None else f"change {blamed.name}"
-        raise UserError(f"{blamed.place}: {blamed.name} = {value!r} has the wrong type - {needs} - {remedy}")
+        remedy = (
+            f"write {blamed.name} = {better!r}" if better is not None else f"change {blamed.name}"
+        )
+        raise UserError(
+            f"{blamed.place}: {blamed.name} = {value!r} has the wrong type - {needs} - {remedy}"
+        )
 
     def check_references_are_complete(self) -> None:
         bound: dict[Any, set] = {}
@@ -258,7 +280,9 @@ class _Reading:
                 missing = bound_types.missing(reference.target, bound.get(reference.target, set()))
                 if reference.evaluated and missing:
                     name = f"{reference.name}.{missing[0]}"
-                    raise UserError(f"{binding.place}: {reference} lacks {', '.join(missing)} - bind {name}")
+                    raise UserError(
+                        f"{binding.place}: {reference} lacks {', '.join(missing)} - bind {name}"
+                    )
 
 
 def _statements(text: str, shown: str) -> Iterator[Any]:
@@ -301,6 +325,9 @@ def _shown(path: pathlib.Path) -> str:
 
 def _as_raised(error: BaseException) -> BaseException:
     """Returns the exception that gin wrapped in one with a longer, many-line message."""
-    while getattr(type(error).__init__, "__module__", "") == "gin.utils" and error.__context__ is not None:
+    while (
+        getattr(type(error).__init__, "__module__", "") == "gin.utils"
+        and error.__context__ is not None
+    ):
         error = error.__context__
     return error

@@ -2,7 +2,8 @@
 
 Nothing heavy is imported here, so that `--help` answers at once; the work is in `cli/wiring.py`.
 
-Exit codes: 0 done, 1 a fault, 2 the user's mistake, 75 restart me, 130 interrupted, 141 nobody reads on.
+Exit codes: 0 done, 1 a fault, 2 the user's mistake, 75 restart me, 130 interrupted, 141 nobody
+reads on.
 """
 
 import argparse
@@ -46,10 +47,14 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the whole command line, but for `--gin.NAME=VALUE`."""
-    top = _Parser(prog="palmscale", description=palmscale.__doc__, epilog=_EPILOG, formatter_class=_Raw)
+    top = _Parser(
+        prog="palmscale", description=palmscale.__doc__, epilog=_EPILOG, formatter_class=_Raw
+    )
     top.add_argument("--version", action="version", version=f"palmscale {palmscale.__version__}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    commands = top.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
     _add_training(commands)
     _add_generate(commands)
     _add_checkpoint(commands)
@@ -64,7 +69,7 @@ class _Raw(argparse.RawDescriptionHelpFormatter):
 _EPILOG = """\
 examples:
   palmscale train --gin_file=configs/runs/quickstart.gin
-  palmscale train --gin_file=configs/runs/quickstart.gin --gin.TRAIN_STEPS=200 --gin.TEXT_FILES='my/*.txt'
+  palmscale train --gin_file=configs/runs/quickstart.gin --gin.TEXT_FILES='my/*.txt'
   palmscale generate --workdir=runs/quickstart --prompt='def main('
 """
 
@@ -72,28 +77,49 @@ examples:
 def _command(commands: Any, name: str, function: str, summary: str, **keywords: Any) -> _Parser:
     """Adds a command that calls `wiring.<function>`; `gin=True` where it reads gin files."""
     gin = keywords.pop("gin", False)
-    command = commands.add_parser(name, help=summary, description=summary, formatter_class=_Raw, **keywords)
+    command = commands.add_parser(
+        name, help=summary, description=summary, formatter_class=_Raw, **keywords
+    )
     command.set_defaults(function=function, parser=command, gin=gin, gin_bindings=[])
-    command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    command.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
     if gin:
         command.add_argument(
-            "--gin_file", action="append", default=[], metavar="FILE", help="a gin file; repeat it to add more"
+            "--gin_file",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="a gin file; repeat it to add more",
         )
         # Taken out of the arguments before argparse sees them; stated here for --help.
         command.add_argument(
-            f"{GIN_PREFIX}NAME=VALUE", dest="gin_help", action="store_true", default=argparse.SUPPRESS,
+            f"{GIN_PREFIX}NAME=VALUE",
+            dest="gin_help",
+            action="store_true",
+            default=argparse.SUPPRESS,
             help="set a macro or a parameter of the gin files, as in --gin.TRAIN_STEPS=200",
-        )  # fmt: skip
+        )
     return command
 
 
 def _add_training(commands: Any) -> None:
-    train = _command(commands, "train", "train", "Train a model, or go on where its workdir stopped.", gin=True)
+    train = _command(
+        commands, "train", "train", "Train a model, or go on where its workdir stopped.", gin=True
+    )
     train.add_argument("--workdir", help="the run's folder (default: runs/<name of the gin file>)")
-    evaluate = _command(commands, "eval", "evaluate", "Evaluate a checkpoint on held-out text.", gin=True)
+    evaluate = _command(
+        commands, "eval", "evaluate", "Evaluate a checkpoint on held-out text.", gin=True
+    )
     _add_workdir(evaluate)
     _add_checkpoint_choice(evaluate)
-    _command(commands, "explain", "explain", "Show where every parameter lives, and its bytes a device.", gin=True)
+    _command(
+        commands,
+        "explain",
+        "explain",
+        "Show where every parameter lives, and its bytes a device.",
+        gin=True,
+    )
 
 
 def _add_generate(commands: Any) -> None:
@@ -103,19 +129,33 @@ def _add_generate(commands: Any) -> None:
     prompt = generate.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", help="the text to go on from (default: none)")
     prompt.add_argument("--prompt_file", metavar="FILE", help="a file with the text to go on from")
-    generate.add_argument("--max_tokens", type=_at_least(int, 1), default=256, metavar="N", help="default: 256")
-    generate.add_argument("--num_samples", type=_at_least(int, 1), default=1, metavar="N", help="default: 1")
-    generate.add_argument("--temperature", type=_at_least(float, 0), default=0.8, metavar="T", help="default: 0.8")
-    generate.add_argument("--top_k", type=_at_least(int, 1), metavar="K", help="choose among the K likeliest tokens")
-    generate.add_argument("--top_p", type=_share, metavar="P", help="choose among the likeliest that hold P in all")
+    generate.add_argument(
+        "--max_tokens", type=_at_least(int, 1), default=256, metavar="N", help="default: 256"
+    )
+    generate.add_argument(
+        "--num_samples", type=_at_least(int, 1), default=1, metavar="N", help="default: 1"
+    )
+    generate.add_argument(
+        "--temperature", type=_at_least(float, 0), default=0.8, metavar="T", help="default: 0.8"
+    )
+    generate.add_argument(
+        "--top_k", type=_at_least(int, 1), metavar="K", help="choose among the K likeliest tokens"
+    )
+    generate.add_argument(
+        "--top_p", type=_share, metavar="P", help="choose among the likeliest that hold P in all"
+    )
     generate.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    generate.add_argument("--seed", type=int, default=0, help="default: 0; the same seed writes the same text")
+    generate.add_argument(
+        "--seed", type=int, default=0, help="default: 0; the same seed writes the same text"
+    )
 
 
 def _add_checkpoint(commands: Any) -> None:
     summary = "List and inspect checkpoints."
     top = commands.add_parser("checkpoint", help=summary, description=summary)
-    inner = top.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
+    inner = top.add_subparsers(
+        title="commands", metavar="COMMAND", dest="subcommand", required=True
+    )
     _add_workdir(_command(inner, "ls", "checkpoint_ls", "List the checkpoints of a run."))
     show = _command(inner, "show", "checkpoint_show", "Show what a checkpoint holds.")
     _add_workdir(show)
@@ -125,11 +165,20 @@ def _add_checkpoint(commands: Any) -> None:
 def _add_data(commands: Any) -> None:
     summary = "Build, check and look at row caches."
     top = commands.add_parser("data", help=summary, description=summary)
-    inner = top.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
-    _command(inner, "build", "data_build", "Build the row cache that the gin files describe.", gin=True)
-    for name, summary in (("verify", "Check every row against its digest."), ("show", "Show some rows as text.")):
+    inner = top.add_subparsers(
+        title="commands", metavar="COMMAND", dest="subcommand", required=True
+    )
+    _command(
+        inner, "build", "data_build", "Build the row cache that the gin files describe.", gin=True
+    )
+    for name, summary in (
+        ("verify", "Check every row against its digest."),
+        ("show", "Show some rows as text."),
+    ):
         command = _command(inner, name, f"data_{name}", summary, gin=True)
-        command.add_argument("cache", nargs="?", metavar="CACHE", help="its folder, in place of gin files")
+        command.add_argument(
+            "cache", nargs="?", metavar="CACHE", help="its folder, in place of gin files"
+        )
 
 
 def _add_workdir(command: argparse.ArgumentParser) -> None:
@@ -138,7 +187,11 @@ def _add_workdir(command: argparse.ArgumentParser) -> None:
 
 def _add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--checkpoint", type=_checkpoint, default="latest", metavar="WHICH", help="latest (default), best, or a step"
+        "--checkpoint",
+        type=_checkpoint,
+        default="latest",
+        metavar="WHICH",
+        help="latest (default), best, or a step",
     )
 
 
@@ -146,7 +199,9 @@ def _checkpoint(text: str) -> str | int:
     if text in ("latest", "best"):
         return text
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a checkpoint; give latest, best or a step number")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a checkpoint; give latest, best or a step number"
+        )
     return int(text)
 
 
@@ -155,7 +210,9 @@ def _at_least(kind: type, least: float) -> Callable[[str], float]:
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text} is not a number of type {kind.__name__}") from None
+            raise argparse.ArgumentTypeError(
+                f"{text} is not a number of type {kind.__name__}"
+            ) from None
         if not least <= value < float("inf"):
             raise argparse.ArgumentTypeError(f"{text} is out of range; give {least} or more")
         return value
@@ -171,18 +228,22 @@ def _share(text: str) -> float:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the parsed command line; `gin_bindings` holds each `--gin.NAME=VALUE` as `NAME=VALUE`.
+    """Returns the parsed command line, with `--gin.NAME=VALUE` as `NAME=VALUE` in `gin_bindings`.
 
     Raises UserError for a mistake, with the nearest known command or flag.
     """
     bindings = [a.removeprefix(GIN_PREFIX) for a in arguments if a.startswith(GIN_PREFIX)]
-    args, unknown = parser().parse_known_args([a for a in arguments if not a.startswith(GIN_PREFIX)])
+    args, unknown = parser().parse_known_args(
+        [a for a in arguments if not a.startswith(GIN_PREFIX)]
+    )
     args.parser.refuse_unknown(unknown)
     for binding in bindings:
         if not args.gin:
             args.parser.error(f"{args.parser.prog} takes no {GIN_PREFIX}{binding}")
         if "=" not in binding:
-            args.parser.error(f"{GIN_PREFIX}{binding} has no value; write {GIN_PREFIX}{binding}=VALUE")
+            args.parser.error(
+                f"{GIN_PREFIX}{binding} has no value; write {GIN_PREFIX}{binding}=VALUE"
+            )
     args.gin_bindings = bindings
     if args.gin:
         _complete_gin_arguments(args)
@@ -200,7 +261,7 @@ def _complete_gin_arguments(args: argparse.Namespace) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and returns its exit code. A mistake or a fault is one line on standard error."""
+    """Runs one command and returns its exit code; an error is one line on standard error."""
     debug = "--debug" in arguments
     try:
         if not arguments:

@@ -16,7 +16,9 @@ def import_symbol(module: str, whole: bool, place: str) -> Any:
     try:
         imported = importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{place}: cannot import {module} - {error}{_import_hint(module, error)}") from error
+        raise UserError(
+            f"{place}: cannot import {module} - {error}{_import_hint(module, error)}"
+        ) from error
     return imported if whole else importlib.import_module(module.partition(".")[0])
 
 
@@ -39,7 +41,11 @@ def resolve(selector: str, names: dict[str, Any], place: str) -> Any:
     """
     first, *rest = selector.split(".")
     if first not in names:
-        known = [f"{name}.{attribute}" for name, module in names.items() for attribute in _callables(module)]
+        known = [
+            f"{name}.{attribute}"
+            for name, module in names.items()
+            for attribute in _callables(module)
+        ]
         remedy = did_you_mean(selector, known) or "; import its module at the head of the file"
         raise UserError(f"{place}: unknown name {selector}{remedy}")
     target = names[first]
@@ -50,9 +56,13 @@ def resolve(selector: str, names: dict[str, Any], place: str) -> Any:
             raise UserError(f"{place}: unknown name {selector}{did_you_mean(selector, known)}")
         target = getattr(target, name)
     if not callable(target):
-        raise UserError(f"{place}: {selector} is a {type(target).__name__} - a function or class is needed")
+        raise UserError(
+            f"{place}: {selector} is a {type(target).__name__} - a function or class is needed"
+        )
     return target
 
 
 def _callables(module: Any) -> list[str]:
-    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+    return [
+        name for name, value in vars(module).items() if callable(value) and not name.startswith("_")
+    ]

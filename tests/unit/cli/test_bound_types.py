@@ -33,15 +33,38 @@ def _ref(target, evaluated=True):
 @pytest.mark.parametrize(
     ("value", "wanted"),
     [
-        (5, int), (5, float), (5.0, float), (True, bool), ("a", str), (None, int | None), (None, Optional[str]),
-        ((1, 2), tuple[int, ...]), ((1, "a"), tuple[int, str]), ((), tuple[int, ...]), ([1], list[int]),
-        ([1, 2], Sequence[int]), ((1, 2), Sequence[float]), ("a", str | Sequence[str]), (["a"], str | Sequence[str]),
-        ({"a": 1}, dict[str, int]), ({"a": 1}, Mapping[str, float]), ("rms", Literal["rms", "layer"]),
-        (object(), Any), (5, "unread"), ("x", str | os.PathLike), ("x", collections.abc.Hashable), (5, Named),
-        (_ref(Small), Model), (_ref(Small), Model | None), (_ref(make_model), Model), (_ref(len), int),
-        (_ref(len, False), Callable[..., int]), (_ref(Small, False), type[Model]), (_ref(len, False), collections.abc.Callable),
+        (5, int),
+        (5, float),
+        (5.0, float),
+        (True, bool),
+        ("a", str),
+        (None, int | None),
+        (None, Optional[str]),
+        ((1, 2), tuple[int, ...]),
+        ((1, "a"), tuple[int, str]),
+        ((), tuple[int, ...]),
+        ([1], list[int]),
+        ([1, 2], Sequence[int]),
+        ((1, 2), Sequence[float]),
+        ("a", str | Sequence[str]),
+        (["a"], str | Sequence[str]),
+        ({"a": 1}, dict[str, int]),
+        ({"a": 1}, Mapping[str, float]),
+        ("rms", Literal["rms", "layer"]),
+        (object(), Any),
+        (5, "unread"),
+        ("x", str | os.PathLike),
+        ("x", collections.abc.Hashable),
+        (5, Named),
+        (_ref(Small), Model),
+        (_ref(Small), Model | None),
+        (_ref(make_model), Model),
+        (_ref(len), int),
+        (_ref(len, False), Callable[..., int]),
+        (_ref(Small, False), type[Model]),
+        (_ref(len, False), collections.abc.Callable),
     ],
-)  # fmt: skip
+)
 def test_fits(value, wanted):
     assert fits(value, wanted)
 
@@ -49,13 +72,31 @@ def test_fits(value, wanted):
 @pytest.mark.parametrize(
     ("value", "wanted"),
     [
-        ("5", int), (5.0, int), (True, int), (True, float), (1, bool), (None, int), (5, str), (5, tuple[int, ...]),
-        ([1], tuple[int, ...]), ((1, "a"), tuple[int, ...]), ((1,), tuple[int, int]), ("ab", Sequence[str]),
-        (["a", 1], Sequence[str]), ({"a": "b"}, dict[str, int]), ("batch", Literal["rms", "layer"]),
-        (1, Literal[True]), (5, Model), ("x", Model | None), (_ref(Small), int), (_ref(make_model), str),
-        (_ref(make_model, False), int), (5, Callable[..., int]), ("f", Callable[..., int] | None),
+        ("5", int),
+        (5.0, int),
+        (True, int),
+        (True, float),
+        (1, bool),
+        (None, int),
+        (5, str),
+        (5, tuple[int, ...]),
+        ([1], tuple[int, ...]),
+        ((1, "a"), tuple[int, ...]),
+        ((1,), tuple[int, int]),
+        ("ab", Sequence[str]),
+        (["a", 1], Sequence[str]),
+        ({"a": "b"}, dict[str, int]),
+        ("batch", Literal["rms", "layer"]),
+        (1, Literal[True]),
+        (5, Model),
+        ("x", Model | None),
+        (_ref(Small), int),
+        (_ref(make_model), str),
+        (_ref(make_model, False), int),
+        (5, Callable[..., int]),
+        ("f", Callable[..., int] | None),
     ],
-)  # fmt: skip
+)
 def test_does_not_fit(value, wanted):
     assert not fits(value, wanted)
 
@@ -63,10 +104,13 @@ def test_does_not_fit(value, wanted):
 @pytest.mark.parametrize(
     ("wanted", "text"),
     [
-        (int, "int"), (int | None, "int or None"), (Literal["rms", "layer"], "'rms' or 'layer'"),
-        (tuple[int, ...], "tuple[int, ...]"), (Callable[..., int], "Callable[..., int]"),
+        (int, "int"),
+        (int | None, "int or None"),
+        (Literal["rms", "layer"], "'rms' or 'layer'"),
+        (tuple[int, ...], "tuple[int, ...]"),
+        (Callable[..., int], "Callable[..., int]"),
     ],
-)  # fmt: skip
+)
 def test_describe_reads_as_a_user_would_say_it(wanted, text):
     assert describe(wanted) == text
 
@@ -74,10 +118,16 @@ def test_describe_reads_as_a_user_would_say_it(wanted, text):
 @pytest.mark.parametrize(
     ("value", "wanted", "better"),
     [
-        ("5", int, 5), (1e6, int, 1_000_000), (5, tuple[int, ...], (5,)), ([1, 2], tuple[int, ...], (1, 2)),
-        ("true", bool, True), ("a", list[str], ["a"]), ("many", int, None), (None, int, None),
+        ("5", int, 5),
+        (1e6, int, 1_000_000),
+        (5, tuple[int, ...], (5,)),
+        ([1, 2], tuple[int, ...], (1, 2)),
+        ("true", bool, True),
+        ("a", list[str], ["a"]),
+        ("many", int, None),
+        (None, int, None),
     ],
-)  # fmt: skip
+)
 def test_suggestion_is_what_the_user_may_have_meant(value, wanted, better):
     assert suggestion(value, wanted) == better
 

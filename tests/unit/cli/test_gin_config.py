@@ -25,7 +25,14 @@ class MeshSpec:
     model: int = 1
 
 
-def train(model: nn.Module, *, steps: int, rate: float = 0.1, mesh: MeshSpec | None = None, files: Any = ()):
+def train(
+    model: nn.Module,
+    *,
+    steps: int,
+    rate: float = 0.1,
+    mesh: MeshSpec | None = None,
+    files: Any = (),
+):
     return model, steps, rate, mesh, files
 
 
@@ -53,13 +60,16 @@ HEAD = """\
 from __gin__ import dynamic_registration
 from toy import palm
 """
-RUN = HEAD + """\
+RUN = (
+    HEAD
+    + """\
 STEPS = 5
 DIM = 8
 palm.PaLM.dim = %DIM
 palm.train.model = @palm.PaLM()
 palm.train.steps = %STEPS
 """
+)
 
 
 def _write(tmp_path, text, name="run.gin"):
@@ -74,7 +84,10 @@ def _load(tmp_path, text, *bindings):
 
 
 def test_a_module_is_built_from_its_bindings_and_is_of_its_own_class(tmp_path):
-    _load(tmp_path, RUN + "palm.train.mesh = @palm.MeshSpec()\npalm.MeshSpec:\n  data = 4\n  model = 2\n")
+    _load(
+        tmp_path,
+        RUN + "palm.train.mesh = @palm.MeshSpec()\npalm.MeshSpec:\n  data = 4\n  model = 2\n",
+    )
     model, steps, rate, mesh, _ = gin_config.bound_call(train)
     assert type(model) is PaLM and (model.dim, model.depth) == (8, 2)
     assert type(mesh) is MeshSpec and mesh == MeshSpec(data=4, model=2)
@@ -97,10 +110,17 @@ def test_the_command_line_wins_over_files_and_keywords_over_both(tmp_path):
 @pytest.mark.parametrize(
     ("written", "value"),
     [
-        ("my/*.txt", "my/*.txt"), ("'my/*.txt'", "my/*.txt"), ("two words", "two words"), ("a=b", "a=b"),
-        ("('a', 'b')", ("a", "b")), ("5k", "5k"), ("-3", -3), ("None", None), ("/x/y.txt", "/x/y.txt"),
+        ("my/*.txt", "my/*.txt"),
+        ("'my/*.txt'", "my/*.txt"),
+        ("two words", "two words"),
+        ("a=b", "a=b"),
+        ("('a', 'b')", ("a", "b")),
+        ("5k", "5k"),
+        ("-3", -3),
+        ("None", None),
+        ("/x/y.txt", "/x/y.txt"),
     ],
-)  # fmt: skip
+)
 def test_a_bare_word_on_the_command_line_is_a_string(tmp_path, written, value):
     _load(tmp_path, RUN + "FILES = ''\npalm.train.files = %FILES\n", f"FILES={written}")
     assert gin_config.bound_call(train)[-1] == value
@@ -145,7 +165,10 @@ def test_an_import_belongs_to_its_own_file(tmp_path):
         ("plam.PaLM.dim = 4", r"unknown name plam.PaLM; did you mean palm.PaLM\?"),
         ("palm.Palm:\n  dim = 4", r"run.gin:8: unknown name palm.Palm"),
         ("palm.train.mesh = @palm.Mesh()", r"did you mean palm.MeshSpec\?"),
-        ("palm.PaLM.depth = %DEPHT\nDEPTH = 3", r"run.gin:8: unknown macro %DEPHT; did you mean DEPTH\?"),
+        (
+            "palm.PaLM.depth = %DEPHT\nDEPTH = 3",
+            r"run.gin:8: unknown macro %DEPHT; did you mean DEPTH\?",
+        ),
         ("STEP = 5", r"run.gin:8: unknown macro STEP; did you mean STEPS\?"),
         ("steps = 5", r"unknown macro steps; did you mean STEPS\?"),
         ("A = %A\npalm.PaLM.depth = %A", "run.gin:8: A is defined by itself"),
@@ -169,7 +192,10 @@ def test_a_mistake_in_a_file_names_its_place_and_the_nearest_name(tmp_path, more
         ("STEP=5", r"--gin.STEP=5: unknown macro STEP; did you mean STEPS\?"),
         ("PaLM.dim=5", r"--gin.PaLM.dim=5: unknown name PaLM; did you mean palm.PaLM\?"),
         ("palm.PaLM.dmi=5", r"did you mean dim\?"),
-        ("STEPS=five", "--gin.STEPS=five: STEPS = 'five' has the wrong type - int is needed by palm.train.steps"),
+        (
+            "STEPS=five",
+            "--gin.STEPS=five: STEPS = 'five' has the wrong type - int is needed by palm",
+        ),
         ("STEPS=(1,", "--gin"),
         ("STEPS=", "--gin.STEPS=: cannot read"),
     ],
@@ -183,14 +209,23 @@ def test_a_mistake_on_the_command_line_quotes_the_flag(tmp_path, binding, messag
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("palm.PaLM.depth = '5'", r"run.gin:8: palm.PaLM.depth = '5' .* int is needed - write palm.PaLM.depth = 5"),
-        ("STEPS = 1e3", r"run.gin:8: STEPS = 1000.0 .* int is needed by palm.train.steps - write STEPS = 1000"),
+        (
+            "palm.PaLM.depth = '5'",
+            r"run.gin:8: palm.PaLM.depth = '5' .* int is needed - write palm.PaLM.depth = 5",
+        ),
+        (
+            "STEPS = 1e3",
+            r"run.gin:8: STEPS = 1000.0 .* int is needed by palm.train.steps - write STEPS = 1000",
+        ),
         ("palm.PaLM.sizes = 5", r"tuple\[int, ...\] is needed - write palm.PaLM.sizes = \(5,\)"),
         ("palm.PaLM.depth = None", "palm.PaLM.depth = None .* int is needed"),
         ("palm.PaLM.depth = True", "int is needed"),
         ("palm.train.model = 'palm'", "Module is needed"),
         ("palm.train.mesh = @palm.PaLM()", "MeshSpec or None is needed"),
-        ("A = '5'\nB = %A\npalm.PaLM.depth = %B", r"run.gin:8: A = '5' .* int is needed by palm.PaLM.depth - write A = 5"),
+        (
+            "A = '5'\nB = %A\npalm.PaLM.depth = %B",
+            r"run.gin:8: A = '5' .* int is needed by palm.PaLM.depth - write A = 5",
+        ),
     ],
 )
 def test_a_wrong_type_is_refused_with_the_type_that_is_needed(tmp_path, more, message):
@@ -198,7 +233,9 @@ def test_a_wrong_type_is_refused_with_the_type_that_is_needed(tmp_path, more, me
         _load(tmp_path, RUN + more + "\n")
 
 
-@pytest.mark.parametrize("more", ["palm.train.rate = 1", "palm.PaLM.norm = None", "palm.PaLM.dtype = 'bfloat16'"])
+@pytest.mark.parametrize(
+    "more", ["palm.train.rate = 1", "palm.PaLM.norm = None", "palm.PaLM.dtype = 'bfloat16'"]
+)
 def test_an_int_is_a_float_and_none_is_optional(tmp_path, more):
     _load(tmp_path, RUN + more + "\n")
     gin_config.bound_call(train)
@@ -206,7 +243,9 @@ def test_an_int_is_a_float_and_none_is_optional(tmp_path, more):
 
 def test_every_required_macro_is_named_at_once(tmp_path):
     text = RUN + "FILES = %gin.REQUIRED\nDIM = %gin.REQUIRED\npalm.train.files = %FILES\n"
-    with pytest.raises(UserError, match=r"DIM, FILES must be set - add --gin.DIM=... --gin.FILES=..."):
+    with pytest.raises(
+        UserError, match=r"DIM, FILES must be set - add --gin.DIM=... --gin.FILES=..."
+    ):
         _load(tmp_path, text)
     _load(tmp_path, text, "DIM=4", "FILES=x")
 
@@ -214,13 +253,17 @@ def test_every_required_macro_is_named_at_once(tmp_path):
 def test_a_macro_that_something_overrides_is_refused_on_the_command_line_only(tmp_path):
     text = RUN + "palm.train.steps = 9\n"
     _load(tmp_path, text)
-    with pytest.raises(UserError, match="--gin.STEPS=3: STEPS has no effect - run.gin:7 uses it, but is overridden"):
+    with pytest.raises(
+        UserError, match="--gin.STEPS=3: STEPS has no effect - run.gin:7 uses it, but is overridden"
+    ):
         _load(tmp_path, text, "STEPS=3")
 
 
 def test_a_reference_that_lacks_parameters_is_refused_before_anything_is_built(tmp_path):
     text = HEAD + "palm.train.steps = 1\npalm.train.model = @palm.PaLM()\n"
-    with pytest.raises(UserError, match=r"run.gin:4: @palm.PaLM\(\) lacks dim - bind palm.PaLM.dim"):
+    with pytest.raises(
+        UserError, match=r"run.gin:4: @palm.PaLM\(\) lacks dim - bind palm.PaLM.dim"
+    ):
         _load(tmp_path, text)
 
 
@@ -232,7 +275,10 @@ def test_a_call_that_lacks_parameters_names_them(tmp_path):
 
 def test_a_missing_file_names_where_it_was_looked_for_and_near_ones(tmp_path):
     _write(tmp_path, RUN, "configs/runs/quickstart.gin")
-    with pytest.raises(UserError, match=r"--gin_file: no file quickstrat.gin in .*did you mean configs/runs/quickstart.gin\?"):
+    with pytest.raises(
+        UserError,
+        match=r"--gin_file: no file quickstrat.gin in .*did you mean configs/runs/quickstart.gin\?",
+    ):
         gin_config.load(["quickstrat.gin"])
     with pytest.raises(UserError, match=r"did you mean configs/runs/quickstart.gin\?"):
         gin_config.load(["configs/run/quickstart.gin"])

@@ -5,7 +5,12 @@ from palmscale.cli.nearest import did_you_mean, nearest
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("TRAIN_STEP", "TRAIN_STEPS"), ("train_steps", "TRAIN_STEPS"), ("PaLM", "palm.PaLM"), ("zzz", None)],
+    [
+        ("TRAIN_STEP", "TRAIN_STEPS"),
+        ("train_steps", "TRAIN_STEPS"),
+        ("PaLM", "palm.PaLM"),
+        ("zzz", None),
+    ],
 )
 def test_nearest_ignores_case_and_finds_last_parts(name, expected):
     assert nearest(name, ["TRAIN_STEPS", "BATCH", "palm.PaLM"]) == expected
