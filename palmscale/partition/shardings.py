@@ -64,6 +64,11 @@ def logical_axes(boxed: Any) -> Any:
     )
 
 
+def unbox(boxed: Any) -> Any:
+    """Returns the tree without boxes. Flax's own unbox would also constrain what is in them."""
+    return jax.tree.map(lambda leaf: leaf.value if _is_box(leaf) else leaf, boxed, is_leaf=_is_box)
+
+
 def make_shardings(boxed: Any, mesh: Mesh, rules: Mapping[str, MeshAxes]) -> Any:
     """Returns the NamedSharding of each leaf of a boxed tree of shapes.
 
@@ -73,7 +78,7 @@ def make_shardings(boxed: Any, mesh: Mesh, rules: Mapping[str, MeshAxes]) -> Any
 
     def one(path: Any, leaf: Any) -> NamedSharding:
         names = leaf.names if _is_box(leaf) else (None,) * leaf.ndim
-        shape = (leaf.unbox() if _is_box(leaf) else leaf).shape
+        shape = leaf.value.shape if _is_box(leaf) else leaf.shape
         named = NamedSharding(mesh, spec(names, rules))
         for size, name, target in zip(shape, names, named.spec, strict=True):
             parts = math.prod(mesh.shape[axis] for axis in _as_tuple(target))
@@ -90,8 +95,7 @@ def make_shardings(boxed: Any, mesh: Mesh, rules: Mapping[str, MeshAxes]) -> Any
 
 def path_name(path: Any) -> str:
     """Returns a tree path as a person writes it: `layers/query`."""
-    # A box adds the name of its own field to the path of the array inside.
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,7 @@ def audit(boxed: Any, mesh: Mesh, rules: Mapping[str, MeshAxes]) -> list[ArrayLa
     """Returns the layout of every array of a boxed tree of shapes, in tree order."""
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=_is_box):
-        array = leaf.unbox() if _is_box(leaf) else leaf
+        array = leaf.value if _is_box(leaf) else leaf
         names = leaf.names if _is_box(leaf) else (None,) * array.ndim
         sharding = NamedSharding(mesh, spec(names, rules))
         shard = math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize

@@ -1,0 +1,133 @@
+"""Cross entropy with z-loss, in chunks along the sequence: whole logits never exist.
+
+PaLM has 256,000 tokens: logits of one sequence of 2048 take 2 GB. Each chunk's logits are made,
+turned into the loss and into its gradient, and dropped, in one pass.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class TokenLoss:
+    """Sums over the tokens of a batch, each token times its weight.
+
+    Attributes:
+        objective: what is minimized, cross_entropy + z_loss. The only field with a gradient.
+        cross_entropy: -log p(target), in nats.
+        z_loss: coefficient * log(Z)^2 (section 5 of the paper: 1e-4).
+        correct: tokens whose likeliest prediction is the target.
+    """
+
+    objective: jax.Array
+    cross_entropy: jax.Array
+    z_loss: jax.Array
+    correct: jax.Array
+
+
+def token_loss(
+    unembed: Callable[[jax.Array], jax.Array],
+    x_BLD: jax.Array,
+    target_BL: jax.Array,
+    weight_BL: jax.Array,
+    *,
+    z_loss: float,
+    chunk_length: int,
+) -> TokenLoss:
+    """Returns the summed losses of `unembed(x_BLD)` against the targets.
+
+    Args:
+        unembed: x_BLD -> float32 logits_BLV, for any L. May close over parameters: they get their
+            gradients too, and only those it reads.
+        x_BLD: output of `hidden`.
+        target_BL: int32 ids.
+        weight_BL: float32, 0 for tokens that do not count.
+        z_loss: coefficient, 0 or more.
+        chunk_length: positions whose logits exist at a time; the last chunk may be shorter.
+    """
+    whole = x_BLD.shape[1] // chunk_length * chunk_length
+    pieces = [(0, whole, chunk_length), (whole, x_BLD.shape[1], x_BLD.shape[1] - whole)]
+    total = TokenLoss(*[jnp.zeros(())] * 4)
+    for start, stop, length in pieces:
+        if start < stop:
+            x_BCD = x_BLD[:, start:stop]
+            # Parameters that `unembed` closes over become arguments, so that the rule below sees them.
+            convert_example = jax.ShapeDtypeStruct((x_BCD.shape[0], length, x_BCD.shape[2]), x_BCD.dtype)
+            function, params = jax.closure_convert(unembed, convert_example)
+            part = _chunked_loss(
+                function, z_loss, length, x_BCD, params, target_BL[:, start:stop], weight_BL[:, start:stop]
+            )
+            total = jax.tree.map(jnp.add, total, part)
+    return total
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _chunked_loss(unembed, z_loss, length, x_BLD, params, target_BL, weight_BL):
+    def add_chunk(total, chunk):
+        x_BCD, target_BC, weight_BC = chunk
+        part, _ = _chunk_loss(unembed(x_BCD, *params), target_BC, weight_BC, z_loss)
+        return jax.tree.map(jnp.add, total, part), None
+
+    chunks = _split((x_BLD, target_BL, weight_BL), length)
+    total, _ = jax.lax.scan(add_chunk, TokenLoss(*[jnp.zeros(())] * 4), chunks)
+    return total
+
+
+def _forward(unembed, z_loss, length, x_BLD, params, target_BL, weight_BL):
+    """The gradient is worked out here, chunk by chunk, so that no logits are made twice."""
+
+    def add_chunk(carry, chunk):
+        total, dparams = carry
+        x_BCD, target_BC, weight_BC = chunk
+        logits_BCV, pull_back = jax.vjp(unembed, x_BCD, *params)
+        part, dlogits_BCV = _chunk_loss(logits_BCV, target_BC, weight_BC, z_loss)
+        dx_BCD, *dchunk = pull_back(dlogits_BCV)
+        carry = jax.tree.map(jnp.add, (total, dparams), (part, dchunk))
+        return carry, dx_BCD
+
+    chunks = _split((x_BLD, target_BL, weight_BL), length)
+    start = (TokenLoss(*[jnp.zeros(())] * 4), [jnp.zeros_like(param) for param in params])
+    (total, dparams), dx_nBCD = jax.lax.scan(add_chunk, start, chunks)
+    return total, (_join(dx_nBCD), dparams)
+
+
+def _backward(unembed, z_loss, length, saved, g):
+    dx_BLD, dparams = jax.tree.map(lambda d: (d * g.objective).astype(d.dtype), saved)
+    return dx_BLD, dparams, None, None
+
+
+_chunked_loss.defvjp(_forward, _backward)
+
+
+def _chunk_loss(logits_BCV, target_BC, weight_BC, z_loss):
+    """Returns the chunk's TokenLoss, and the gradient of its objective in the logits."""
+    log_z_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
+    is_target_BCV = jnp.arange(logits_BCV.shape[-1]) == target_BC[:, :, None]
+    target_logit_BC = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0.0), axis=-1)
+    cross_entropy = jnp.sum(weight_BC * (log_z_BC - target_logit_BC))
+    z_term = jnp.sum(weight_BC * z_loss * log_z_BC**2)
+    correct = jnp.sum(weight_BC * (jnp.argmax(logits_BCV, axis=-1) == target_BC))
+    p_BCV = jnp.exp(logits_BCV - log_z_BC[:, :, None])
+    pull_BC1 = (1 + 2 * z_loss * log_z_BC)[:, :, None]
+    dlogits_BCV = weight_BC[:, :, None] * (p_BCV * pull_BC1 - is_target_BCV)
+    return TokenLoss(cross_entropy + z_term, cross_entropy, z_term, correct), dlogits_BCV
+
+
+def _split(arrays, length):
+    """[B, L, ...] -> [L / length, B, length, ...]: B stays one dim, sharded as it was."""
+
+    def one(a):
+        shape = (a.shape[0], a.shape[1] // length, length, *a.shape[2:])
+        return jnp.moveaxis(a.reshape(shape), 1, 0)
+
+    return jax.tree.map(one, arrays)
+
+
+def _join(a):
+    """[L / length, B, length, D] -> [B, L, D]."""
+    a = jnp.moveaxis(a, 0, 1)
+    return a.reshape(a.shape[0], -1, a.shape[-1])

@@ -1,0 +1,102 @@
+"""The training state, sharded from birth: no device or host ever holds a whole copy."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh
+
+from palmscale.errors import UserError
+from palmscale.optim.build import Optimizer
+from palmscale.partition.rules import MeshAxes
+from palmscale.partition.shardings import logical_axes, make_shardings, path_name, unbox
+
+
+@struct.dataclass
+class TrainState:
+    """What a step takes and returns: the number of steps done, parameters, optimizer state."""
+
+    step: jax.Array
+    params: Any
+    optimizer_state: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StatePlan:
+    """Everything known of the state before it exists.
+
+    Attributes:
+        boxed: TrainState of shapes, with the logical axes of each leaf.
+        abstract: the same without boxes, each shape with its sharding: what restore asks for.
+        transformation: the optimizer, which knows the parameters' layer axes.
+    """
+
+    boxed: TrainState
+    abstract: TrainState
+    transformation: optax.GradientTransformation
+
+    @property
+    def shardings(self) -> TrainState:
+        """The sharding of each leaf of the state."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+
+
+def plan_state(
+    *, model: nn.Module, optimizer: Optimizer, mesh: Mesh, rules: Mapping[str, MeshAxes]
+) -> StatePlan:
+    """Returns the plan of the state of `model` under `optimizer`, by tracing alone.
+
+    Raises:
+        UserError: a parameter without logical axes, or one that does not divide over the mesh.
+    """
+    boxed_params = abstract_params(model)
+    transformation = optimizer.build(logical_axes(boxed_params))
+    boxed = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        params=boxed_params,
+        # The boxes pass through init, which only maps over the parameters: the optimizer's
+        # moments get the parameters' logical axes without anything knowing its state's classes.
+        optimizer_state=jax.eval_shape(transformation.init, boxed_params),
+    )
+    shardings = make_shardings(boxed, mesh, rules)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        unbox(boxed),
+        shardings,
+    )
+    return StatePlan(boxed=boxed, abstract=abstract, transformation=transformation)
+
+
+def abstract_params(model: nn.Module) -> Any:
+    """Returns the shapes of the model's parameters, boxed with their logical axes.
+
+    Raises:
+        UserError: a parameter without logical axes; it would be replicated without a word.
+    """
+    tokens_BL = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    boxed = jax.eval_shape(model.init, {"params": jax.random.key(0)}, tokens_BL)["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        boxed, is_leaf=lambda node: isinstance(node, nn.Partitioned)
+    ):
+        if not isinstance(leaf, nn.Partitioned):
+            raise UserError(
+                f"parameter {path_name(path)} of {type(model).__name__} has no logical axes; "
+                "wrap its initializer in nn.with_logical_partitioning."
+            )
+    return boxed
+
+
+def init_state(plan: StatePlan, model: nn.Module, *, seed: int) -> TrainState:
+    """Returns the state at step 0: a pure function of the seed, the same on any mesh."""
+
+    def init() -> TrainState:
+        tokens_BL = jnp.zeros((1, 1), jnp.int32)
+        params = unbox(model.init({"params": jax.random.key(seed)}, tokens_BL)["params"])
+        return TrainState(jnp.zeros((), jnp.int32), params, plan.transformation.init(params))
+
+    return jax.jit(init, out_shardings=plan.shardings)()

@@ -1,0 +1,153 @@
+"""One train step: a pure (state, batch) -> (state, metrics), the same for training and planning."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from palmscale import axes
+from palmscale.data.stream import Batch
+from palmscale.model.loss import TokenLoss, token_loss
+from palmscale.partition.shardings import constrain
+from palmscale.train.state import StatePlan, TrainState
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def batch_loss(
+    model: nn.Module,
+    params: Any,
+    batch: Batch,
+    *,
+    bos_id: int,
+    z_loss: float,
+    chunk_length: int,
+    rngs: Mapping[str, jax.Array] | None = None,
+) -> TokenLoss:
+    """Returns the summed losses of a batch: each target given what precedes it in its row.
+
+    Rows are read as T5X does: the first input is `bos_id`, the last token is only a target.
+    """
+    target_BL = constrain(batch.target_BL, (axes.BATCH, axes.LENGTH))
+    input_BL = jnp.pad(target_BL[:, :-1], ((0, 0), (1, 0)), constant_values=bos_id)
+    packing = {"segment_BL": batch.segment_BL, "position_BL": batch.position_BL}
+    if batch.segment_BL is not None:
+        starts_BL = jnp.diff(batch.segment_BL, axis=1, prepend=-1) != 0
+        input_BL = jnp.where(starts_BL, bos_id, input_BL)
+    given = {name: value for name, value in packing.items() if value is not None}
+    variables = {"params": params}
+    x_BLD = model.apply(variables, input_BL, rngs=rngs, method="hidden", **given)
+    return token_loss(
+        lambda x_BCD: model.apply(variables, x_BCD, method="unembed"),
+        x_BLD,
+        target_BL,
+        _weights(batch),
+        z_loss=z_loss,
+        chunk_length=chunk_length,
+    )
+
+
+def make_train_step(
+    *,
+    model: nn.Module,
+    plan: StatePlan,
+    bos_id: int,
+    seed: int,
+    z_loss: float,
+    loss_chunk_length: int,
+    microbatches: int = 1,
+) -> TrainStep:
+    """Returns the step, not yet compiled; jit it with the state donated.
+
+    A step whose loss or gradient is not finite keeps the old parameters and optimizer state, and
+    says so in `skipped`. Metrics are means per token over the batch, float32 scalars.
+
+    Args:
+        model: offers `hidden` and `unembed`.
+        plan: of the state; its transformation is the optimizer.
+        bos_id: id before the first token of a row or segment.
+        seed: of the run; randomness is a function of it and the step.
+        z_loss: coefficient of log(Z)^2.
+        loss_chunk_length: positions whose logits exist at a time.
+        microbatches: parts of the batch whose gradients are summed one after another.
+    """
+
+    def objective(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, TokenLoss]:
+        loss = batch_loss(
+            model,
+            params,
+            batch,
+            bos_id=bos_id,
+            z_loss=z_loss,
+            chunk_length=loss_chunk_length,
+            rngs={"dropout": key},
+        )
+        return loss.objective, loss
+
+    def gradients(params: Any, batch: Batch, key: jax.Array) -> tuple[Any, TokenLoss]:
+        grad = jax.grad(objective, has_aux=True)
+        if microbatches == 1:
+            return grad(params, batch, key)
+
+        def accumulate(total, part_and_key):
+            return jax.tree.map(jnp.add, total, grad(params, *part_and_key)), None
+
+        parts = jax.tree.map(lambda a: split_rows(a, microbatches), batch)
+        keys = jax.random.split(key, microbatches)
+        nothing = jax.tree.map(
+            jnp.zeros_like, (params, TokenLoss(*[jnp.zeros((), jnp.float32)] * 4))
+        )
+        return jax.lax.scan(accumulate, nothing, (parts, keys))[0]
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, loss = gradients(state.params, batch, key)
+        tokens = jnp.sum(_weights(batch))
+        grads, loss = jax.tree.map(lambda a: a / jnp.maximum(tokens, 1.0), (grads, loss))
+        grad_norm = optax.global_norm(grads)
+        updates, optimizer_state = plan.transformation.update(
+            grads, state.optimizer_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        ok = jnp.isfinite(loss.objective) & jnp.isfinite(grad_norm)
+
+        def keep_old_unless_ok(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
+
+        new = TrainState(
+            step=state.step + 1,
+            params=keep_old_unless_ok(params, state.params),
+            optimizer_state=keep_old_unless_ok(optimizer_state, state.optimizer_state),
+        )
+        metrics = {
+            "loss": loss.cross_entropy,
+            "z_loss": loss.z_loss,
+            "accuracy": loss.correct,
+            "grad_norm": grad_norm,
+            "param_norm": optax.global_norm(new.params),
+            "update_norm": optax.global_norm(updates),
+            "tokens": tokens,
+            "skipped": 1.0 - ok,
+        }
+        return new, metrics
+
+    return train_step
+
+
+def split_rows(a_B: jax.Array, parts: int) -> jax.Array:
+    """Returns [B, ...] as [parts, B / parts, ...], part i being rows i, i + parts, ...
+
+    A device holds consecutive rows, so each has its share of every part: none waits, none moves.
+    """
+    a = a_B.reshape(a_B.shape[0] // parts, parts, *a_B.shape[1:])
+    return jnp.moveaxis(a, 1, 0)
+
+
+def _weights(batch: Batch) -> jax.Array:
+    if batch.weight_BL is None:
+        return jnp.ones(batch.target_BL.shape, jnp.float32)
+    return batch.weight_BL.astype(jnp.float32)
