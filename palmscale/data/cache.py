@@ -93,9 +93,17 @@ class Split:
                     )
                 return self._readers[shard].read(places)
             except RuntimeError as error:
-                rows = [int(self._starts[shard]) + place for place in places[:4]]
                 detail = str(error).splitlines()[0]
-                raise self._corrupt(shard, f"rows {rows} ... cannot be read ({detail})") from None
+                row = self._starts[shard] + self._first_unreadable(shard, places)
+                raise self._corrupt(shard, f"row {row} cannot be read ({detail})") from None
+
+    def _first_unreadable(self, shard: int, places: list[int]) -> int:
+        for place in places if self._readers[shard] is not None else ():
+            try:
+                self._readers[shard].read([place])
+            except RuntimeError:
+                return place
+        return places[0]
 
     def _corrupt(self, shard: int, what: str) -> CorruptionError:
         return CorruptionError(

@@ -19,6 +19,7 @@ from palmscale.errors import UserError
 
 # An exception that passes through TensorFlow comes out as text; kept here, it comes out as it went in.
 _failures: dict[str, UserError] = {}
+_ready: list = []  # the seqio module, once it is imported and set up
 _NOISE = re.compile(rb"oneDNN|cudart|cuda drivers|cuInit|cpu_feature_guard|rebuild TensorFlow|absl::Init")
 
 
@@ -27,8 +28,8 @@ def import_seqio():
 
     Raises UserError where it is not installed. Takes some ten seconds the first time.
     """
-    if "seqio" in sys.modules and "tensorflow" in sys.modules:
-        return sys.modules["seqio"]
+    if _ready:
+        return _ready[0]
     try:
         with _without_noise():
             import seqio
@@ -43,6 +44,7 @@ def import_seqio():
             " text into tokens - build the cache on another machine with `palmscale data build` and copy"
             " its directory here, or install the full package with `pip install palmscale`"
         ) from None
+    _ready.append(seqio)
     return seqio
 
 

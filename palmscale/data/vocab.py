@@ -135,18 +135,16 @@ def load_vocabulary(description: dict[str, Any], directory: str | Path) -> Vocab
     Raises CorruptionError when the file is no longer the one described.
     """
     if description["kind"] == ByteVocabulary.name:
-        vocabulary = ByteVocabulary()
-    elif description["kind"] == SentencePieceVocabulary.name:
-        path = Path(directory) / description["file"]
-        vocabulary = SentencePieceVocabulary(str(path))
-    else:
+        return ByteVocabulary()
+    if description["kind"] != SentencePieceVocabulary.name:
         raise UserError(
             f"vocabulary kind {description['kind']!r} is unknown - this palmscale knows"
             f" {ByteVocabulary.name!r} and {SentencePieceVocabulary.name!r} - use a newer palmscale"
         )
-    if vocabulary.digest != description["digest"]:
+    path = Path(directory) / description["file"]
+    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != description["digest"]:
         raise CorruptionError(
-            f"the vocabulary in {directory} differs from the one described beside it - restore the"
-            " file, or build the cache again"
+            f"{path} differs from the digest stored beside it - a cache must be as it was built - restore"
+            " the file, or delete the directory so that it is built again"
         )
-    return vocabulary
+    return SentencePieceVocabulary(str(path))
