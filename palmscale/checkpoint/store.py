@@ -379,8 +379,8 @@ def _context() -> ocp.Context:
 
 
 def _not_empty(items: dict[str, Any]) -> dict[str, Any]:
-    # Orbax refuses an item without arrays, such as the state of an optimizer that has none, and then
-    # leaves threads behind that keep the process alive for five minutes.
+    # Orbax refuses an item without arrays, such as the state of an optimizer that has none, and
+    # then leaves threads behind that keep the process alive for five minutes.
     return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 

@@ -1,4 +1,4 @@
-"""What the program says to a person: plain lines on stderr that never tear the live progress line."""
+"""What the program says to a person: lines on stderr that never tear the live progress."""
 
 import logging
 
@@ -9,7 +9,8 @@ console = rich.console.Console(stderr=True)
 
 _logger = logging.getLogger("palmscale")
 # They report each file and each handler at INFO or WARNING; errors still come through.
-_CHATTY = ("absl", "orbax", "jax._src.distributed", "jax._src.xla_bridge", "tensorflow", "etils")
+_CHATTY = ("absl", "orbax", "jax._src.distributed", "jax._src.xla_bridge", "tensorflow", "etils",
+           "tensorboardX")
 
 
 def say(message: str) -> None:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric, steps_to_delete
 
 METRIC = "held_out_bits_per_byte"
-policies = st.builds(KeepPolicy, latest=st.integers(1, 5), every_steps=st.none() | st.integers(1, 20),
-                     best=st.integers(0, 3))
+policies = st.builds(KeepPolicy, latest=st.integers(1, 5), best=st.integers(0, 3),
+                     every_steps=st.none() | st.integers(1, 20))
 runs = st.dictionaries(st.integers(0, 100), st.floats() | st.none(), max_size=20)
 
 

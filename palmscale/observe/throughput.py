@@ -1,0 +1,95 @@
+"""How fast a run is: tokens a second, model FLOPs utilization, time spent waiting for data."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+# Dense bfloat16 FLOP/s of one JAX device, as the vendor states it, by the beginning of its
+# `device_kind`; the longest that fits counts. Google Cloud's pages of TPU versions (v5e and v6e
+# call themselves "lite"); NVIDIA's data sheets, whose figures with sparsity are twice these.
+_PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def flops_per_token(*, num_params: int, num_layers: int, heads: int, head_dim: int,
+                    sequence_length: int) -> float:
+    """The FLOPs that training one token takes, 6N + 12 L H Q T: PaLM (2022), appendix B.
+
+    A matrix product of N parameters takes 2N forward and 4N backward; the second term is that of
+    attention's two products over all T positions. Recomputation is not counted, and causality is
+    not taken off.
+    """
+    return 6.0 * num_params + 12.0 * num_layers * heads * head_dim * sequence_length
+
+
+def peak_flops_per_device(device_kind: str) -> float | None:
+    """The vendor's dense bfloat16 FLOP/s of a JAX device, or None where it is not known."""
+    fitting = [name for name in _PEAK_FLOPS if device_kind.startswith(name)]
+    return _PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+
+
+class Throughput:
+    """Counts tokens, time and waiting since the last report.
+
+    `peak_flops` is that of all devices together; without it, or without `flops_per_token`, there is
+    no MFU. `clock` returns seconds.
+    """
+
+    def __init__(self, *, flops_per_token: float | None = None, peak_flops: float | None = None,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self._flops_per_token = flops_per_token
+        self._peak_flops = peak_flops
+        self._clock = clock
+        self._start()
+
+    def _start(self) -> None:
+        self._started = self._clock()
+        self._tokens = 0
+        self._waited_seconds = 0.0
+
+    def add(self, tokens: int) -> None:
+        """Counts the tokens of steps that are done, of all hosts together."""
+        self._tokens += tokens
+
+    @contextlib.contextmanager
+    def waiting_for_input(self) -> Iterator[None]:
+        """Counts the time inside the `with` as time spent waiting for the next batch."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._waited_seconds += self._clock() - began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time inside the `with` out: evaluation and samples are not training."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._started += self._clock() - began
+
+    def report(self) -> dict[str, float]:
+        """`tokens_per_second`, `input_wait_fraction` and, where known, `mfu`; and starts anew.
+
+        Empty where no time has passed.
+        """
+        seconds = self._clock() - self._started
+        if seconds <= 0:
+            return {}
+        rates = {"tokens_per_second": self._tokens / seconds,
+                 "input_wait_fraction": min(1.0, self._waited_seconds / seconds)}
+        if self._flops_per_token and self._peak_flops:
+            rates["mfu"] = rates["tokens_per_second"] * self._flops_per_token / self._peak_flops
+        self._start()
+        return rates

@@ -1,0 +1,184 @@
+"""Where metrics go: JSON lines always, TensorBoard and Weights & Biases as extras."""
+
+import importlib
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol
+
+from palmscale.errors import UserError
+from palmscale.observe import log
+
+
+class MetricWriter(Protocol):
+    """Anything that takes the metrics of a step."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of `step`."""
+
+    def truncate_from(self, step: int) -> None:
+        """Drops `step` and all later ones: training goes on from there, again."""
+
+    def close(self) -> None:
+        """Finishes what was taken."""
+
+
+class Writers:
+    """Several writers as one. One that raises is named in a warning, once, and not called again."""
+
+    def __init__(self, writers: Sequence[MetricWriter]) -> None:
+        self._writers = list(writers)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Hands the metrics of `step` to every writer that has not failed."""
+        self._each("write", step, metrics)
+
+    def truncate_from(self, step: int) -> None:
+        """Has every writer drop `step` and all later ones."""
+        self._each("truncate_from", step)
+
+    def close(self) -> None:
+        """Closes every writer that has not failed."""
+        self._each("close")
+
+    def _each(self, method: str, *arguments: Any) -> None:
+        for writer in list(self._writers):
+            try:
+                getattr(writer, method)(*arguments)
+            except Exception as error:  # of whatever kind: a metric is never worth the run
+                self._writers.remove(writer)
+                log.warn(f"{type(writer).__name__} failed and is no longer used: "
+                         f"{type(error).__name__}: {error}")
+
+
+class JsonLines:
+    """One line of JSON a step in the file `path`, in order, each flushed.
+
+    A value that is not finite becomes null, for JSON has none. A line that a kill tore is dropped.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._file = None
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends {"step": step, ...metrics}."""
+        if self._file is None:
+            self._keep_before(math.inf)
+            self._file = open(self._path, "a", encoding="utf-8")
+        values = {name: float(value) for name, value in metrics.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def truncate_from(self, step: int) -> None:
+        """Drops the lines of `step` and later, so that each step stands once after a resume."""
+        self.close()
+        self._keep_before(step)
+
+    def close(self) -> None:
+        """Closes the file; a later write opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _keep_before(self, step: float) -> None:
+        if not self._path.exists():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
+        if kept != lines:
+            partial = self._path.with_name(self._path.name + ".partial")
+            partial.write_text("".join(kept), encoding="utf-8")
+            os.replace(partial, self._path)
+
+
+class TensorBoard:
+    """TensorBoard event files in `directory`, written by tensorboardX: no TensorFlow."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self._directory = str(directory)
+        self._package = _extra_package("tensorboardX", "tensorboard")
+        self._purge_step: int | None = None
+        self._events = None
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds one scalar for each metric."""
+        if self._events is None:
+            # By default the name ends in seconds, and a file of the same second is overwritten.
+            self._events = self._package.SummaryWriter(
+                self._directory, purge_step=self._purge_step,
+                filename_suffix=f".{time.time_ns()}")
+        for name, value in metrics.items():
+            self._events.add_scalar(name, float(value), step)
+
+    def truncate_from(self, step: int) -> None:
+        """Has TensorBoard leave out what earlier files say of `step` and later."""
+        self.close()
+        self._purge_step = step
+
+    def close(self) -> None:
+        """Closes the event file; a later write begins another one."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+class WeightsAndBiases:
+    """A Weights & Biases run, the same one after a resume: <directory>/wandb_run_id holds its id.
+
+    The run is opened at the first write, so that a network that is down does not stop training.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, project: str, name: str | None = None,
+                 mode: Literal["online", "offline"] = "online") -> None:
+        if mode not in ("online", "offline"):
+            raise UserError(f"Weights & Biases has no mode {mode!r} - online or offline is needed "
+                            "- choose one.")
+        self._package = _extra_package("wandb", "wandb")
+        self._directory = Path(directory)
+        self._settings = {"project": project, "name": name, "mode": mode}
+        self._run = None
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs the metrics against `step`, an axis of its own: W&B's counter cannot go back."""
+        if self._run is None:
+            self._run = self._opened_run()
+        self._run.log({"step": step} | {name: float(value) for name, value in metrics.items()})
+
+    def truncate_from(self, step: int) -> None:
+        """Does nothing: what a run has logged stays, and the same steps are logged again."""
+
+    def close(self) -> None:
+        """Finishes the run, which a later write resumes."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+    def _opened_run(self) -> Any:
+        id_path = self._directory / "wandb_run_id"
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if not id_path.exists():
+            id_path.write_text(secrets.token_hex(4), encoding="utf-8")
+        # It would otherwise take hold of stdout and stderr and tear the progress line.
+        settings = self._package.Settings(console="off", silent=True)
+        # Offline there is nothing to look up: the pieces of one id are joined when they are synced.
+        resume = "allow" if self._settings["mode"] == "online" else None
+        run = self._package.init(dir=str(self._directory), id=id_path.read_text(encoding="utf-8"),
+                                 resume=resume, settings=settings, **self._settings)
+        run.define_metric("*", step_metric="step")
+        return run
+
+
+def _extra_package(package: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"the package {package} is not installed - the metric writer needs it - "
+                        f"run: pip install 'palmscale[{extra}]'") from error

@@ -1,0 +1,38 @@
+import logging
+
+import pytest
+
+from palmscale.observe import log
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    names = ["palmscale", *log._CHATTY]
+    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
+    yield
+    for logger, level in before:
+        logger.setLevel(level)
+    log._logger.handlers, log._logger.propagate = [], True
+
+
+def test_messages_go_to_stderr_once_each_with_nothing_added(capsys):
+    log.set_up()
+    log.set_up()
+    log.say("saved [step] 10")
+    log.warn("a " + "long " * 60 + "line")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "saved [step] 10\nwarning: a " + "long " * 60 + "line\n"
+
+
+def test_several_processes_say_which_one_speaks(capsys):
+    log.set_up(process_index=3, process_count=4)
+    log.say("hello")
+    assert capsys.readouterr().err == "[3] hello\n"
+
+
+def test_libraries_chatter_is_silent_and_their_errors_are_not(capsys, caplog):
+    log.set_up()
+    logging.getLogger("absl").warning("chatter")
+    logging.getLogger("absl").error("trouble")
+    assert [record.message for record in caplog.records] == ["trouble"]
