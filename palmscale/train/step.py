@@ -45,7 +45,7 @@ def batch_loss(
         lambda x_BCD: model.apply(variables, x_BCD, method="unembed"),
         x_BLD,
         target_BL,
-        _weights(batch),
+        token_weights(batch),
         z_loss=z_loss,
         chunk_length=chunk_length,
     )
@@ -106,7 +106,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         grads, loss = gradients(state.params, batch, key)
-        tokens = jnp.sum(_weights(batch))
+        tokens = jnp.sum(token_weights(batch))
         grads, loss = jax.tree.map(lambda a: a / jnp.maximum(tokens, 1.0), (grads, loss))
         grad_norm = optax.global_norm(grads)
         updates, optimizer_state = plan.transformation.update(
@@ -147,7 +147,8 @@ def split_rows(a_B: jax.Array, parts: int) -> jax.Array:
     return jnp.moveaxis(a, 1, 0)
 
 
-def _weights(batch: Batch) -> jax.Array:
+def token_weights(batch: Batch) -> jax.Array:
+    """Returns weight_BL, float32: 1 for every token where the batch gives none."""
     if batch.weight_BL is None:
         return jnp.ones(batch.target_BL.shape, jnp.float32)
     return batch.weight_BL.astype(jnp.float32)

@@ -1,0 +1,89 @@
+"""Generation: the prompt in one pass, then a token at a time, from an explicit, growing cache."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from palmscale.errors import UserError
+from palmscale.infer.cache import empty_cache, grown
+from palmscale.infer.sampling import Sampling, sample
+from palmscale.model.attention import Cache
+
+_FIRST_SLOTS = 128
+
+
+def generate(
+    *,
+    model: nn.Module,
+    params: Any,
+    prompt: np.ndarray,
+    sampling: Sampling,
+    seed: int,
+    num_samples: int = 1,
+    max_tokens: int,
+) -> Iterator[np.ndarray]:
+    """Yields the next token of each sample, int32 [num_samples], `max_tokens` times.
+
+    Args:
+        model: offers `extend` and `unembed`, as PaLM does.
+        params: of the model, on the devices that generate.
+        prompt: int32 [L], L at least 1: begin with the bos id.
+        sampling: how tokens are drawn.
+        seed: the same seed gives the same tokens, however the cache grew; samples differ.
+        num_samples: continuations drawn side by side.
+        max_tokens: tokens to draw for each.
+
+    Raises:
+        UserError: an empty prompt, or a model that cannot generate.
+    """
+    if not hasattr(model, "extend"):
+        raise UserError(
+            f"{type(model).__name__} cannot generate: it needs `extend(tokens_BL, cache)`; "
+            "see palmscale.model.palm.PaLM."
+        )
+    if len(prompt) < 1:
+        raise UserError("the prompt has no token; begin it with the vocabulary's bos id.")
+    key = jax.random.key(seed)
+    tokens_BL = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (num_samples, len(prompt)))
+    slots = _FIRST_SLOTS
+    while slots <= len(prompt):
+        slots *= 2
+    cache = empty_cache(
+        layers=model.depth,
+        batch=num_samples,
+        slots=slots,
+        head_dim=model.dim_head,
+        dtype=model.dtype,
+    )
+    length = 0
+    for position in range(max_tokens):
+        length += tokens_BL.shape[1]
+        if length > slots:
+            # Doubling compiles one program for each power of two, and copies each key once or twice.
+            slots *= 2
+            cache = grown(cache, slots)
+        token_B, cache = _next_token(
+            model, sampling, params, tokens_BL, cache, jax.random.fold_in(key, position)
+        )
+        yield np.asarray(token_B)
+        tokens_BL = token_B[:, None]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(4,))
+def _next_token(
+    model: nn.Module,
+    sampling: Sampling,
+    params: Any,
+    tokens_BL: jax.Array,
+    cache: Cache,
+    key: jax.Array,
+) -> tuple[jax.Array, Cache]:
+    variables = {"params": params}
+    x_BLD, cache = model.apply(variables, tokens_BL, cache, method="extend")
+    logits_BLV = model.apply(variables, x_BLD[:, -1:], method="unembed")
+    return sample(logits_BLV[:, 0], key, sampling), cache
