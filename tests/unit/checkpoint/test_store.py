@@ -299,7 +299,7 @@ def test_killed_at_any_moment_the_last_verified_step_restores(tmp_path):
             with pytest.raises(UserError, match=f"pid {process.pid} "):
                 Lease(workdir)
             process.send_signal(signal.SIGKILL)
-        with Lease(workdir) as lease, CheckpointStore(workdir / "checkpoints", lease=lease) as store:
+        with Lease(workdir) as lease, CheckpointStore(reader.directory, lease=lease) as store:
             assert not list(store.directory.glob("*tmp*"))
             snapshot = restore(store)
         assert snapshot.step > last
