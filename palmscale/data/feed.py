@@ -18,9 +18,10 @@ _POLL_SECONDS = 0.1
 class Feed:
     """Iterates over (cursor of the batch, Batch of global arrays) from `cursor` on, endlessly.
 
-    A background thread reads and places up to `prefetch` batches ahead. What goes wrong in it is raised
-    by the next `next()`. `wait_seconds` adds up how long the caller waited. `sharding` is that of a
-    [batch, length] array; every batch size of the schedule must divide over it (UserError).
+    A background thread reads and places up to `prefetch` batches ahead. What goes wrong in it is
+    raised by the next `next()`. `wait_seconds` adds up how long the caller waited. `sharding` is
+    that of a [batch, length] array; every batch size of the schedule must divide over it
+    (UserError).
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class Feed:
         self._failure = None
         self._ready = queue.Queue(maxsize=self._prefetch)
         self._stopped = threading.Event()
-        # The thread gets its own queue and event: one that is late to stop cannot touch its successor's.
+        # The thread gets its own queue and event: one that is late to stop cannot touch its
+        # successor's.
         arguments = (self._stream, self._sharding, cursor, self._ready, self._stopped)
         self._thread = threading.Thread(target=_fill, args=arguments, name="feed", daemon=True)
         self._thread.start()
@@ -82,10 +84,10 @@ def held_out_batches(
     max_sequences: int | None = None,
     pad_id: int = 0,
 ) -> Iterator[Batch]:
-    """Yields the split's first `max_sequences` rows (all, if None) in stored order, as global arrays.
+    """Yields the split's first `max_sequences` rows (None: all) in stored order, as global arrays.
 
-    Every batch carries weights, 1 for a row and 0 for the rows that fill up the last one, so that all
-    compile to one program.
+    Every batch carries weights, 1 for a row and 0 for the rows that fill up the last one, so that
+    all compile to one program.
     """
     check_divides(sharding, batch_sequences)
     rows = split.num_rows if max_sequences is None else min(split.num_rows, max_sequences)
@@ -117,8 +119,8 @@ def check_divides(sharding: NamedSharding, batch_sequences: int) -> None:
     if batch_sequences % shards:
         axes = " x ".join(f"{name}={sharding.mesh.shape[name]}" for name in names)
         raise UserError(
-            f"a batch of {batch_sequences} sequences does not divide over {axes} - each device needs the"
-            f" same number - use a multiple of {shards}, or a smaller mesh"
+            f"a batch of {batch_sequences} sequences does not divide over {axes} - each device"
+            f" needs the same number - use a multiple of {shards}, or a smaller mesh"
         )
 
 

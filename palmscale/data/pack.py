@@ -1,4 +1,4 @@
-"""Documents to rows: shuffle, join with [eod], split at the sequence length; and a row's stored bytes."""
+"""Documents to rows: shuffle, join with [eod], split at the sequence length; a row's record."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,15 @@ _CHUNK_TOKENS = 1 << 22
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
-    """Returns the narrowest stored type that holds every id: uint16 up to 65,536 ids, else uint32."""
+    """Returns the narrowest type that stores every id: uint16 up to 65,536 ids, else uint32."""
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
 def shuffled(documents: list, *, seed: int) -> Iterator:
     """Yields the documents in an order that depends on the seed and their number alone.
 
-    Packing puts neighbors into one row, so documents are shuffled before it: rows alone would not do.
+    Packing puts neighbors into one row, so documents are shuffled before it: rows alone would not
+    do.
     """
     order = permute(np.arange(len(documents)), size=len(documents), key=f"documents:{seed}")
     return (documents[i] for i in order)
@@ -58,7 +59,7 @@ def encode_row(tokens: np.ndarray, row: int, dtype: np.dtype) -> bytes:
 
 
 def decode_row(record: bytes, row: int, dtype: np.dtype) -> np.ndarray:
-    """Returns the tokens of `encode_row`'s record; raises CorruptionError if they are not this row's."""
+    """Returns the tokens of `encode_row`'s record; CorruptionError if they are not this row's."""
     payload = record[:-_CRC_BYTES]
     if record[-_CRC_BYTES:] != _crc(payload, row):
         raise CorruptionError(f"row {row} differs from its checksum")

@@ -1,4 +1,4 @@
-"""A shuffled order that is computed, not stored: any position's item in constant time and memory."""
+"""A shuffled order that is computed, not stored: any place in it costs constant time."""
 
 import hashlib
 
@@ -8,11 +8,12 @@ _ROUNDS = 8
 
 
 def permute(index: np.ndarray, *, size: int, key: str) -> np.ndarray:
-    """Returns where each index in [0, size) goes under the permutation of range(size) named by `key`.
+    """Returns where each index goes under the permutation of range(size) that `key` names.
 
-    A Feistel network over the smallest domain 4^h >= size; what falls outside the range is sent through
-    again until it is inside (cycle walking: fewer than 4 passes on average). A pure function of
-    (index, size, key) on any machine and any NumPy. Raises IndexError when an index is out of range.
+    A Feistel network over the smallest domain 4^h >= size; what falls outside the range is sent
+    through again until it is inside (cycle walking: fewer than 4 passes on average). A pure
+    function of (index, size, key) on any machine and any NumPy. Raises IndexError when an index is
+    out of range.
     """
     place = np.asarray(index, dtype=np.uint64)
     if place.size and int(place.max()) >= size:
@@ -36,7 +37,8 @@ def _feistel(place: np.ndarray, round_keys: np.ndarray, half_bits: int) -> np.nd
 
 
 def _mix(word: np.ndarray) -> np.ndarray:
-    # The finalizer of SplitMix64 (Steele, Lea and Flood 2014): every input bit reaches every output bit.
+    # The finalizer of SplitMix64 (Steele, Lea and Flood 2014): every input bit reaches every output
+    # bit.
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))

@@ -19,16 +19,17 @@ _KINDS = ("text_files", "jsonl_files", "source_directories", "mixture_or_task")
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Which text to train on, and how much of it to hold out; by default the standard library's sources.
+    """Which text to train on and how much to hold out; by default the standard library's sources.
 
     At most one of the first four is given. `text_files` are globs of UTF-8 files, a document each;
     `jsonl_files` globs of files with an object {"text": ...} on each line; `source_directories` are
     searched for files ending in `suffixes`; `mixture_or_task` is a name in SeqIO's registries.
 
-    Held out are whole units, so that nothing is learned from the rest of the same one: files of text
-    or jsonl (documents, where there is one jsonl file), top-level packages or modules of source code.
-    They are taken in the order of their name's sha256 until `held_out_fraction` of the bytes is
-    reached. A lone unit is never held out. A mixture or task has its own split "validation", or none.
+    Held out are whole units, so that nothing is learned from the rest of the same one: files of
+    text or jsonl (documents, where there is one jsonl file), top-level packages or modules of
+    source code. They are taken in the order of their name's sha256 until `held_out_fraction` of the
+    bytes is reached. A lone unit is never held out. A mixture or task has its own split
+    "validation", or none.
     """
 
     text_files: str | tuple[str, ...] | None = None
@@ -42,17 +43,19 @@ class Corpus:
         given = [kind for kind in _KINDS if getattr(self, kind)]
         if len(given) > 1:
             raise UserError(
-                f"{' and '.join(kind.upper() for kind in given)} are both given - a run trains on one"
-                f" corpus - keep one of {', '.join(kind.upper() for kind in _KINDS)}"
+                f"{' and '.join(kind.upper() for kind in given)} are both given - a run trains on"
+                f" one corpus - keep one of {', '.join(kind.upper() for kind in _KINDS)}"
             )
         if not 0 <= self.held_out_fraction < 1:
             raise UserError(
-                f"HELD_OUT_FRACTION={self.held_out_fraction} - needed is a part of the text, from 0 to"
-                " below 1 - use for example 0.05"
+                f"HELD_OUT_FRACTION={self.held_out_fraction} - needed is a part of the text, from 0"
+                " to below 1 - use for example 0.05"
             )
         for field in ("text_files", "jsonl_files", "source_directories", "suffixes"):
             value = getattr(self, field)
-            object.__setattr__(self, field, (value,) if isinstance(value, str) else tuple(value or ()))
+            object.__setattr__(
+                self, field, (value,) if isinstance(value, str) else tuple(value or ())
+            )
 
     @property
     def kind(self) -> str:
@@ -66,7 +69,7 @@ class Corpus:
 
 @dataclass(frozen=True, order=True)
 class SourceFile:
-    """A file of a corpus: its name relative to the corpus, and the unit that is held out with it."""
+    """A file of a corpus: its name within the corpus, and the unit that is held out with it."""
 
     name: str
     unit: str
@@ -101,14 +104,14 @@ def fingerprint(corpus: Corpus) -> list[dict[str, Any]]:
 def documents(corpus: Corpus, split: str) -> Iterator[tuple[str, str]]:
     """Yields (name, text) of each document of "train" or "validation", in the order of names.
 
-    Documents without text are left out. Raises UserError with the file, and the place in it, where text
-    is not what it should be; and when the corpus has no text at all.
+    Documents without text are left out. Raises UserError with the file, and the place in it, where
+    text is not what it should be; and when the corpus has no text at all.
     """
     files = find_files(corpus)
     if not any(os.path.getsize(file.path) for file in files):
         raise UserError(
-            f"the corpus is empty: none of its {len(files)} files has any text - at least some text is"
-            f" needed - correct {corpus.kind.upper()}"
+            f"the corpus is empty: none of its {len(files)} files has any text - at least some text"
+            f" is needed - correct {corpus.kind.upper()}"
         )
     if corpus.kind == "jsonl_files":
         yield from _jsonl_documents(corpus, files, split)
@@ -146,8 +149,8 @@ def _read_text(file: SourceFile, *, skip_undecodable: bool) -> str:
         if skip_undecodable:
             return ""
         raise UserError(
-            f"{file.path}: byte {error.start} is not UTF-8 - text must be UTF-8 - convert the file, for"
-            " example with iconv, or leave it out"
+            f"{file.path}: byte {error.start} is not UTF-8 - text must be UTF-8 - convert the file,"
+            " for example with iconv, or leave it out"
         ) from None
 
 
@@ -158,7 +161,11 @@ def _jsonl_documents(
         sizes = {file.unit: os.path.getsize(file.path) for file in files}
     else:
         with _open(files[0]) as stream:
-            sizes = {f"{files[0].name}:{i}": len(line) for i, line in enumerate(stream, 1) if line.strip()}
+            sizes = {
+                f"{files[0].name}:{i}": len(line)
+                for i, line in enumerate(stream, 1)
+                if line.strip()
+            }
     held_out = _held_out(sizes, corpus.held_out_fraction)
     for file in files:
         with _open(file) as stream:
@@ -176,12 +183,13 @@ def _line_text(line: bytes, place: str) -> str:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{place}: byte {error.start} of the line is not UTF-8 - text must be UTF-8 - convert the"
-            " file or leave the line out"
+            f"{place}: byte {error.start} of the line is not UTF-8 - text must be UTF-8 - convert"
+            " the file or leave the line out"
         ) from None
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{place}: not JSON ({error.msg} at column {error.colno}) - each line must be an object with"
+            f"{place}: not JSON ({error.msg} at column {error.colno}) - each line must be an object"
+            " with"
             ' the key "text" - correct the line'
         ) from None
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
@@ -193,8 +201,8 @@ def _line_text(line: bytes, place: str) -> str:
         value["text"].encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{place}: the text has half of a surrogate pair at character {error.start}, which UTF-8"
-            " cannot hold - text must be Unicode - correct the line"
+            f"{place}: the text has half of a surrogate pair at character {error.start}, which"
+            " UTF-8 cannot hold - text must be Unicode - correct the line"
         ) from None
     return value["text"]
 
@@ -203,11 +211,13 @@ def _globbed(patterns: tuple[str, ...], macro: str) -> list[SourceFile]:
     paths = set()
     for pattern in patterns:
         expanded = os.path.expanduser(pattern)
-        found = {os.path.abspath(p) for p in glob.glob(expanded, recursive=True) if os.path.isfile(p)}
+        found = {
+            os.path.abspath(p) for p in glob.glob(expanded, recursive=True) if os.path.isfile(p)
+        }
         if not found:
             raise UserError(
-                f"{macro}={pattern!r} matches no file in {os.path.abspath(_glob_root(expanded))} - at"
-                f" least one is needed - correct {macro}"
+                f"{macro}={pattern!r} matches no file in {os.path.abspath(_glob_root(expanded))} -"
+                f" at least one is needed - correct {macro}"
             )
         paths |= found
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -234,8 +244,8 @@ def _source_files(directories: tuple[str, ...], suffixes: tuple[str, ...]) -> li
         found = list(_walk(root, suffixes))
         if not found:
             raise UserError(
-                f"no file in {root} ends in {' or '.join(suffixes)} - at least one is needed - correct"
-                " SOURCE_DIRECTORIES or SUFFIXES"
+                f"no file in {root} ends in {' or '.join(suffixes)} - at least one is needed -"
+                " correct SOURCE_DIRECTORIES or SUFFIXES"
             )
         for path in found:
             top = Path(path).relative_to(root).parts[0]
@@ -255,6 +265,6 @@ def _open(file: SourceFile):
         return open(file.path, "rb")
     except OSError as error:
         raise UserError(
-            f"{file.path} cannot be read ({error.strerror}) - every file of the corpus must be - correct"
-            " its permissions or leave it out"
+            f"{file.path} cannot be read ({error.strerror}) - every file of the corpus must be -"
+            " correct its permissions or leave it out"
         ) from None

@@ -1,7 +1,8 @@
 """A position in the data is a number: step to row numbers, row numbers to stored rows. NumPy only.
 
-Row *numbers* count what the run consumes, 0, 1, 2 ... for ever. Number r is in epoch r // num_rows, and
-a permutation keyed by (seed, epoch) says which stored row it is. Which host reads a row plays no part.
+Row *numbers* count what the run consumes, 0, 1, 2 ... for ever. Number r is in epoch r // num_rows,
+and a permutation keyed by (seed, epoch) says which stored row it is. Which host reads a row plays
+no part.
 """
 
 from collections.abc import Mapping
@@ -46,8 +47,8 @@ class BatchSchedule:
         steps = [step for step, _ in stages]
         if not stages or steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:])):
             raise UserError(
-                f"BATCH_SCHEDULE={self.stages!r} - needed are pairs (first step, batch sequences) of"
-                " whole numbers whose first steps begin at 0 and increase - write for example"
+                f"BATCH_SCHEDULE={self.stages!r} - needed are pairs (first step, batch sequences)"
+                " of whole numbers whose first steps begin at 0 and increase - write for example"
                 " ((0, 512), (50_000, 1024))"
             )
         if any(sequences < 1 for _, sequences in stages):
@@ -89,7 +90,11 @@ class Cursor:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the cursor as plain lists and numbers."""
-        return {"step": self.step, "next_row": self.next_row, "skips": [list(s) for s in self.skips]}
+        return {
+            "step": self.step,
+            "next_row": self.next_row,
+            "skips": [list(s) for s in self.skips],
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Cursor":
@@ -111,8 +116,8 @@ class Rows(Protocol):
 class RowStream:
     """The endless sequence of rows that training consumes, each stored row once an epoch.
 
-    Everything is a pure function of (stored rows, seed, cursor), and a jump anywhere costs what a step
-    does. Raises UserError when there are no rows.
+    Everything is a pure function of (stored rows, seed, cursor), and a jump anywhere costs what a
+    step does. Raises UserError when there are no rows.
     """
 
     def __init__(self, *, split: Rows, seed: int, schedule: BatchSchedule):
@@ -124,7 +129,7 @@ class RowStream:
         self.split, self.seed, self.schedule = split, seed, schedule
 
     def cursor(self, step: int, skips: tuple[tuple[int, int], ...] = ()) -> Cursor:
-        """Returns where a run from step 0 under this schedule stands at `step`, hopping over skips."""
+        """Returns where a run from step 0 on this schedule stands at `step`, hopping over skips."""
         rows = self.schedule.rows_before(step)
         return Cursor(step=step, next_row=_after(0, rows, skips), skips=skips)
 

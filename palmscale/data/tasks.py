@@ -1,4 +1,4 @@
-"""The corpus as a SeqIO Task or Mixture: the only way text becomes tokens. Imports TensorFlow when used."""
+"""The corpus as a SeqIO Task or Mixture: the only way from text to tokens."""
 
 import contextlib
 import difflib
@@ -9,6 +9,8 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +19,16 @@ from palmscale.data.sources import TRAIN, VALIDATION, Corpus
 from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from palmscale.errors import UserError
 
-# An exception that passes through TensorFlow comes out as text; kept here, it comes out as it went in.
+# An exception that passes through TensorFlow comes out as text; kept here, it comes out as it went
+# in.
 _failures: dict[str, UserError] = {}
-_ready: list = []  # the seqio module, once it is imported and set up
-_NOISE = re.compile(rb"oneDNN|cudart|cuda drivers|cuInit|cpu_feature_guard|rebuild TensorFlow|absl::Init")
+_ready: list[ModuleType] = []  # the seqio module, once it is imported and set up
+_NOISE = re.compile(
+    rb"oneDNN|cudart|cuda drivers|cuInit|cpu_feature_guard|rebuild TensorFlow|absl::Init"
+)
 
 
-def import_seqio():
+def import_seqio() -> ModuleType:
     """Returns the seqio module, with TensorFlow kept quiet and away from the accelerators.
 
     Raises UserError where it is not installed. Takes some ten seconds the first time.
@@ -36,19 +41,22 @@ def import_seqio():
             import tensorflow as tf
 
             tf.get_logger().setLevel("ERROR")
-            with contextlib.suppress(RuntimeError):  # in use already: a user's module started TensorFlow
+            with contextlib.suppress(
+                RuntimeError
+            ):  # in use already: a user's module started TensorFlow
                 tf.config.set_visible_devices([], "GPU")
     except ModuleNotFoundError as error:
         raise UserError(
-            f"building a cache needs {error.name!r}, which is not installed - SeqIO and TensorFlow turn"
-            " text into tokens - build the cache on another machine with `palmscale data build` and copy"
-            " its directory here, or install the full package with `pip install palmscale`"
+            f"building a cache needs {error.name!r}, which is not installed - SeqIO and TensorFlow"
+            " turn text into tokens - build the cache on another machine with `palmscale data"
+            " build` and copy its directory here, or install the full package with `pip install"
+            " palmscale`"
         ) from None
     _ready.append(seqio)
     return seqio
 
 
-def task_of(corpus: Corpus, vocabulary: Vocabulary):
+def task_of(corpus: Corpus, vocabulary: Vocabulary) -> Any:
     """Returns the SeqIO Task or Mixture of the corpus, registered.
 
     Local text gets a Task named by its definition. A `mixture_or_task` must have been registered by
@@ -63,14 +71,16 @@ def task_of(corpus: Corpus, vocabulary: Vocabulary):
         return seqio.TaskRegistry.get(name)
     return seqio.TaskRegistry.add(
         name,
-        source=seqio.FunctionDataSource(_dataset_function(corpus, name), splits=(TRAIN, VALIDATION)),
+        source=seqio.FunctionDataSource(
+            _dataset_function(corpus, name), splits=(TRAIN, VALIDATION)
+        ),
         preprocessors=[seqio.preprocessors.tokenize],
         output_features={"targets": seqio.Feature(_as_seqio(vocabulary), add_eos=False)},
     )
 
 
 def vocabulary_of(corpus: Corpus, vocabulary: Vocabulary | None = None) -> Vocabulary:
-    """Returns the vocabulary that the corpus is tokenized by: a mixture's or task's own, else the one given.
+    """Returns the vocabulary the corpus is encoded by: a mixture's or task's own, else the given.
 
     Raises UserError for a SeqIO vocabulary that has no equal here.
     """
@@ -80,7 +90,8 @@ def vocabulary_of(corpus: Corpus, vocabulary: Vocabulary | None = None) -> Vocab
     if "targets" not in provider.output_features:
         raise UserError(
             f"MIXTURE_OR_TASK={provider.name!r} has no output feature 'targets' (it has"
-            f" {', '.join(provider.output_features)}) - a decoder trains on 'targets' - rename the feature"
+            f" {', '.join(provider.output_features)}) - a decoder trains on 'targets' - rename the"
+            " feature"
         )
     theirs = provider.output_features["targets"].vocabulary
     if isinstance(theirs, seqio.ByteVocabulary) and not theirs.extra_ids:
@@ -88,9 +99,9 @@ def vocabulary_of(corpus: Corpus, vocabulary: Vocabulary | None = None) -> Vocab
     if isinstance(theirs, seqio.SentencePieceVocabulary) and not theirs.extra_ids:
         return SentencePieceVocabulary(theirs.sentencepiece_model_file)
     raise UserError(
-        f"MIXTURE_OR_TASK={provider.name!r} uses {type(theirs).__name__} with {theirs.extra_ids} extra"
-        " ids - known are seqio.ByteVocabulary and seqio.SentencePieceVocabulary without extra ids - give"
-        " the feature 'targets' one of these"
+        f"MIXTURE_OR_TASK={provider.name!r} uses {type(theirs).__name__} with {theirs.extra_ids}"
+        " extra ids - known are seqio.ByteVocabulary and seqio.SentencePieceVocabulary without"
+        " extra ids - give the feature 'targets' one of these"
     )
 
 
@@ -99,11 +110,12 @@ def documents(
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yields (token ids, int32, without eod; UTF-8 bytes of the text) of each document, once.
 
-    All goes through SeqIO's get_dataset, so a task's own preprocessors apply. `sequence_length` is None:
-    documents come whole. An eod that a preprocessor appended is taken off again. A mixture samples
-    documents at its rates, the same ones every time, and ends when its first task does, unless the mixture
-    was given another `sample_fn`: the rates hold from the first document to the last, and what the longer
-    tasks have left is not read. A task without a split "validation" yields nothing for it.
+    All goes through SeqIO's get_dataset, so a task's own preprocessors apply. `sequence_length` is
+    None: documents come whole. An eod that a preprocessor appended is taken off again. A mixture
+    samples documents at its rates, the same ones every time, and ends when its first task does,
+    unless the mixture was given another `sample_fn`: the rates hold from the first document to the
+    last, and what the longer tasks have left is not read. A task without a split "validation"
+    yields nothing for it.
     """
     provider = task_of(corpus, vocabulary)
     if split not in provider.splits:
@@ -113,7 +125,13 @@ def documents(
                 f" {', '.join(provider.splits)}) - training reads it - add it to the task's source"
             )
         return
-    options = {"split": split, "shuffle": False, "seed": 0, "num_epochs": 1, "try_in_mem_cache": False}
+    options = {
+        "split": split,
+        "shuffle": False,
+        "seed": 0,
+        "num_epochs": 1,
+        "try_in_mem_cache": False,
+    }
     if not hasattr(provider, "preprocessors"):
         options["copy_pretokenized"] = True  # a Mixture drops the text otherwise
     _failures.pop(provider.name, None)
@@ -122,8 +140,8 @@ def documents(
         ids = np.asarray(example["targets"], dtype=np.int32)
         if ids.ndim != 1:
             raise UserError(
-                f"MIXTURE_OR_TASK={provider.name!r} gives targets of shape {ids.shape} - a document is a"
-                " 1-D array of token ids - let the last preprocessor give that"
+                f"MIXTURE_OR_TASK={provider.name!r} gives targets of shape {ids.shape} - a document"
+                " is a 1-D array of token ids - let the last preprocessor give that"
             )
         if len(ids) and ids[-1] == vocabulary.eod_id:
             ids = ids[:-1]
@@ -142,10 +160,14 @@ def _registered(seqio, name: str):
     except ValueError:
         known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"registered are {known or 'none'};"
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else f"registered are {known or 'none'};"
+    )
     raise UserError(
-        f"MIXTURE_OR_TASK={name!r} is not registered with SeqIO - a module must register it before - {hint}"
-        " import your module in the gin file, or correct the name"
+        f"MIXTURE_OR_TASK={name!r} is not registered with SeqIO - a module must register it before"
+        f" - {hint} import your module in the gin file, or correct the name"
     )
 
 
@@ -177,13 +199,16 @@ def _as_seqio(vocabulary: Vocabulary):
         return seqio.ByteVocabulary()
 
     class Adapter(seqio.PassThroughVocabulary):
-        # SeqIO's own SentencePiece op is two to six times slower than the sentencepiece package and loses
-        # a literal U+2581; prompts are encoded by `vocabulary`, so training text must be as well.
+        # SeqIO's own SentencePiece op is two to six times slower than the sentencepiece package and
+        # loses a literal U+2581; prompts are encoded by `vocabulary`, so training text must be as
+        # well.
         def _encode(self, s):
             return vocabulary.encode(s).tolist()
 
         def _encode_tf(self, s):
-            ids = tf.numpy_function(lambda text: vocabulary.encode(text.decode("utf-8")), [s], tf.int32)
+            ids = tf.numpy_function(
+                lambda text: vocabulary.encode(text.decode("utf-8")), [s], tf.int32
+            )
             return tf.ensure_shape(ids, [None])
 
         def _decode(self, ids):

@@ -77,8 +77,8 @@ class SentencePieceVocabulary:
             self._model = Path(model_file).expanduser().read_bytes()
         except OSError as error:
             raise UserError(
-                f"SentencePiece model {model_file!r} cannot be read ({error.strerror}) - needed is a"
-                " file that SentencePiece trained - correct the path"
+                f"SentencePiece model {model_file!r} cannot be read ({error.strerror}) - needed is"
+                " a file that SentencePiece trained - correct the path"
             ) from None
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
@@ -120,8 +120,8 @@ class SentencePieceVocabulary:
         (directory / self._FILE).write_bytes(self._model)
 
     def _find_escape(self) -> list[int] | None:
-        # The byte pieces of U+2581. Splitting at it is exact only where a text's ids do not depend on
-        # being first in the text (no dummy prefix) and white space is kept as it is.
+        # The byte pieces of U+2581. Splitting at it is exact only where a text's ids do not depend
+        # on being first in the text (no dummy prefix) and white space is kept as it is.
         ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in "\u2581".encode()]
         probe = " a  b "
         lossless = self._processor.decode(self._processor.encode(probe)) == probe
@@ -144,7 +144,7 @@ def load_vocabulary(description: dict[str, Any], directory: str | Path) -> Vocab
     path = Path(directory) / description["file"]
     if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != description["digest"]:
         raise CorruptionError(
-            f"{path} differs from the digest stored beside it - a cache must be as it was built - restore"
-            " the file, or delete the directory so that it is built again"
+            f"{path} differs from the digest stored beside it - a cache must be as it was built -"
+            " restore the file, or delete the directory so that it is built again"
         )
     return SentencePieceVocabulary(str(path))

@@ -14,7 +14,7 @@ from palmscale.data.feed import Feed, held_out_batches
 from palmscale.data.stream import BatchSchedule, Cursor, RowStream
 from palmscale.errors import UserError
 
-# Run by two processes with two devices each. Prints which rows this process read, and its shards' values.
+# Run by two processes with two devices each; each prints what it read and whether it is right.
 TWO_PROCESSES = """
 import json, sys
 import jax, numpy as np
@@ -43,7 +43,8 @@ for name, devices in {"data_over_hosts": by_process, "model_over_hosts": by_proc
     want = stream.read(stream.batch_rows(cursor))
     right = all(np.array_equal(s.data, want[s.index]) for s in batch.target_BL.addressable_shards)
     held = list(held_out_batches(split, sharding=sharding, batch_sequences=8, max_sequences=10))
-    ones = [int(sum(np.asarray(s.data).sum() for s in b.weight_BL.addressable_shards if s.replica_id == 0)) for b in held]
+    shards = [[s for s in b.weight_BL.addressable_shards if s.replica_id == 0] for b in held]
+    ones = [int(sum(np.asarray(shard.data).sum() for shard in own)) for own in shards]
     out[name] = {"reads": reads, "right": right, "weights": ones}
 print(json.dumps(out))
 """
@@ -67,7 +68,9 @@ class Numbers:
 
 @pytest.fixture
 def sharding():
-    return NamedSharding(Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model")), PartitionSpec("data"))
+    return NamedSharding(
+        Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model")), PartitionSpec("data")
+    )
 
 
 def stream_of(split=None, stages=((0, 4), (3, 8))):
@@ -135,9 +138,17 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_read():
 
 
 def test_held_out_batches_are_the_first_rows_with_weight_zero_for_filling(sharding):
-    batches = list(held_out_batches(Numbers(), sharding=sharding, batch_sequences=8, max_sequences=20, pad_id=7))
+    batches = list(
+        held_out_batches(
+            Numbers(), sharding=sharding, batch_sequences=8, max_sequences=20, pad_id=7
+        )
+    )
     rows, weights = (np.concatenate(a) for a in zip(*[(b.target_BL, b.weight_BL) for b in batches]))
-    assert rows.shape == (24, 2) and rows[:20, 0].tolist() == list(range(20)) and (rows[20:] == 7).all()
+    assert (
+        rows.shape == (24, 2)
+        and rows[:20, 0].tolist() == list(range(20))
+        and (rows[20:] == 7).all()
+    )
     assert weights[:20].min() == 1 and weights[20:].max() == 0
     everything = held_out_batches(Numbers(), sharding=sharding, batch_sequences=8)
     assert sum(int(batch.weight_BL[:, 0].sum()) for batch in everything) == Numbers.num_rows
@@ -148,8 +159,12 @@ def test_two_processes_read_only_their_own_rows_once_on_any_mesh():
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     commands = [[sys.executable, "-c", TWO_PROCESSES, port, str(i)] for i in range(2)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    outputs = [json.loads(process.communicate(timeout=100)[0].splitlines()[-1]) for process in processes]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands
+    ]
+    outputs = [
+        json.loads(process.communicate(timeout=100)[0].splitlines()[-1]) for process in processes
+    ]
     for output in outputs:
         # Half the rows each, once for both devices of the model axis.
         assert output["data_over_hosts"]["reads"][0] == 4

@@ -16,7 +16,9 @@ EOD = 1
     chunk_tokens=st.integers(1, 100),
 )
 def test_rows_are_the_documents_joined_by_eod_and_cut(lengths, sequence_length, chunk_tokens):
-    documents = [np.arange(10 * i + 3, 10 * i + 3 + n, dtype=np.uint16) for i, n in enumerate(lengths)]
+    documents = [
+        np.arange(10 * i + 3, 10 * i + 3 + n, dtype=np.uint16) for i, n in enumerate(lengths)
+    ]
     stream = [token for document in documents for token in [*document.tolist(), EOD]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "_CHUNK_TOKENS", chunk_tokens)

@@ -26,7 +26,18 @@ def test_keys_give_different_orders_and_neighbors_part():
 
 def test_the_order_is_the_same_for_ever():
     # Checkpoints hold row numbers: another order under an old number would repeat and lose data.
-    assert permute(np.arange(10), size=10, key="rows:0:0").tolist() == [9, 3, 6, 8, 1, 7, 2, 4, 5, 0]
+    assert permute(np.arange(10), size=10, key="rows:0:0").tolist() == [
+        9,
+        3,
+        6,
+        8,
+        1,
+        7,
+        2,
+        4,
+        5,
+        0,
+    ]
 
 
 def test_an_index_beyond_the_size_is_refused():

@@ -40,7 +40,9 @@ def test_splits_share_no_file_and_lose_none(texts):
 
 
 def test_the_held_out_files_depend_on_names_alone(texts, tmp_path):
-    by_hash = sorted((f"text{i}.txt" for i in range(20)), key=lambda n: hashlib.sha256(n.encode()).digest())
+    by_hash = sorted(
+        (f"text{i}.txt" for i in range(20)), key=lambda n: hashlib.sha256(n.encode()).digest()
+    )
     assert names(texts, VALIDATION) == sorted(by_hash[:4])
 
 
@@ -50,7 +52,10 @@ def test_text_comes_byte_for_byte(texts, tmp_path):
 
 def test_two_units_hold_out_one_and_a_lone_unit_none(tmp_path):
     write(tmp_path, a_txt="short", b_txt="long " * 1000)
-    both, alone = Corpus(text_files=str(tmp_path / "*.txt")), Corpus(text_files=str(tmp_path / "a.txt"))
+    both, alone = (
+        Corpus(text_files=str(tmp_path / "*.txt")),
+        Corpus(text_files=str(tmp_path / "a.txt")),
+    )
     assert len(names(both, TRAIN)) == len(names(both, VALIDATION)) == 1
     assert names(alone, TRAIN) == ["a.txt"] and names(alone, VALIDATION) == []
     none = Corpus(text_files=str(tmp_path / "*.txt"), held_out_fraction=0)
@@ -59,7 +64,13 @@ def test_two_units_hold_out_one_and_a_lone_unit_none(tmp_path):
 
 def test_source_directories_hold_out_whole_packages(tmp_path):
     files = {f"lib__p{i}__m{j}_py": f"x = {i * j}\n" * 9 for i in range(8) for j in range(3)}
-    write(tmp_path, **files, lib__single_py="y = 1\n", lib__p0__notes_md="no", lib__p0__tests__t_py="no")
+    write(
+        tmp_path,
+        **files,
+        lib__single_py="y = 1\n",
+        lib__p0__notes_md="no",
+        lib__p0__tests__t_py="no",
+    )
     corpus = Corpus(source_directories=str(tmp_path / "lib"), held_out_fraction=0.3)
     train, held = ({n.split("/")[0] for n in names(corpus, s)} for s in (TRAIN, VALIDATION))
     assert held and not train & held and train | held == {*(f"p{i}" for i in range(8)), "single.py"}
@@ -75,7 +86,9 @@ def test_equal_names_in_two_directories_stay_apart(tmp_path):
 def test_the_default_is_the_standard_library_without_its_tests():
     files = find_files(Corpus())
     assert {"argparse.py", "json/decoder.py"} <= {file.name for file in files}
-    assert not any(re.search(r"(^|/)(tests?|site-packages|__pycache__)/", file.name) for file in files)
+    assert not any(
+        re.search(r"(^|/)(tests?|site-packages|__pycache__)/", file.name) for file in files
+    )
     assert {file.unit for file in files if file.name.startswith("json/")} == {"json"}
 
 
@@ -100,7 +113,9 @@ def test_fingerprint_is_of_names_and_content(texts, tmp_path):
 
 
 def test_two_corpora_at_once_are_refused_by_macro_name():
-    with pytest.raises(UserError, match="TEXT_FILES and MIXTURE_OR_TASK .*JSONL_FILES, SOURCE_DIRECTORIES"):
+    with pytest.raises(
+        UserError, match="TEXT_FILES and MIXTURE_OR_TASK .*JSONL_FILES, SOURCE_DIRECTORIES"
+    ):
         Corpus(text_files="a", mixture_or_task="b")
 
 
@@ -127,7 +142,9 @@ def test_an_empty_corpus_is_refused(tmp_path):
 
 def test_bytes_that_are_not_utf8_are_named_with_their_offset(tmp_path):
     write(tmp_path, a_txt=b"good \xff bad")
-    assert re.search(r"a\.txt: byte 5 is not UTF-8", refusal(Corpus(text_files=str(tmp_path / "a.txt"))))
+    assert re.search(
+        r"a\.txt: byte 5 is not UTF-8", refusal(Corpus(text_files=str(tmp_path / "a.txt")))
+    )
 
 
 @pytest.mark.parametrize(

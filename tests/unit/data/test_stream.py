@@ -39,7 +39,10 @@ def flat(batches):
 
 
 schedules = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 12)), max_size=4).map(
-    lambda pairs: ((0, 5), *((sum(p[0] for p in pairs[: i + 1]), n) for i, (_, n) in enumerate(pairs)))
+    lambda pairs: (
+        (0, 5),
+        *((sum(p[0] for p in pairs[: i + 1]), n) for i, (_, n) in enumerate(pairs)),
+    )
 )
 
 
@@ -51,12 +54,29 @@ def test_rows_before_a_step_are_the_sum_of_the_batches_before_it(stages, steps):
 
 def test_the_papers_schedule_consumes_what_the_paper_says():
     paper = BatchSchedule(((0, 512), (50_000, 1024), (115_000, 2048)))
-    assert [paper.sequences(s) for s in (0, 49_999, 50_000, 114_999, 115_000)] == [512, 512, 1024, 1024, 2048]
+    assert [paper.sequences(s) for s in (0, 49_999, 50_000, 114_999, 115_000)] == [
+        512,
+        512,
+        1024,
+        1024,
+        2048,
+    ]
     assert paper.rows_before(255_000) * 2048 == pytest.approx(780e9, rel=0.02)
 
 
 @pytest.mark.parametrize(
-    "stages", [(), ((1, 4),), ((0, 4), (0, 8)), ((0, 4), (9, 8), (5, 8)), ((0, 0),), ((0, -3),), (0, 16), ((0, 1.5),), 16]
+    "stages",
+    [
+        (),
+        ((1, 4),),
+        ((0, 4), (0, 8)),
+        ((0, 4), (9, 8), (5, 8)),
+        ((0, 0),),
+        ((0, -3),),
+        (0, 16),
+        ((0, 1.5),),
+        16,
+    ],
 )
 def test_a_wrong_schedule_is_refused_by_its_macro_name(stages):
     with pytest.raises(UserError, match="BATCH_SCHEDULE=") as caught:
@@ -76,7 +96,9 @@ def test_each_row_comes_once_an_epoch(num_rows, seed):
 def test_epochs_and_seeds_are_shuffled_differently():
     stream, other = stream_of(1000), stream_of(1000, seed=1)
     first, second = stream.indices(np.arange(1000)), stream.indices(np.arange(1000, 2000))
-    assert (first == second).mean() < 0.02 and (first == other.indices(np.arange(1000))).mean() < 0.02
+    assert (first == second).mean() < 0.02 and (
+        first == other.indices(np.arange(1000))
+    ).mean() < 0.02
 
 
 @given(stages=schedules, steps=st.integers(0, 40))
@@ -87,7 +109,12 @@ def test_a_jump_to_any_step_equals_walking_there(stages, steps):
     assert flat(batches) == list(range(stream.schedule.rows_before(steps)))
 
 
-@given(first_skip=st.integers(1, 90), second_skip=st.integers(1, 90), at=st.integers(0, 12), back=st.integers(0, 12))
+@given(
+    first_skip=st.integers(1, 90),
+    second_skip=st.integers(1, 90),
+    at=st.integers(0, 12),
+    back=st.integers(0, 12),
+)
 def test_skipping_leaves_out_exactly_the_next_rows(first_skip, second_skip, at, back):
     """Twice, the second time from before, within or after the first skip, as after two rewinds."""
     stream = stream_of()
@@ -95,7 +122,9 @@ def test_skipping_leaves_out_exactly_the_next_rows(first_skip, second_skip, at, 
     _, cursor = run(stream, Cursor(), at)
     rows_before = stream.schedule.rows_before(at)
     cursor = stream.skip(cursor, first_skip)
-    expected = [r for r, _ in zip(plain, range(2000)) if not rows_before <= r < rows_before + first_skip]
+    expected = [
+        r for r, _ in zip(plain, range(2000)) if not rows_before <= r < rows_before + first_skip
+    ]
     again = stream.cursor(back, cursor.skips)
     done = stream.schedule.rows_before(back)
     assert flat(run(stream, again, 20)[0])[:200] == expected[done : done + 200]
@@ -124,7 +153,9 @@ def test_rows_are_the_same_however_the_batch_is_sliced_and_whatever_its_size():
     numbers = np.arange(40, 120)  # across two epochs' ends
     whole = stream.read(numbers)
     for pieces in (2, 5, 8):
-        assert np.array_equal(np.concatenate([stream.read(p) for p in np.split(numbers, pieces)]), whole)
+        assert np.array_equal(
+            np.concatenate([stream.read(p) for p in np.split(numbers, pieces)]), whole
+        )
     other = stream_of(50, stages=((0, 3), (2, 11)))
     a, b = (s.read(np.array(flat(run(s, Cursor(), 12)[0])[:36])) for s in (stream, other))
     assert np.array_equal(a, b)

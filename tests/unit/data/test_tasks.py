@@ -1,4 +1,4 @@
-"""SeqIO and TensorFlow take seconds to import and leave registries behind: one subprocess runs it all."""
+"""SeqIO and TensorFlow take seconds to import and leave registries behind: one process for all."""
 
 import json
 import pathlib
@@ -44,12 +44,14 @@ out["named task"] = tasks.task_of(text, BYTES).name in seqio.TaskRegistry.names(
 import sentencepiece
 model = io.BytesIO()
 sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["some text 0123456789 naïve"] * 50), model_writer=model, vocab_size=290, eos_id=1,
-    byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False, pad_id=0, unk_id=2,
-    bos_id=-1, remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2)
+    sentence_iterator=iter(["some text 0123456789 naïve"] * 50), model_writer=model,
+    vocab_size=290, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+    byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
+    remove_extra_whitespaces=False, minloglevel=2)
 (root / "m.model").write_bytes(model.getvalue())
 pieces = SentencePieceVocabulary(str(root / "m.model"))
-out["pieces"] = [pieces.decode(ids) for ids, _ in read(text, pieces)] == [BYTES.decode(ids) for ids, _ in train]
+texts = lambda vocabulary: [vocabulary.decode(ids) for ids, _ in read(text, vocabulary)]
+out["pieces"] = texts(pieces) == texts(BYTES)
 
 (root / "bad.utf").write_bytes(b"good \xff")
 out["bad utf-8"] = refusal(lambda: read(Corpus(text_files=str(root / "bad.utf"))))
@@ -60,7 +62,9 @@ def source(texts, splits=("train",)):
         return tf.data.Dataset.from_tensor_slices({"targets": [f"{split} {t}" for t in texts]})
     return seqio.FunctionDataSource(dataset, splits=splits)
 
-def add(name, texts, *, vocabulary=seqio.ByteVocabulary(), feature="targets", splits=("train",), steps=()):
+BYTE = seqio.ByteVocabulary()
+
+def add(name, texts, *, vocabulary=BYTE, feature="targets", splits=("train",), steps=()):
     preprocessors = [seqio.preprocessors.tokenize, *steps]
     if feature != "targets":
         preprocessors = [lambda ds: ds.map(lambda x: {feature: x["targets"]}), *preprocessors]
@@ -83,12 +87,15 @@ untold = lambda ds: ds.map(lambda x: {"targets": x["targets"]})
 out["counted by decoding"] = [size for _, size in read(add("my_untold", ["é"], steps=[untold]))]
 out["no validation"] = read(Corpus(mixture_or_task="my_untold"), split="validation")
 
-mine = add("my_pieces", ["text"], vocabulary=seqio.SentencePieceVocabulary(str(root / "m.model")))
+theirs = seqio.SentencePieceVocabulary(str(root / "m.model"))
+mine = add("my_pieces", ["text"], vocabulary=theirs)
 out["their pieces"] = tasks.vocabulary_of(mine, BYTES).digest == pieces.digest
 odd = add("my_odd", ["x"], vocabulary=seqio.PassThroughVocabulary(9), steps=())
 out["odd vocabulary"] = refusal(lambda: tasks.vocabulary_of(odd))
-out["extra ids"] = refusal(lambda: tasks.vocabulary_of(add("my_extra", "x", vocabulary=seqio.ByteVocabulary(100))))
-out["feature"] = refusal(lambda: tasks.vocabulary_of(add("my_feature", "x", feature="words")))
+extra = add("my_extra", "x", vocabulary=seqio.ByteVocabulary(100))
+out["extra ids"] = refusal(lambda: tasks.vocabulary_of(extra))
+words = add("my_words", "x", feature="words")
+out["feature"] = refusal(lambda: tasks.vocabulary_of(words))
 out["split"] = refusal(lambda: read(add("my_test_only", "x", splits=("test",))))
 out["near"] = refusal(lambda: read(Corpus(mixture_or_task="my_uper")))
 out["far"] = refusal(lambda: read(Corpus(mixture_or_task="zzzzzzzz")))
@@ -103,8 +110,9 @@ out["mixture again"] = mixed == [BYTES.decode(ids) for ids, _ in read(mixture)]
 
 build = dict(vocabulary=BYTES, sequence_length=16, seed=0, cache_directory=root / "caches")
 cache = open_or_build(corpus=mixture, **build)
-out["cache"] = [cache.vocabulary.name, cache.split("train").documents, cache.split("validation").num_rows]
-cache = open_or_build(corpus=Corpus(text_files=str(root / "?.txt")), **build | {"vocabulary": pieces})
+train, held = cache.split("train"), cache.split("validation")
+out["cache"] = [cache.vocabulary.name, train.documents, held.num_rows]
+cache = open_or_build(corpus=text, **build | {"vocabulary": pieces})
 out["cache of pieces"] = cache.vocabulary.digest == pieces.digest
 print(json.dumps(out))
 """
@@ -113,7 +121,9 @@ print(json.dumps(out))
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("tasks"))]
-    return subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[3])
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[3]
+    )
 
 
 @pytest.fixture(scope="module")

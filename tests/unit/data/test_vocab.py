@@ -10,18 +10,41 @@ from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary, load_v
 from palmscale.errors import CorruptionError, UserError
 
 TEXT = "def encode(text):\n    return text  # two  spaces, \ttab\r\n" * 40
-HARD = ["", " ", "  a  b ", "\ttab\r\n", "naïve 日本 👩‍👩‍👧", "\x00\x1b", "\ufeffbom", "a▁b▁▁", "▁", "▁ ▁", "</s><s>"]
+HARD = [
+    "",
+    " ",
+    "  a  b ",
+    "\ttab\r\n",
+    "naïve 日本 👩‍👩‍👧",
+    "\x00\x1b",
+    "\ufeffbom",
+    "a▁b▁▁",
+    "▁",
+    "▁ ▁",
+    "</s><s>",
+]
 
 
 def train(path, **options):
     model = io.BytesIO()
-    defaults = dict(
-        vocab_size=300, byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
-        remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, pad_id=0, eos_id=1, unk_id=2,
-        bos_id=-1, hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
+    defaults = {
+        "vocab_size": 300,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True,
+        "pad_id": 0,
+        "eos_id": 1,
+        "unk_id": 2,
+        "bos_id": -1,
+        "hard_vocab_limit": False,
+        "minloglevel": 2,
+    }
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT.splitlines(keepends=True)), model_writer=model, **(defaults | options)
+        sentence_iterator=iter(TEXT.splitlines(keepends=True)),
+        model_writer=model,
+        **(defaults | options),
     )
     path.write_bytes(model.getvalue())
     return str(path)
@@ -42,7 +65,12 @@ def test_bytes_round_trip_any_text(text):
 
 def test_bytes_have_seqios_ids_and_decode_skips_specials():
     vocabulary = ByteVocabulary()
-    assert (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eod_id, vocabulary.size) == (0, 0, 1, 259)
+    assert (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eod_id, vocabulary.size) == (
+        0,
+        0,
+        1,
+        259,
+    )
     assert vocabulary.encode("a").tolist() == [100]
     assert vocabulary.decode([0, 1, 2, 100, 259, 100_000, -1]) == "a"
     assert vocabulary.decode([0xFF + 3]) == "\ufffd"
@@ -56,7 +84,10 @@ def test_a_lossless_model_round_trips_hard_text(model_file, text):
 
 def test_decoding_ignores_ids_outside_the_vocabulary(model_file):
     vocabulary = SentencePieceVocabulary(model_file)
-    assert vocabulary.decode([*vocabulary.encode("text"), vocabulary.eod_id, vocabulary.size + 5, -1]) == "text"
+    assert (
+        vocabulary.decode([*vocabulary.encode("text"), vocabulary.eod_id, vocabulary.size + 5, -1])
+        == "text"
+    )
 
 
 def test_a_model_with_a_dummy_prefix_encodes_as_sentencepiece_does(tmp_path):
