@@ -4,7 +4,7 @@ Run it once for each original, in an environment that has what the original need
 code is in this repository, and no test needs torch:
 
     # https://github.com/conceptofmind/PaLM-flax (350ab12), with jax, flax and einops installed
-    python tests/parity/make_goldens.py palm_flax --source=PaLM-flax/palm_flax/palm_flax.py
+    python tests/parity/make_goldens.py palm_flax --source=PaLM-flax
 
     # https://github.com/lucidrains/PaLM-pytorch, from PyPI. --no-deps: it asks for triton.
     pip install torch==2.13.0 numpy && pip install --no-deps PaLM-pytorch==0.2.2 einops
@@ -17,13 +17,13 @@ Both are given float32 weights and write float32 logits [batch, length, vocabula
 import argparse
 import pathlib
 import sys
-import types
 
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "support"))
 import formula_weights  # noqa: E402
+import original_palm_flax  # noqa: E402
 
 
 def fused(flat: dict, layer: int) -> np.ndarray:
@@ -32,24 +32,9 @@ def fused(flat: dict, layer: int) -> np.ndarray:
     return np.concatenate([flat[f"{layer}/{name}"] for name in names], axis=1)
 
 
-def load_palm_flax(source: pathlib.Path) -> types.ModuleType:
-    """Returns PaLM-flax as a module, with the two lines that stop it from running replaced."""
-    text = source.read_text()
-    for old, new in (
-        ("from einops import rearrange", "import numpy\nfrom einops import rearrange"),
-        ("x.split(2, axis = -1)", "jnp.split(x, 2, axis = -1)"),
-    ):
-        if text.count(old) != 1:
-            sys.exit(f"make_goldens: {source} has no line with {old!r}; is it 350ab12?")
-        text = text.replace(old, new)
-    module = types.ModuleType("palm_flax")
-    exec(compile(text, str(source), "exec"), module.__dict__)
-    return module
-
-
 def run_palm_flax(case: str, source: pathlib.Path) -> np.ndarray:
     flat = formula_weights.weights(case)
-    model = load_palm_flax(source).PaLM(**formula_weights.CASES[case])
+    model = original_palm_flax.load(source).PaLM(**formula_weights.CASES[case])
     transformer = {}
     for i in range(model.depth):
         transformer[f"PreNorm_{i}"] = {"LayerNorm_0": {"scale": flat[f"{i}/norm"]}}
@@ -90,10 +75,10 @@ def run_palm_pytorch(case: str) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("original", choices=("palm_flax", "palm_pytorch"))
-    parser.add_argument("--source", type=pathlib.Path, help="palm_flax.py of PaLM-flax")
+    parser.add_argument("--source", type=pathlib.Path, help="checkout of PaLM-flax")
     args = parser.parse_args()
-    if args.original == "palm_flax" and not (args.source and args.source.is_file()):
-        parser.error(f"--source={args.source} is no file; give the palm_flax.py of PaLM-flax.")
+    if args.original == "palm_flax" and args.source is None:
+        parser.error("palm_flax needs --source, a checkout of PaLM-flax.")
     logits = {}
     for case in formula_weights.CASES:
         if args.original == "palm_flax":
