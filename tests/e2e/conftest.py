@@ -1,0 +1,56 @@
+"""One small corpus, one row cache and one finished run, which the tests of this folder share."""
+
+import shutil
+
+import pytest
+
+import tiny_run
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A folder of text: palmscale's own sources, 0.2 MB."""
+    folder = tmp_path_factory.mktemp("text")
+    for path in sorted((tiny_run.CHECKOUT / "palmscale").glob("*/*.py")):
+        shutil.copy(path, folder / f"{path.parent.name}_{path.stem}.txt")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(text, tmp_path_factory):
+    """The arguments of a tiny run on 4 x 2 simulated devices, with some gin names changed."""
+    caches = tmp_path_factory.mktemp("caches")
+
+    def arguments(workdir, **changes):
+        values = tiny_run.TINY | {"TEXT_FILES": f"{text}/*.txt", "CACHE_DIRECTORY": caches}
+        command = ["train", "--gin_file=configs/runs/quickstart.gin", f"--workdir={workdir}"]
+        return [*command, *tiny_run.bindings(values | changes)]
+
+    return arguments
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory):
+    """The workdir of a run that nobody disturbed; it built the cache. Not to be written to."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    tiny_run.run(*tiny(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def row_cache(finished, text):
+    """The folder of the cache that the finished run built."""
+    (manifest,) = (finished.parents[1]).glob("caches*/text_files-*/manifest.json")
+    return manifest.parent
+
+
+@pytest.fixture
+def flip():
+    """Flips one bit of a file, in its middle by default."""
+
+    def flip(path, place=None):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2 if place is None else place] ^= 1
+        path.write_bytes(bytes(content))
+
+    return flip

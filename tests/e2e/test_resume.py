@@ -1,0 +1,133 @@
+"""A run that is killed, moved, prolonged or changed, and started again by the same command."""
+
+import json
+import random
+import shutil
+
+import pytest
+
+import tiny_run
+
+KILLED = {"SAVE_EVERY_STEPS": 2}
+
+
+def kill_and_finish(command, workdir, moments, seed):
+    chance = random.Random(seed)
+    killed = [tiny_run.kill_once(command, workdir, moment, chance) for moment in moments]
+    done = tiny_run.run(*command)
+    return sum(killed), done.stderr
+
+
+def test_killed_at_any_moment_ends_bit_for_bit_equal(tiny, finished, tmp_path):
+    killed, _ = kill_and_finish(
+        tiny(tmp_path / "run", **KILLED), tmp_path / "run", tiny_run.MOMENTS[:3], seed=0
+    )
+    assert killed >= 2
+    tiny_run.assert_same_end(tmp_path / "run", finished)
+
+
+@pytest.mark.long
+def test_killed_twenty_five_times_ends_bit_for_bit_equal(tiny, tmp_path):
+    longer = {"TRAIN_STEPS": 120, "SAVE_EVERY_STEPS": 3}
+    tiny_run.run(*tiny(tmp_path / "undisturbed", **longer))
+    moments = [tiny_run.MOMENTS[number % 4] for number in range(25)]
+    killed, _ = kill_and_finish(
+        tiny(tmp_path / "run", **longer), tmp_path / "run", moments, seed=1
+    )
+    assert killed >= 20
+    tiny_run.assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tiny, finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    done = tiny_run.run(*tiny(workdir))
+    (line,) = [line for line in done.stderr.splitlines() if "nothing to do" in line]
+    assert "16" in line and "TRAIN_STEPS" in line
+    tiny_run.assert_same_end(workdir, finished)
+    assert tiny_run.steps(workdir) == tiny_run.steps(finished)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"DATA": 2, "MODEL_PARALLEL": 4},
+        {"SIMULATED_DEVICES": 1, "DATA": 1, "MODEL_PARALLEL": 1},
+    ],
+    ids=["2x4", "one device"],
+)
+def test_goes_on_on_another_mesh_with_the_same_state_and_rows(tiny, finished, mesh, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    for step in (16, 12):
+        shutil.rmtree(workdir / f"checkpoints/{step}")
+    # Step 8 is restored on the other mesh and saved from there as step 8: no step lies between.
+    probe = f"""
+from palmscale.cli import wiring
+from palmscale.data import stream
+restored, read = wiring._resume_or_begin, stream.RowStream.batch_rows
+def resume(here, store):
+    state, cursor = restored(here, store)
+    from palmscale.checkpoint.describe import described
+    optimizer = {{"step": state.step, "state": state.optimizer_state}}
+    print(json.dumps({{"params": described(state.params), "optimizer": described(optimizer)}}),
+          file=open({str(tmp_path / "arrays")!r}, "w"))
+    return state, cursor
+def rows(self, cursor):
+    numbers = read(self, cursor)
+    print(cursor.step, *numbers, file=open({str(tmp_path / "rows")!r}, "a"))
+    return numbers
+wiring._resume_or_begin, stream.RowStream.batch_rows = resume, rows
+"""
+    (done,) = tiny_run.run_each([tiny(workdir, **mesh)], probe)
+    assert done.returncode == 0 and "Resuming after step 8" in done.stderr, done.stderr
+    arrays, _ = tiny_run.saved(finished, 8)
+    assert json.loads((tmp_path / "arrays").read_text()) == arrays
+    rows = [list(map(int, line.split())) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert sorted(rows)[:8] == [[s, *range(8 * s, 8 * s + 8)] for s in range(8, 16)]
+    assert tiny_run.saved(workdir)[1] == tiny_run.saved(finished)[1]
+    ours, theirs = tiny_run.metrics(workdir), tiny_run.metrics(finished)
+    assert ours[:8] == theirs[:8]
+    losses = [[line["loss"] for line in lines] for lines in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_more_steps_go_on_and_other_changes_are_refused_unless_named(tiny, finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    changes = {
+        "seed: 0 -> 1": {"SEED": 1},
+        "model.depth: 2 -> 3": {"palm.PaLM.depth": 3},
+        "batch_schedule.stages: [[0, 8]] -> [[0, 16]]": {"BATCH_SCHEDULE": "((0, 16),)"},
+        "data.seed: 0 -> 1": {"DATA_SEED": 1},
+        "optimizer.clip_global_norm: 1.0 -> 0.5": {"build.Adafactor.clip_global_norm": 0.5},
+    }
+    more = {"TRAIN_STEPS": 20}
+    allowed = {**more, "Z_LOSS": 0.0, "ALLOW_CHANGES": "('z_loss',)"}
+    *refused, longer, named = tiny_run.run_each(
+        [
+            *[tiny(workdir, **more, **change) for change in changes.values()],
+            tiny(workdir, **more),
+            tiny(workdir, **(allowed | {"TRAIN_STEPS": 24})),
+        ],
+        "pass",
+    )
+    for difference, answer in zip(changes, refused, strict=True):
+        (line,) = [line for line in answer.stderr.splitlines() if "error" in line]
+        assert answer.returncode == 2 and difference in line and "ALLOW_CHANGES" in line
+    assert longer.returncode == 0 and "Resuming after step 16" in longer.stderr
+    assert named.returncode == 0 and "z_loss changed from 0.0001 to 0.0" in named.stderr
+    assert [line["step"] for line in tiny_run.metrics(workdir)] == list(range(1, 25))
+    assert tiny_run.metrics(workdir)[:16] == tiny_run.metrics(finished)
+    assert tiny_run.steps(workdir)[-1] == 24
+
+
+def test_a_second_job_on_one_workdir_is_refused_and_the_first_goes_on(tiny, finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    first = tiny_run.start(*tiny(workdir, TRAIN_STEPS=100_000))
+    try:
+        while len((workdir / "metrics.jsonl").read_text().splitlines()) < 20:
+            assert first.poll() is None
+        second = tiny_run.run(*tiny(workdir), code=2)
+        assert f"pid {first.pid} on " in second.stderr.splitlines()[-1]
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()

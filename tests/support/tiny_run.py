@@ -1,0 +1,140 @@
+"""A model of 36,448 parameters, trained by real `palmscale` processes, and what they leave behind."""
+
+import json
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import time
+
+CHECKOUT = pathlib.Path(__file__).parents[2]
+TRAIN_STEPS = 16
+TINY = {
+    "palm.PaLM.dim": 32,
+    "palm.PaLM.depth": 2,
+    "palm.PaLM.heads": 2,
+    "palm.PaLM.dim_head": 8,
+    "SEQUENCE_LENGTH": 32,
+    "LOSS_CHUNK_LENGTH": 32,
+    "BATCH_SCHEDULE": "((0, 8),)",
+    "HELD_OUT_SEQUENCES": 16,
+    "EVAL_EVERY_STEPS": 8,
+    "SAVE_EVERY_STEPS": 4,
+    "TRAIN_STEPS": TRAIN_STEPS,
+    "SAMPLE_PROMPT": None,
+}
+_TIMINGS = ("tokens_per_second", "input_wait", "mfu", "flops")
+
+
+def bindings(values):
+    """`--gin.NAME=VALUE` of each."""
+    return [f"--gin.{name}={value}" for name, value in values.items()]
+
+
+def start(*arguments, **options):
+    """A `palmscale` process in the checkout's folder, with its output in pipes."""
+    command = [sys.executable, "-m", "palmscale", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": CHECKOUT}
+    return subprocess.Popen(command, **(pipes | options))
+
+
+def run(*arguments, code=0, **options):
+    """The finished process, which must have exited with `code`."""
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+    return subprocess.CompletedProcess(process.args, code, out, err)
+
+
+def run_each(commands, code, env=None):
+    """[exit code, stderr] of each command line, all run in one process with eight devices.
+
+    `code` is Python to run first, such as `pass`.
+    """
+    driver = f"""
+import contextlib, io, json, sys
+{code}
+from palmscale.cli import main
+from palmscale.observe import log
+for arguments in json.load(sys.stdin):
+    err, out = io.StringIO(), io.StringIO()
+    log.console.file = err
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+        try:
+            code = main.run(arguments)
+        except SystemExit as exit:
+            code = exit.code
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", driver],
+        input=json.dumps([[str(argument) for argument in command] for command in commands]),
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        env=env,
+        timeout=600,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(commands), done.stderr
+    return [subprocess.CompletedProcess([], *answer) for answer in answers]
+
+
+def steps(workdir):
+    """The verified steps, oldest first."""
+    return sorted(int(path.parent.name) for path in workdir.glob("checkpoints/*/VERIFIED"))
+
+
+def saved(workdir, step=None):
+    """Shape, dtype and fingerprint of each array, and the cursor, of a step (the last one)."""
+    folder = workdir / "checkpoints" / str(steps(workdir)[-1] if step is None else step)
+    arrays = json.loads((folder / "MANIFEST.json").read_text())["arrays"]
+    assert arrays["params"] and arrays["optimizer"]
+    return arrays, json.loads((folder / "cursor.json").read_text())
+
+
+def metrics(workdir):
+    """The lines of metrics.jsonl without what a clock says."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [
+        {name: value for name, value in line.items() if not name.startswith(_TIMINGS)}
+        for line in lines
+    ]
+
+
+def assert_same_end(workdir, reference):
+    """The same last state, cursor, and metrics of every step once, bit for bit."""
+    assert saved(workdir) == saved(reference)
+    assert metrics(workdir) == metrics(reference)
+    assert [line["step"] for line in metrics(workdir)] == list(range(1, steps(reference)[-1] + 1))
+
+
+MOMENTS = ("while Orbax writes", "between Orbax's commit and VERIFIED", "after some step", "anywhen")
+
+
+def kill_once(command, workdir, moment, chance: random.Random):
+    """Starts `command` and kills it with -9 at the moment; whether it was still running."""
+    process = start(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoints, log = workdir / "checkpoints", workdir / "metrics.jsonl"
+    done = len(log.read_text().splitlines()) if log.exists() else 0
+    after, delay = done + chance.randint(1, 6), chance.random() * 0.3
+    end = time.monotonic() + chance.uniform(1, 6)
+
+    def arrived():
+        match moment:
+            case "while Orbax writes":
+                return any(checkpoints.glob("*.orbax-checkpoint-tmp*"))
+            case "between Orbax's commit and VERIFIED":
+                folders = [f for f in checkpoints.glob("*") if re.fullmatch(r"\d+", f.name)]
+                return any(not (f / "VERIFIED").exists() for f in folders)
+            case "after some step":
+                return log.exists() and log.read_text().count("\n") >= after
+        return time.monotonic() > end
+
+    while process.poll() is None and not arrived():
+        time.sleep(0.001)
+    if moment == "after some step":
+        time.sleep(delay)
+    process.kill()
+    return process.wait() == -9
