@@ -1,5 +1,6 @@
 """One train step: a pure (state, batch) -> (state, metrics), the same for training and planning."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,24 +89,10 @@ def make_train_step(
         )
         return loss.objective, loss
 
-    def gradients(params: Any, batch: Batch, key: jax.Array) -> tuple[Any, TokenLoss]:
-        grad = jax.grad(objective, has_aux=True)
-        if microbatches == 1:
-            return grad(params, batch, key)
-
-        def accumulate(total, part_and_key):
-            return jax.tree.map(jnp.add, total, grad(params, *part_and_key)), None
-
-        parts = jax.tree.map(lambda a: split_rows(a, microbatches), batch)
-        keys = jax.random.split(key, microbatches)
-        nothing = jax.tree.map(
-            jnp.zeros_like, (params, TokenLoss(*[jnp.zeros((), jnp.float32)] * 4))
-        )
-        return jax.lax.scan(accumulate, nothing, (parts, keys))[0]
-
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, loss = gradients(state.params, batch, key)
+        gradients = functools.partial(jax.grad(objective, has_aux=True), state.params)
+        grads, loss = sum_over_parts(gradients, batch, key, microbatches)
         tokens = jnp.sum(token_weights(batch))
         grads, loss = jax.tree.map(lambda a: a / jnp.maximum(tokens, 1.0), (grads, loss))
         grad_norm = optax.global_norm(grads)
@@ -136,6 +123,25 @@ def make_train_step(
         return new, metrics
 
     return train_step
+
+
+def sum_over_parts(
+    compute: Callable[[Batch, jax.Array], Any], batch: Batch, key: jax.Array, parts: int
+) -> Any:
+    """Returns the sum of `compute(part, its key)` over `parts` parts of a batch, taken in turn.
+
+    With one part, `compute(batch, key)`. Only one part's activations exist at a time.
+    """
+    if parts == 1:
+        return compute(batch, key)
+
+    def add(total, part_and_key):
+        return jax.tree.map(jnp.add, total, compute(*part_and_key)), None
+
+    batches = jax.tree.map(lambda a: split_rows(a, parts), batch)
+    shapes = jax.eval_shape(lambda: compute(jax.tree.map(lambda a: a[0], batches), key))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, nothing, (batches, jax.random.split(key, parts)))[0]
 
 
 def split_rows(a_B: jax.Array, parts: int) -> jax.Array:
