@@ -109,15 +109,19 @@ def train(args: argparse.Namespace) -> None:
     log.set_up()
     run = load_run(args.gin_file, args.gin_bindings)
     workdir = Path(args.workdir)
+    command = f"palmscale generate --workdir={workdir} --prompt='{run.reporting.sample_prompt or ''}'"
     with Lease(workdir) as lease, setting(run) as here:
         store = CheckpointStore(workdir / CHECKPOINTS, keep=run.keep, lease=lease)
         with store:
             state, cursor = _resume_or_begin(here, store)
+            if cursor.step >= run.train_steps:
+                log.say(f"There is nothing to do: {workdir} stands at step {cursor.step:,}, and "
+                        f"TRAIN_STEPS={run.train_steps}. Ask for more, or: {command}")  # fmt: skip
+                return
             (workdir / CONFIG_FILE).write_text(gin_config.operative_config())
             here.cache.vocabulary.save(_made(workdir / VOCABULARY))
             state = _train(here, store, workdir, state, cursor)
     samples.say_sample(run, here.cache.vocabulary, state.params)
-    command = f"palmscale generate --workdir={workdir} --prompt='{run.reporting.sample_prompt or ''}'"
     log.say(f"Trained {run.train_steps:,} steps; checkpoints are in {workdir}. Next: {command}")
 
 
