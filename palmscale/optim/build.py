@@ -5,6 +5,7 @@ silent default to what its code base does.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,16 @@ from palmscale import axes
 from palmscale.errors import UserError
 from palmscale.optim.adafactor import scale_by_palm_adafactor
 from palmscale.optim.schedules import Schedule
+
+_Need = tuple[Callable[[Any], bool], str]  # what a field's value must be, and so in words
+_BETA: _Need = (lambda value: 0 <= value < 1, "in [0, 1)")
+_POSITIVE: _Need = (lambda value: value > 0, "above 0")
+_NOT_NEGATIVE: _Need = (lambda value: value >= 0, "0 or more")
+_POSITIVE_OR_NONE: _Need = (lambda value: value is None or value > 0, "above 0, or None for none")
+_MOMENTUM_DTYPE: _Need = (
+    lambda value: value in ("float32", "bfloat16"),
+    "'float32' or 'bfloat16'",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,15 +41,16 @@ class Adafactor:
     momentum_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta1 < 1 or self.beta2_exponent <= 0:
-            raise UserError(
-                f"Adafactor.beta1={self.beta1} must be in [0, 1) and "
-                f"beta2_exponent={self.beta2_exponent} above 0."
-            )
-        if self.momentum_dtype not in ("float32", "bfloat16"):
-            raise UserError(
-                f"Adafactor.momentum_dtype={self.momentum_dtype!r} is none of float32, bfloat16."
-            )
+        _check(
+            self,
+            beta1=_BETA,
+            beta2_exponent=_POSITIVE,
+            weight_decay_lr_exponent=_POSITIVE_OR_NONE,
+            clip_global_norm=_POSITIVE_OR_NONE,
+            clipping_threshold=_POSITIVE_OR_NONE,
+            min_parameter_scale=_POSITIVE,
+            momentum_dtype=_MOMENTUM_DTYPE,
+        )
 
     def build(self, logical_axes: Any) -> optax.GradientTransformation:
         """Returns the transformation for parameters with these logical axes (tuples of names)."""
@@ -66,6 +78,16 @@ class AdamW:
     weight_decay: float
     clip_global_norm: float | None
 
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            beta1=_BETA,
+            beta2=_BETA,
+            eps=_POSITIVE,
+            weight_decay=_NOT_NEGATIVE,
+            clip_global_norm=_POSITIVE_OR_NONE,
+        )
+
     def build(self, logical_axes: Any) -> optax.GradientTransformation:
         """Returns the transformation; layers are independent in it, so the axes do not matter."""
         del logical_axes
@@ -89,6 +111,13 @@ def layer_dims(logical_axes: Any) -> Any:
         logical_axes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
+
+
+def _check(optimizer: "Optimizer", **needs: _Need) -> None:
+    for field, (is_met, need) in needs.items():
+        value = getattr(optimizer, field)
+        if not is_met(value):
+            raise UserError(f"{type(optimizer).__name__}.{field}={value!r} must be {need}.")
 
 
 def _after_clipping(
