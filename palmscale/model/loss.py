@@ -49,20 +49,23 @@ def token_loss(
         z_loss: coefficient, 0 or more.
         chunk_length: positions whose logits exist at a time; the last chunk may be shorter.
     """
-    whole = x_BLD.shape[1] // chunk_length * chunk_length
-    pieces = [(0, whole, chunk_length), (whole, x_BLD.shape[1], x_BLD.shape[1] - whole)]
-    total = TokenLoss(*[jnp.zeros(())] * 4)
-    for start, stop, length in pieces:
+    length = x_BLD.shape[1]
+    whole = length // chunk_length * chunk_length
+    total = no_loss()
+    for start, stop, chunk in ((0, whole, chunk_length), (whole, length, length - whole)):
         if start < stop:
-            x_BCD = x_BLD[:, start:stop]
-            # Parameters that `unembed` closes over become arguments, so that the rule below sees them.
-            convert_example = jax.ShapeDtypeStruct((x_BCD.shape[0], length, x_BCD.shape[2]), x_BCD.dtype)
-            function, params = jax.closure_convert(unembed, convert_example)
-            part = _chunked_loss(
-                function, z_loss, length, x_BCD, params, target_BL[:, start:stop], weight_BL[:, start:stop]
-            )
+            x, target, weight = (a[:, start:stop] for a in (x_BLD, target_BL, weight_BL))
+            # What `unembed` closes over becomes arguments, so that the gradient rule sees them.
+            example = jax.ShapeDtypeStruct((x.shape[0], chunk, x.shape[2]), x.dtype)
+            function, params = jax.closure_convert(unembed, example)
+            part = _chunked_loss(function, z_loss, chunk, x, params, target, weight)
             total = jax.tree.map(jnp.add, total, part)
     return total
+
+
+def no_loss() -> TokenLoss:
+    """Returns the loss of no token, to add to."""
+    return TokenLoss(*[jnp.zeros((), jnp.float32)] * 4)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -73,7 +76,7 @@ def _chunked_loss(unembed, z_loss, length, x_BLD, params, target_BL, weight_BL):
         return jax.tree.map(jnp.add, total, part), None
 
     chunks = _split((x_BLD, target_BL, weight_BL), length)
-    total, _ = jax.lax.scan(add_chunk, TokenLoss(*[jnp.zeros(())] * 4), chunks)
+    total, _ = jax.lax.scan(add_chunk, no_loss(), chunks)
     return total
 
 
@@ -90,7 +93,7 @@ def _forward(unembed, z_loss, length, x_BLD, params, target_BL, weight_BL):
         return carry, dx_BCD
 
     chunks = _split((x_BLD, target_BL, weight_BL), length)
-    start = (TokenLoss(*[jnp.zeros(())] * 4), [jnp.zeros_like(param) for param in params])
+    start = (no_loss(), [jnp.zeros_like(param) for param in params])
     (total, dparams), dx_nBCD = jax.lax.scan(add_chunk, start, chunks)
     return total, (_join(dx_nBCD), dparams)
 
