@@ -29,6 +29,7 @@ from palmscale.data.rows import (
 from palmscale.data.sources import TRAIN, VALIDATION, Corpus
 from palmscale.data.vocab import Vocabulary
 from palmscale.errors import CorruptionError, UserError
+from palmscale.observe import log
 
 Progress = Callable[[int, int | None], None]  # (UTF-8 bytes done, of how many, None where unknown)
 
@@ -65,6 +66,7 @@ def open_or_build(
         return _only_built(root, prefix, absent)
     if (directory / MANIFEST).exists():
         return RowCache.open(directory)
+    log.say("Building the row cache; SeqIO and TensorFlow take some seconds to start.")
     try:
         tasks.import_seqio()
     except UserError as absent:
