@@ -17,9 +17,14 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny(text, tmp_path_factory):
+def caches(tmp_path_factory):
+    """CACHE_DIRECTORY of the tiny runs."""
+    return tmp_path_factory.mktemp("caches")
+
+
+@pytest.fixture(scope="session")
+def tiny(text, caches):
     """The arguments of a tiny run on 4 x 2 simulated devices, with some gin names changed."""
-    caches = tmp_path_factory.mktemp("caches")
 
     def arguments(workdir, **changes):
         values = tiny_run.TINY | {"TEXT_FILES": f"{text}/*.txt", "CACHE_DIRECTORY": caches}
@@ -38,9 +43,9 @@ def finished(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def row_cache(finished, text):
+def row_cache(finished, caches):
     """The folder of the cache that the finished run built."""
-    (manifest,) = (finished.parents[1]).glob("caches*/text_files-*/manifest.json")
+    (manifest,) = caches.glob("text_files-*/manifest.json")
     return manifest.parent
 
 

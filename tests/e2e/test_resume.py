@@ -59,7 +59,7 @@ def test_goes_on_on_another_mesh_with_the_same_state_and_rows(tiny, finished, me
     workdir = shutil.copytree(finished, tmp_path / "run")
     for step in (16, 12):
         shutil.rmtree(workdir / f"checkpoints/{step}")
-    # Step 8 is restored on the other mesh and saved from there as step 8: no step lies between.
+    # Notes the state as it comes back, and the rows that each step asks for.
     probe = f"""
 from palmscale.cli import wiring
 from palmscale.data import stream

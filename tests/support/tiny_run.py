@@ -1,4 +1,4 @@
-"""A model of 36,448 parameters, trained by real `palmscale` processes, and what they leave behind."""
+"""A model of some 40,000 parameters, trained by real `palmscale` processes, and what they leave behind."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ TRAIN_STEPS = 16
 TINY = {
     "palm.PaLM.dim": 32,
     "palm.PaLM.depth": 2,
-    "palm.PaLM.heads": 2,
+    "palm.PaLM.heads": 4,
     "palm.PaLM.dim_head": 8,
     "SEQUENCE_LENGTH": 32,
     "LOSS_CHUNK_LENGTH": 32,
@@ -113,9 +113,10 @@ def assert_same_end(workdir, reference):
 MOMENTS = ("while Orbax writes", "between Orbax's commit and VERIFIED", "after some step", "anywhen")
 
 
-def kill_once(command, workdir, moment, chance: random.Random):
+def kill_once(command, workdir, moment, chance: random.Random, **options):
     """Starts `command` and kills it with -9 at the moment; whether it was still running."""
-    process = start(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = start(*command, **silent, **options)
     checkpoints, log = workdir / "checkpoints", workdir / "metrics.jsonl"
     done = len(log.read_text().splitlines()) if log.exists() else 0
     after, delay = done + chance.randint(1, 6), chance.random() * 0.3

@@ -1,0 +1,77 @@
+"""Where TensorFlow and SeqIO are absent: from a built cache everything works, and none is built."""
+
+import os
+import shutil
+
+import pytest
+
+import tiny_run
+
+BLOCKER = """\
+import sys
+
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "seqio", "tensorflow_text", "tensorflow_datasets"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
+
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.fixture(scope="module")
+def absent(tmp_path_factory):
+    """An environment in which importing TensorFlow or SeqIO fails."""
+    folder = tmp_path_factory.mktemp("absent")
+    (folder / "sitecustomize.py").write_text(BLOCKER)
+    environment = os.environ | {"PYTHONPATH": f"{folder}:{tiny_run.CHECKOUT}"}
+    refused = tiny_run.start("--version", env=environment)
+    assert refused.wait() == 0
+    return environment
+
+
+def test_train_eval_explain_and_generate_work_from_a_built_cache(
+    tiny, finished, row_cache, absent, tmp_path
+):
+    by_name, by_definition = tmp_path / "name", tmp_path / "definition"
+    prove = "import importlib.util\ntry:\n    import tensorflow\n    sys.exit('TensorFlow is here')"
+    answers = tiny_run.run_each(
+        [
+            tiny(by_name, CACHE=row_cache),
+            tiny(by_definition),
+            ["eval", f"--workdir={by_definition}"],
+            ["explain", *tiny(by_definition)[1:2], *tiny(by_definition)[3:]],
+            ["data", "verify", str(row_cache)],
+            ["generate", f"--workdir={by_name}", "--max_tokens=5"],
+        ],
+        f"{prove}\nexcept ModuleNotFoundError:\n    pass",
+        env=absent,
+    )
+    assert [answer.returncode for answer in answers] == [0] * 6, answers
+    for workdir in (by_name, by_definition):
+        tiny_run.assert_same_end(workdir, finished)
+    _, _, evaluated, explained, verified, _ = answers
+    assert "held_out_bits_per_byte" in evaluated.stdout
+    assert "layers/query" in explained.stdout and str(row_cache) in verified.stdout
+
+
+def test_a_cache_is_found_by_its_definition_where_its_text_is_gone(
+    tiny, finished, text, caches, absent, tmp_path
+):
+    gone = text.with_name("gone")
+    text.rename(gone)
+    try:
+        (answer,) = tiny_run.run_each([tiny(tmp_path / "run")], "pass", env=absent)
+    finally:
+        gone.rename(text)
+    assert answer.returncode == 0, answer.stderr
+    tiny_run.assert_same_end(tmp_path / "run", finished)
+
+
+def test_building_a_cache_is_refused_with_the_ways_out(tiny, text, absent, tmp_path):
+    shutil.copytree(text, tmp_path / "other")
+    command = tiny(tmp_path / "run", TEXT_FILES=f"{tmp_path}/other/*.txt")
+    line = tiny_run.run(*command, code=2, env=absent).stderr.splitlines()[-1]
+    assert "not installed" in line and "data build" in line and "pip install" in line
