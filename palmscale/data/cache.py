@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -271,7 +270,7 @@ def _only_built(root: Path, prefix: str, absent: UserError) -> RowCache:
     built = [path.parent for path in root.glob(f"{prefix}-*/{MANIFEST}")]
     if len(built) != 1:
         raise absent
-    warnings.warn(f"using {built[0]}, the only cache of this definition: {absent}", stacklevel=3)
+    log.warn(f"using {built[0]}, the only cache of this definition: {absent}")
     return RowCache.open(built[0])
 
 
