@@ -1,12 +1,11 @@
 """Names become shardings, whatever is unknown or ambiguous raises, and the audit adds up."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from palmscale import PaLM, axes
@@ -30,13 +29,6 @@ MODEL = PaLM(num_tokens=64, dim=16, depth=2, heads=4, dim_head=4)
 
 def box(shape, names, dtype=jnp.float32):
     return nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, dtype), names)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Stands for a mesh whose devices need not exist: `make_shardings` must raise before it."""
-
-    shape: dict
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +72,16 @@ def test_a_constraint_names_every_dim(one_device):
 
 
 def test_a_size_that_does_not_divide_is_named_with_its_parameter_and_mesh_axis():
+    mesh = AbstractMesh(tuple(FOUR_BY_TWO.values()), tuple(FOUR_BY_TWO))
     boxed = {"layers": {"query": box((2, 16, 3, 4), (axes.LAYERS, axes.EMBED, axes.HEADS, None))}}
     wanted = r"layers/query has 3 along 'heads'.* 2 devices of mesh axis 'model'; .* multiple of 2"
     with pytest.raises(UserError, match=wanted):
         audit(boxed, FOUR_BY_TWO, RULES)
     with pytest.raises(UserError, match=wanted):
-        make_shardings(boxed, Sizes(FOUR_BY_TWO), RULES)
+        make_shardings(boxed, mesh, RULES)
     both = {**RULES, "wide": (axes.DATA, axes.MODEL)}
     with pytest.raises(UserError, match="bias has 12 along 'wide'.* 8 devices"):
-        make_shardings({"bias": box((12,), ("wide",))}, Sizes(FOUR_BY_TWO), both)
+        make_shardings({"bias": box((12,), ("wide",))}, mesh, both)
 
 
 def test_shardings_follow_the_names_and_what_has_none_is_whole(one_device):
