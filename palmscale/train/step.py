@@ -95,7 +95,7 @@ def make_train_step(
         grads, loss = sum_over_parts(gradients, batch, key, microbatches)
         tokens = jnp.sum(token_weights(batch))
         grads, loss = jax.tree.map(lambda a: a / jnp.maximum(tokens, 1.0), (grads, loss))
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, optimizer_state = plan.transformation.update(
             grads, state.optimizer_state, state.params
         )
@@ -115,8 +115,8 @@ def make_train_step(
             "z_loss": loss.z_loss,
             "accuracy": loss.correct,
             "grad_norm": grad_norm,
-            "param_norm": optax.global_norm(new.params),
-            "update_norm": optax.global_norm(updates),
+            "param_norm": optax.tree.norm(new.params),
+            "update_norm": optax.tree.norm(updates),
             "tokens": tokens,
             "skipped": 1.0 - ok,
         }
