@@ -1,4 +1,4 @@
-"""Held-out loss: a mean per token that padding and batching cannot move, and bits a byte of text."""
+"""Held-out loss: a mean per token that padding cannot move, and bits a byte of the text."""
 
 import math
 
