@@ -16,6 +16,7 @@ from __gin__ import dynamic_registration
 import gpt_module
 
 include 'configs/runs/pretrain.gin'
+include 'configs/optim/adamw.gin'
 include 'configs/meshes/simulated_4x2.gin'
 
 MODEL = @gpt_module.GPT()
@@ -29,7 +30,8 @@ RULE_OVERRIDES = {
     'gpt_stream': None, 'gpt_norm': None, 'gpt_head_size': None,
     'gpt_width': 'data', 'gpt_heads': 'model', 'gpt_inner': 'model', 'gpt_vocab': 'model',
 }
-LEARNING_RATE = 3e-3
+PEAK_LEARNING_RATE = 1e-2
+WARMUP_STEPS = 2
 SEQUENCE_LENGTH = 32
 LOSS_CHUNK_LENGTH = 32
 BATCH_SCHEDULE = ((0, 8),)

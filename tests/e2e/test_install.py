@@ -69,6 +69,20 @@ def test_the_light_install_answers_and_reads_gin(light, tmp_path):
     _run(light, "-c", "from palmscale.cli import gin_config; gin_config.load([], [])", cwd=tmp_path)
 
 
+def test_the_light_install_trains_explains_and_generates_from_a_built_cache(
+    light, tiny, row_cache, tmp_path
+):
+    def palmscale(*arguments):
+        return _run(light, "-m", "palmscale", *arguments, cwd=tmp_path)
+
+    command = tiny(tmp_path / "run", CACHE=row_cache)
+    palmscale(*command)
+    assert "held_out_bits_per_byte" in palmscale("eval", f"--workdir={tmp_path / 'run'}")
+    assert "layers/query" in palmscale("explain", command[1], *command[3:])
+    text = palmscale("generate", f"--workdir={tmp_path / 'run'}", "--prompt=def ", "--max_tokens=5")
+    assert text.startswith("def ")
+
+
 def test_the_wheel_carries_the_configs(light, checkout, tmp_path):
     (checkout / "configs/runs").mkdir(exist_ok=True)
     (checkout / "configs/runs/packaged.gin").write_text(
