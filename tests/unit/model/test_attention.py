@@ -1,4 +1,4 @@
-"""Attention sees what it may see, rotary positions are relative, and matmuls have exact gradients."""
+"""Attention sees only what it may, rotary positions are relative, matmuls have exact gradients."""
 
 import jax
 import jax.numpy as jnp
