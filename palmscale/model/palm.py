@@ -251,7 +251,9 @@ class PaLM(nn.Module):
         return pin_residual(self.table_VD[tokens_BL].astype(self.dtype))
 
     @nn.nowrap
-    def project(self, layer: Layer, x_BLD: jax.Array, position_BL: jax.Array):
+    def project(
+        self, layer: Layer, x_BLD: jax.Array, position_BL: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Returns (q_BLHK, k_BLK, v_BLK, y_BLD): y is norm(x), which both branches read."""
         y_BLD = self.normalize(x_BLD, layer["norm"])
         q_BLHK = contract("bld,dhk->blhk", y_BLD, layer["query"]).astype(y_BLD.dtype)
@@ -262,7 +264,14 @@ class PaLM(nn.Module):
         return rotate(q_BLHK, position_BL), k_BLK, v_BLK, y_BLD
 
     @nn.nowrap
-    def merge(self, layer: Layer, x_BLD, y_BLD, o_BLHK, key: jax.Array | None) -> jax.Array:
+    def merge(
+        self,
+        layer: Layer,
+        x_BLD: jax.Array,
+        y_BLD: jax.Array,
+        o_BLHK: jax.Array,
+        key: jax.Array | None,
+    ) -> jax.Array:
         """Returns the layer's output: the residual, the projected attention `o`, and the mlp."""
         attention_BLD = contract("blhk,hkd->bld", o_BLHK, layer["attention_out"])
         gate_BLF = contract("bld,df->blf", y_BLD, layer["gate"])
