@@ -63,9 +63,7 @@ class Contestant:
 def original(shape: dict, source: pathlib.Path, tokens_BL: np.ndarray) -> Contestant:
     """Returns PaLM-flax with the usual loss around it; it comes with no train step of its own."""
     model = original_palm_flax.load(source).PaLM(**shape)
-    optimizer = optax.adamw(
-        LEARNING_RATE, b1=BETA1, b2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY
-    )
+    optimizer = optax.adamw(LEARNING_RATE, b1=BETA1, b2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY)
 
     def init():
         params = model.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))

@@ -13,14 +13,17 @@ _NAMES_SHOWN = 8
 def described(tree: Any) -> dict[str, dict[str, Any]]:
     """{'shape', 'dtype', 'fingerprint'} of each array of `tree`, by its path."""
     prints = fingerprint(tree)
-    return {name: {**shape, "fingerprint": prints.get(name)}
-            for name, shape in shapes(tree).items()}
+    return {
+        name: {**shape, "fingerprint": prints.get(name)} for name, shape in shapes(tree).items()
+    }
 
 
 def shapes(tree: Any) -> dict[str, dict[str, Any]]:
     """{'shape', 'dtype'} of each array of `tree`, which may be abstract, by its path."""
-    return {name: {"shape": list(np.shape(leaf)), "dtype": str(leaf.dtype)}
-            for name, leaf in named_leaves(tree).items()}
+    return {
+        name: {"shape": list(np.shape(leaf)), "dtype": str(leaf.dtype)}
+        for name, leaf in named_leaves(tree).items()
+    }
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -31,8 +34,9 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     if extra := stored.keys() - wanted.keys():
         lines.append(f"extra in the checkpoint: {listed(extra)}")
     for name in sorted(stored.keys() & wanted.keys()):
-        there, here = (f"{array['dtype']}{array['shape']}"
-                       for array in (stored[name], wanted[name]))
+        there, here = (
+            f"{array['dtype']}{array['shape']}" for array in (stored[name], wanted[name])
+        )
         if there != here:
             lines.append(f"{name} is {there} in the checkpoint and {here} in the model")
     if len(lines) > _NAMES_SHOWN:

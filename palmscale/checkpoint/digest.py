@@ -30,8 +30,10 @@ def file_digests(directory: Path) -> dict[str, dict[str, Any]]:
         digests = list(pool.map(_flush_and_digest, files))
     for folder in {path.parent for path in files} | {directory}:
         _fsync(folder)
-    return {path.relative_to(directory).as_posix(): digest
-            for path, digest in zip(files, digests, strict=True)}
+    return {
+        path.relative_to(directory).as_posix(): digest
+        for path, digest in zip(files, digests, strict=True)
+    }
 
 
 def write_manifest(directory: Path, extra: Mapping[str, Any]) -> None:
@@ -59,8 +61,10 @@ def check(directory: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(directory)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        futures = [pool.submit(_check_file, directory / name, stated)
-                   for name, stated in manifest["files"].items()]
+        futures = [
+            pool.submit(_check_file, directory / name, stated)
+            for name, stated in manifest["files"].items()
+        ]
         for future in futures:
             future.result()
     return manifest

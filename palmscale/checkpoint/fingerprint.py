@@ -10,8 +10,16 @@ import numpy as np
 _MIX_1, _MIX_2 = 0x85EBCA6B, 0xC2B2AE35
 # One seed per 32-bit lane and one odd step per dim: arbitrary, but stored checkpoints rely on them.
 _LANE_SEEDS = (0x9E3779B9, 0x7F4A7C15)
-_ODD_STEPS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D,
-              0xFD7046C5, 0xB55A4F09)
+_ODD_STEPS = (
+    0x9E3779B1,
+    0x85EBCA77,
+    0xC2B2AE3D,
+    0x27D4EB2F,
+    0x165667B1,
+    0xD3A2646D,
+    0xFD7046C5,
+    0xB55A4F09,
+)
 
 
 def fingerprint(tree: Any) -> dict[str, str]:
@@ -27,19 +35,26 @@ def fingerprint(tree: Any) -> dict[str, str]:
     leaves = {path: leaf for path, leaf in named_leaves(tree).items() if np.size(leaf)}
     if not leaves:
         return {}
-    meshes = [leaf.sharding.mesh for leaf in leaves.values()
-              if isinstance(getattr(leaf, "sharding", None), jax.sharding.NamedSharding)]
+    meshes = [
+        leaf.sharding.mesh
+        for leaf in leaves.values()
+        if isinstance(getattr(leaf, "sharding", None), jax.sharding.NamedSharding)
+    ]
     # Replicated, so that every process can read the answer.
     replicated = jax.NamedSharding(meshes[0], jax.P()) if meshes else None
     lanes_N2 = jax.device_get(_compiled(replicated)(list(leaves.values())))
-    return {path: f"{int(first):08x}{int(second):08x}"
-            for path, (first, second) in zip(leaves, lanes_N2, strict=True)}
+    return {
+        path: f"{int(first):08x}{int(second):08x}"
+        for path, (first, second) in zip(leaves, lanes_N2, strict=True)
+    }
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of `tree` by their path, such as 'layers/mlp/kernel', in the order of the tree."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 _jitted: dict[Any, Any] = {}

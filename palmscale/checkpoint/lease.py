@@ -31,16 +31,20 @@ class Lease:
             self.workdir.mkdir(parents=True, exist_ok=True)
             file = open(path, "a+", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"cannot write in the workdir {self.workdir}: {error.strerror} - a "
-                            "writable folder is needed - choose another --workdir.") from error
+            raise UserError(
+                f"cannot write in the workdir {self.workdir}: {error.strerror} - a "
+                "writable folder is needed - choose another --workdir."
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             file.close()
-            raise UserError(f"the workdir {self.workdir} is in use by another job ({holder}) - one "
-                            "job at a time - end it, or choose another --workdir.") from error
+            raise UserError(
+                f"the workdir {self.workdir} is in use by another job ({holder}) - one "
+                "job at a time - end it, or choose another --workdir."
+            ) from error
         file.truncate(0)
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {started}\n")
@@ -55,6 +59,10 @@ class Lease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()

@@ -29,8 +29,11 @@ class KeepPolicy:
 
 def ranked_by_metric(metrics: Mapping[int, Mapping[str, float]], name: str) -> list[int]:
     """The steps that have a finite metric `name`, lowest first; of equals, newest first."""
-    ranked = [(values[name], -step) for step, values in metrics.items()
-              if math.isfinite(values.get(name, math.nan))]
+    ranked = [
+        (values[name], -step)
+        for step, values in metrics.items()
+        if math.isfinite(values.get(name, math.nan))
+    ]
     return [-negative_step for _, negative_step in sorted(ranked)]
 
 
@@ -45,9 +48,9 @@ def steps_to_delete(
 
     `metrics` holds each step's metrics. Never the newest step, never one in `protected`.
     """
-    keep = set(protected) | set(sorted(steps)[-policy.latest:])
+    keep = set(protected) | set(sorted(steps)[-policy.latest :])
     if policy.every_steps is not None:
         keep |= {step for step in steps if step % policy.every_steps == 0}
     known = {step: metrics[step] for step in steps if step in metrics}
-    keep |= set(ranked_by_metric(known, policy.best_metric)[:policy.best])
+    keep |= set(ranked_by_metric(known, policy.best_metric)[: policy.best])
     return sorted(set(steps) - keep)

@@ -87,8 +87,12 @@ class CheckpointStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if error is None:
             self.close()
         else:
@@ -133,8 +137,12 @@ class CheckpointStore:
         with _context():
             items = _not_empty({PARAMS: params, OPTIMIZER: optimizer_state})
             response = ocp.save_checkpointables_async(self._path(step), items, overwrite=True)
-        manifest = {"step": step, "time": time.time(), "metrics": dict(metrics or {}),
-                    "arrays": arrays}
+        manifest = {
+            "step": step,
+            "time": time.time(),
+            "metrics": dict(metrics or {}),
+            "arrays": arrays,
+        }
         self._pending = step, self._saver.submit(self._verify, step, response, texts, manifest)
 
     def poll(self) -> None:
@@ -151,8 +159,9 @@ class CheckpointStore:
         try:
             future.result()
         except Exception as error:
-            raise RuntimeError(f"the checkpoint of step {step} was not saved: "
-                               f"{_first_line(error)}") from error
+            raise RuntimeError(
+                f"the checkpoint of step {step} was not saved: {_first_line(error)}"
+            ) from error
 
     def protect(self, steps: Collection[int]) -> None:
         """Names the steps that the keep policy must not delete, such as the target of a rewind."""
@@ -172,8 +181,9 @@ class CheckpointStore:
         except RuntimeError as error:
             log.warn(str(error))
 
-    def _verify(self, step: int, response: Any, texts: Mapping[str, str],
-                manifest: Mapping[str, Any]) -> None:
+    def _verify(
+        self, step: int, response: Any, texts: Mapping[str, str], manifest: Mapping[str, Any]
+    ) -> None:
         """Runs in the saver's thread: after Orbax's commit, digests what was written, marks it."""
         path = self._path(step)
         try:
@@ -195,8 +205,9 @@ class CheckpointStore:
         infos = self.steps()
         verified = [info.step for info in infos if info.verified]
         metrics = {info.step: info.metrics for info in infos if info.verified}
-        doomed = steps_to_delete(self._keep, steps=verified, metrics=metrics,
-                                 protected=self._protected)
+        doomed = steps_to_delete(
+            self._keep, steps=verified, metrics=metrics, protected=self._protected
+        )
         leftovers = [info.step for info in infos if not info.verified and info.step < max(verified)]
         for step in [*doomed, *leftovers]:
             self._delete(step)
@@ -281,23 +292,34 @@ class CheckpointStore:
             wanted[OPTIMIZER] = optimizer_state
         path = self._path(step)
         manifest = digest.check(path)
-        wrong = [line for item, tree in wanted.items()
-                 for line in differences(manifest["arrays"][item], shapes(tree))]
+        wrong = [
+            line
+            for item, tree in wanted.items()
+            for line in differences(manifest["arrays"][item], shapes(tree))
+        ]
         if wrong:
-            raise UserError(f"the checkpoint of step {step} in {self.directory} does not fit the "
-                            f"model: {'; '.join(wrong)} - the same parameters, shapes and dtypes "
-                            "are needed - use the model and optimizer that it was saved with.")
+            raise UserError(
+                f"the checkpoint of step {step} in {self.directory} does not fit the "
+                f"model: {'; '.join(wrong)} - the same parameters, shapes and dtypes "
+                "are needed - use the model and optimizer that it was saved with."
+            )
         with _context():
             loaded = ocp.load_checkpointables(
-                path, jax.tree.map(_with_sharding, _not_empty(wanted)))
+                path, jax.tree.map(_with_sharding, _not_empty(wanted))
+            )
         for item, tree in loaded.items():
             stored = manifest["arrays"][item]
             for name, found in fingerprint(tree).items():
                 if found != stored[name]["fingerprint"]:
                     raise CorruptionError(f"{path / item}: the array {name} is not the one saved.")
         trees = wanted | loaded
-        return Snapshot(step=step, params=trees[PARAMS], optimizer_state=trees.get(OPTIMIZER),
-                        cursor=self._read_json(step, CURSOR), meta=self._read_json(step, META))
+        return Snapshot(
+            step=step,
+            params=trees[PARAMS],
+            optimizer_state=trees.get(OPTIMIZER),
+            cursor=self._read_json(step, CURSOR),
+            meta=self._read_json(step, META),
+        )
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
         """The steps to try in order: several only where falling back is allowed."""
@@ -308,24 +330,32 @@ class CheckpointStore:
             corrupt = self._steps_in_state("corrupt")
             if corrupt and not verified:
                 # Never start again from nothing where there was something.
-                raise CorruptionError(f"no usable checkpoint in {self.directory}: damaged are "
-                                      f"{listed(corrupt)} - a whole one is needed - put back a "
-                                      "copy, or choose another workdir to start anew.")
+                raise CorruptionError(
+                    f"no usable checkpoint in {self.directory}: damaged are "
+                    f"{listed(corrupt)} - a whole one is needed - put back a "
+                    "copy, or choose another workdir to start anew."
+                )
             return verified[::-1]
         if step == "best":
             metrics = {info.step: info.metrics for info in self.steps() if info.verified}
             ranked = ranked_by_metric(metrics, self._keep.best_metric)
             if not ranked:
-                raise UserError(f"no checkpoint in {self.directory} has {self._keep.best_metric} - "
-                                "the best one needs it - name a step.")
+                raise UserError(
+                    f"no checkpoint in {self.directory} has {self._keep.best_metric} - "
+                    "the best one needs it - name a step."
+                )
             return ranked[:1]
         if self._state(step) == "corrupt":
-            raise CorruptionError(f"the checkpoint of step {step} in {self.directory} was found "
-                                  "damaged before - a whole one is needed - name another step, or "
-                                  f"repair it and rename its {CORRUPT} to {digest.VERIFIED}.")
+            raise CorruptionError(
+                f"the checkpoint of step {step} in {self.directory} was found "
+                "damaged before - a whole one is needed - name another step, or "
+                f"repair it and rename its {CORRUPT} to {digest.VERIFIED}."
+            )
         if step not in verified:
-            raise UserError(f"no verified checkpoint of step {step} in {self.directory} - there "
-                            f"are {listed(verified) or 'none'} - name one of them.")
+            raise UserError(
+                f"no verified checkpoint of step {step} in {self.directory} - there "
+                f"are {listed(verified) or 'none'} - name one of them."
+            )
         return [step]
 
     def _mark_corrupt(self, step: int) -> None:
@@ -344,9 +374,13 @@ class CheckpointStore:
                 manifest = digest.read_manifest(path)
             except CorruptionError:
                 state = "corrupt"
-        return StepInfo(step=step, state=state, metrics=manifest.get("metrics", {}),
-                        bytes=sum(file["bytes"] for file in manifest.get("files", {}).values()),
-                        time=manifest.get("time", 0.0))
+        return StepInfo(
+            step=step,
+            state=state,
+            metrics=manifest.get("metrics", {}),
+            bytes=sum(file["bytes"] for file in manifest.get("files", {}).values()),
+            time=manifest.get("time", 0.0),
+        )
 
     def _state(self, step: int) -> Literal["verified", "unfinished", "corrupt"]:
         path = self._path(step)

@@ -16,8 +16,8 @@ from palmscale.errors import UserError
 from palmscale.infer.generate import generate as generate_tokens
 from palmscale.infer.sampling import Sampling
 from palmscale.observe import log
-from palmscale.train.state import abstract_params
 from palmscale.partition.shardings import unbox
+from palmscale.train.state import abstract_params
 
 # Larger models do not fit on the one device that writes the sample beside the training state.
 _SAMPLED_BYTES = 2 << 30

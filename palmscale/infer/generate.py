@@ -64,7 +64,7 @@ def generate(
     for position in range(max_tokens):
         length += tokens_BL.shape[1]
         if length > slots:
-            # Doubling compiles one program for each power of two, and copies each key once or twice.
+            # Doubling: one program for each power of two, and each key is copied twice at most.
             slots *= 2
             cache = grown(cache, slots)
         token_B, cache = _next_token(

@@ -95,7 +95,5 @@ def causal_attention(
         visible_BLS = (jnp.arange(start, stop)[:, None] >= jnp.arange(stop))[None]
         if segment_BL is not None:
             visible_BLS &= segment_BL[:, start:stop, None] == segment_BL[:, None, :stop]
-        outputs.append(
-            attend(q_BLHK[:, start:stop], k_BLK[:, :stop], v_BLK[:, :stop], visible_BLS)
-        )
+        outputs.append(attend(q_BLHK[:, start:stop], k_BLK[:, :stop], v_BLK[:, :stop], visible_BLS))
     return jnp.concatenate(outputs, axis=1)

@@ -19,7 +19,14 @@ from flax import linen as nn
 
 from palmscale import axes
 from palmscale.errors import UserError
-from palmscale.model.attention import MASKED_LOGIT, Cache, attend, causal_attention, contract, rotate
+from palmscale.model.attention import (
+    MASKED_LOGIT,
+    Cache,
+    attend,
+    causal_attention,
+    contract,
+    rotate,
+)
 from palmscale.partition.shardings import constrain
 
 Layer = dict[str, jax.Array]

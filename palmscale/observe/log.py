@@ -9,8 +9,15 @@ console = rich.console.Console(stderr=True)
 
 _logger = logging.getLogger("palmscale")
 # They report each file and each handler at INFO or WARNING; errors still come through.
-_CHATTY = ("absl", "orbax", "jax._src.distributed", "jax._src.xla_bridge", "tensorflow", "etils",
-           "tensorboardX")
+_CHATTY = (
+    "absl",
+    "orbax",
+    "jax._src.distributed",
+    "jax._src.xla_bridge",
+    "tensorflow",
+    "etils",
+    "tensorboardX",
+)
 
 
 def say(message: str) -> None:
@@ -44,5 +51,6 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = "warning: " if record.levelno == logging.WARNING else ""
-        console.print(self._prefix + kind + record.getMessage(), markup=False, highlight=False,
-                      soft_wrap=True)
+        console.print(
+            self._prefix + kind + record.getMessage(), markup=False, highlight=False, soft_wrap=True
+        )

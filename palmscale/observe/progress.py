@@ -23,8 +23,14 @@ class Progress:
     `clock` returns seconds.
     """
 
-    def __init__(self, *, total_steps: int, start_step: int = 0, seconds: float = 10.0,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        total_steps: int,
+        start_step: int = 0,
+        seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._total_steps = total_steps
         self._step = start_step
         self._seconds = seconds
@@ -40,13 +46,21 @@ class Progress:
     def __enter__(self) -> Self:
         if log.console.is_terminal:
             # What is printed meanwhile appears above the line, unless stdout leads elsewhere.
-            self._live = rich.live.Live(console=log.console, get_renderable=self._renderable,
-                                        refresh_per_second=4, redirect_stdout=sys.stdout.isatty())
+            self._live = rich.live.Live(
+                console=log.console,
+                get_renderable=self._renderable,
+                refresh_per_second=4,
+                redirect_stdout=sys.stdout.isatty(),
+            )
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -93,24 +107,36 @@ class Progress:
         grid = rich.table.Table.grid(padding=(0, 1))
         grid.add_column(no_wrap=True)
         grid.add_column(no_wrap=True, overflow="ellipsis")
-        bar = rich.progress_bar.ProgressBar(total=max(self._total_steps, 1), completed=self._step,
-                                            width=16)
+        bar = rich.progress_bar.ProgressBar(
+            total=max(self._total_steps, 1), completed=self._step, width=16
+        )
         grid.add_row(bar, rich.text.Text(self.text()))
         return grid
 
 
 @contextlib.contextmanager
-def bar(description: str, total_bytes: int | None, *, seconds: float = 10.0,
-        clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int], None]]:
+def bar(
+    description: str,
+    total_bytes: int | None,
+    *,
+    seconds: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[int], None]]:
     """Within the `with`, a function that takes how many more bytes are done; shows rate and ETA.
 
     A live bar on a terminal; elsewhere a plain line every `seconds`, and at the end.
     """
     if log.console.is_terminal:
-        columns = ("{task.description}", rich.progress.BarColumn(), rich.progress.DownloadColumn(),
-                   rich.progress.TransferSpeedColumn(), rich.progress.TimeRemainingColumn())
-        with rich.progress.Progress(*columns, console=log.console,
-                                    redirect_stdout=sys.stdout.isatty()) as shown:
+        columns = (
+            "{task.description}",
+            rich.progress.BarColumn(),
+            rich.progress.DownloadColumn(),
+            rich.progress.TransferSpeedColumn(),
+            rich.progress.TimeRemainingColumn(),
+        )
+        with rich.progress.Progress(
+            *columns, console=log.console, redirect_stdout=sys.stdout.isatty()
+        ) as shown:
             task = shown.add_task(description, total=total_bytes)
             yield lambda more: shown.advance(task, more)
         return

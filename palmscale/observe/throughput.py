@@ -21,8 +21,9 @@ _PEAK_FLOPS = {
 }
 
 
-def flops_per_token(*, num_params: int, num_layers: int, heads: int, head_dim: int,
-                    sequence_length: int) -> float:
+def flops_per_token(
+    *, num_params: int, num_layers: int, heads: int, head_dim: int, sequence_length: int
+) -> float:
     """The FLOPs that training one token takes, 6N + 12 L H Q T: PaLM (2022), appendix B.
 
     A matrix product of N parameters takes 2N forward and 4N backward; the second term is that of
@@ -45,8 +46,13 @@ class Throughput:
     no MFU. `clock` returns seconds.
     """
 
-    def __init__(self, *, flops_per_token: float | None = None, peak_flops: float | None = None,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        flops_per_token: float | None = None,
+        peak_flops: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._flops_per_token = flops_per_token
         self._peak_flops = peak_flops
         self._clock = clock
@@ -87,8 +93,10 @@ class Throughput:
         seconds = self._clock() - self._started
         if seconds <= 0:
             return {}
-        rates = {"tokens_per_second": self._tokens / seconds,
-                 "input_wait_fraction": min(1.0, self._waited_seconds / seconds)}
+        rates = {
+            "tokens_per_second": self._tokens / seconds,
+            "input_wait_fraction": min(1.0, self._waited_seconds / seconds),
+        }
         if self._flops_per_token and self._peak_flops:
             rates["mfu"] = rates["tokens_per_second"] * self._flops_per_token / self._peak_flops
         self._start()

@@ -52,8 +52,10 @@ class Writers:
                 getattr(writer, method)(*arguments)
             except Exception as error:  # of whatever kind: a metric is never worth the run
                 self._writers.remove(writer)
-                log.warn(f"{type(writer).__name__} failed and is no longer used: "
-                         f"{type(error).__name__}: {error}")
+                log.warn(
+                    f"{type(writer).__name__} failed and is no longer used: "
+                    f"{type(error).__name__}: {error}"
+                )
 
 
 class JsonLines:
@@ -113,8 +115,8 @@ class TensorBoard:
         if self._events is None:
             # By default the name ends in seconds, and a file of the same second is overwritten.
             self._events = self._package.SummaryWriter(
-                self._directory, purge_step=self._purge_step,
-                filename_suffix=f".{time.time_ns()}")
+                self._directory, purge_step=self._purge_step, filename_suffix=f".{time.time_ns()}"
+            )
         for name, value in metrics.items():
             self._events.add_scalar(name, float(value), step)
 
@@ -136,11 +138,18 @@ class WeightsAndBiases:
     The run is opened at the first write, so that a network that is down does not stop training.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, project: str, name: str | None = None,
-                 mode: Literal["online", "offline"] = "online") -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        project: str,
+        name: str | None = None,
+        mode: Literal["online", "offline"] = "online",
+    ) -> None:
         if mode not in ("online", "offline"):
-            raise UserError(f"Weights & Biases has no mode {mode!r} - online or offline is needed "
-                            "- choose one.")
+            raise UserError(
+                f"Weights & Biases has no mode {mode!r} - online or offline is needed - choose one."
+            )
         self._package = _extra_package("wandb", "wandb")
         self._directory = Path(directory)
         self._settings = {"project": project, "name": name, "mode": mode}
@@ -170,8 +179,13 @@ class WeightsAndBiases:
         settings = self._package.Settings(console="off", silent=True)
         # Offline there is nothing to look up: the pieces of one id are joined when they are synced.
         resume = "allow" if self._settings["mode"] == "online" else None
-        run = self._package.init(dir=str(self._directory), id=id_path.read_text(encoding="utf-8"),
-                                 resume=resume, settings=settings, **self._settings)
+        run = self._package.init(
+            dir=str(self._directory),
+            id=id_path.read_text(encoding="utf-8"),
+            resume=resume,
+            settings=settings,
+            **self._settings,
+        )
         run.define_metric("*", step_metric="step")
         return run
 
@@ -180,5 +194,7 @@ def _extra_package(package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"the package {package} is not installed - the metric writer needs it - "
-                        f"run: pip install 'palmscale[{extra}]'") from error
+        raise UserError(
+            f"the package {package} is not installed - the metric writer needs it - "
+            f"run: pip install 'palmscale[{extra}]'"
+        ) from error

@@ -31,9 +31,7 @@ def test_missing_extra_and_changed_arrays_are_named():
     missing, extra, changed = differences(shapes(TREE), shapes(wanted))
     assert missing == "missing in the checkpoint: new"
     assert extra == "extra in the checkpoint: count"
-    assert changed == (
-        "a/kernel is float32[2, 3] in the checkpoint and float32[3, 2] in the model"
-    )
+    assert changed == ("a/kernel is float32[2, 3] in the checkpoint and float32[3, 2] in the model")
 
 
 def test_a_dtype_alone_is_a_difference():

@@ -20,7 +20,9 @@ def test_undamaged_directory_passes_and_returns_the_manifest(directory):
     manifest = digest.check(directory)
     assert manifest["step"] == 7
     assert {name: file["bytes"] for name, file in manifest["files"].items()} == {
-        "empty": 0, "inner/data": 25600}
+        "empty": 0,
+        "inner/data": 25600,
+    }
     assert digest.read_checked(directory, "empty") == b""
 
 
@@ -57,6 +59,7 @@ def test_the_manifest_and_its_marker_guard_each_other(directory, name):
 
 def test_a_bad_sector_is_damage_and_a_lost_permission_is_not(directory, monkeypatch):
     for number, raised in (errno.EIO, CorruptionError), (errno.EACCES, PermissionError):
+
         def broken(path, number=number):
             raise OSError(number, "broken")
 

@@ -17,11 +17,18 @@ DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool"]
 
 def tree():
     normal = np.random.default_rng(0).normal(size=(16, 24)) * 100
-    made = {dtype: jnp.asarray(normal > 0 if dtype == "bool" else normal, dtype) for dtype in DTYPES
-            if dtype != "uint32"}
-    return made | {"uint32": jnp.arange(384, dtype=jnp.uint32).reshape(16, 24) * 12345,
-                   "scalar": jnp.float32(3), "key": jax.random.key(1), "empty": jnp.zeros((0, 4)),
-                   "deep": (jnp.arange(24.0).reshape(2, 3, 4), [jnp.arange(5)])}
+    made = {
+        dtype: jnp.asarray(normal > 0 if dtype == "bool" else normal, dtype)
+        for dtype in DTYPES
+        if dtype != "uint32"
+    }
+    return made | {
+        "uint32": jnp.arange(384, dtype=jnp.uint32).reshape(16, 24) * 12345,
+        "scalar": jnp.float32(3),
+        "key": jax.random.key(1),
+        "empty": jnp.zeros((0, 4)),
+        "deep": (jnp.arange(24.0).reshape(2, 3, 4), [jnp.arange(5)]),
+    }
 
 
 def flip(array, element, bit):
@@ -32,8 +39,11 @@ def flip(array, element, bit):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.sampled_from([dtype for dtype in DTYPES if dtype != "bool"]), st.integers(0, 383),
-       st.integers(0, 7))
+@given(
+    st.sampled_from([dtype for dtype in DTYPES if dtype != "bool"]),
+    st.integers(0, 383),
+    st.integers(0, 7),
+)
 def test_any_flipped_bit_changes_it(dtype, element, bit):
     array = tree()[dtype]
     for place in range(bit, array.dtype.itemsize * 8, 8):
@@ -107,8 +117,13 @@ print(json.dumps(found))
 def test_it_is_the_same_on_every_mesh():
     script = ON_EIGHT.format(tests=os.path.dirname(__file__))
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | flags, text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | flags,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert len(found) == 5 and all(other == found[0] for other in found)

@@ -19,8 +19,9 @@ sys.stdin.read()
 
 
 def test_a_second_job_is_refused_naming_the_holder_until_it_is_killed(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match=f"pid {holder.pid} on .* since 20"):
             Lease(tmp_path)

@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric, steps_to_delete
 
 METRIC = "held_out_bits_per_byte"
-policies = st.builds(KeepPolicy, latest=st.integers(1, 5), best=st.integers(0, 3),
-                     every_steps=st.none() | st.integers(1, 20))
+policies = st.builds(
+    KeepPolicy,
+    latest=st.integers(1, 5),
+    best=st.integers(0, 3),
+    every_steps=st.none() | st.integers(1, 20),
+)
 runs = st.dictionaries(st.integers(0, 100), st.floats() | st.none(), max_size=20)
 
 
@@ -19,12 +23,12 @@ def test_keeps_what_it_promises_and_nothing_else(policy, run, protected):
     kept = set(run) - set(deleted)
     assert deleted == sorted(set(deleted)) and set(deleted) <= set(run)
     assert not protected & set(deleted)
-    assert set(sorted(run)[-policy.latest:]) <= kept
+    assert set(sorted(run)[-policy.latest :]) <= kept
     assert not run or max(run) in kept
     assert not [step for step in deleted if policy.every_steps and step % policy.every_steps == 0]
-    best = ranked_by_metric(metrics, METRIC)[:policy.best]
+    best = ranked_by_metric(metrics, METRIC)[: policy.best]
     assert set(best) <= kept
-    reasons = set(sorted(run)[-policy.latest:]) | set(best) | protected
+    reasons = set(sorted(run)[-policy.latest :]) | set(best) | protected
     assert all(step in reasons or step % policy.every_steps == 0 for step in kept)
 
 
@@ -36,8 +40,14 @@ def test_deciding_again_deletes_nothing_more(policy, run):
 
 
 def test_ranks_lowest_first_then_newest_and_ignores_what_is_not_finite():
-    metrics = {1: {"m": 2.0}, 2: {"m": 1.0}, 3: {"m": 1.0}, 4: {"m": math.nan}, 5: {},
-               6: {"m": -math.inf}}
+    metrics = {
+        1: {"m": 2.0},
+        2: {"m": 1.0},
+        3: {"m": 1.0},
+        4: {"m": math.nan},
+        5: {},
+        6: {"m": -math.inf},
+    }
     assert ranked_by_metric(metrics, "m") == [3, 2, 1]
 
 

@@ -32,8 +32,13 @@ def state_at(step):
 
 
 def save(store, step, **more):
-    arguments = dict(params=params_at(step), optimizer_state=state_at(step), meta={"step": step},
-                     cursor={"row": step * 10}, metrics={"held_out_bits_per_byte": 9 - step / 10})
+    arguments = dict(
+        params=params_at(step),
+        optimizer_state=state_at(step),
+        meta={"step": step},
+        cursor={"row": step * 10},
+        metrics={"held_out_bits_per_byte": 9 - step / 10},
+    )
     store.save(step, **arguments | more)
 
 
@@ -42,8 +47,9 @@ def abstract(tree):
 
 
 def restore(store, step=None, **more):
-    arguments = dict(abstract_params=abstract(params_at(0)),
-                     abstract_optimizer_state=abstract(state_at(0)))
+    arguments = dict(
+        abstract_params=abstract(params_at(0)), abstract_optimizer_state=abstract(state_at(0))
+    )
     return store.restore(step, **arguments | more)
 
 
@@ -120,8 +126,9 @@ def truncate(path):
 
 
 @pytest.mark.parametrize("damage", [flip_bit, truncate, pathlib.Path.unlink])
-def test_damage_in_any_file_is_named_and_the_previous_step_is_used(damage, two_steps, tmp_path,
-                                                                   caplog):
+def test_damage_in_any_file_is_named_and_the_previous_step_is_used(
+    damage, two_steps, tmp_path, caplog
+):
     copy = tmp_path / "checkpoints"
     for name in files_of(two_steps / "20"):
         path = copy / "20" / name
@@ -197,8 +204,11 @@ def test_another_tree_shape_or_dtype_is_refused_by_name(two_steps):
     with pytest.raises(UserError) as caught:
         restore(reader, abstract_params=wanted)
     assert not isinstance(caught.value, CorruptionError)
-    for part in ("missing in the checkpoint: bias", "extra in the checkpoint: scale",
-                 "embed is float32[8, 4] in the checkpoint and float32[8, 5] in the model"):
+    for part in (
+        "missing in the checkpoint: bias",
+        "extra in the checkpoint: scale",
+        "embed is float32[8, 4] in the checkpoint and float32[8, 5] in the model",
+    ):
         assert part in str(caught.value)
     cast = abstract(params_at(0)) | {"embed": jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)}
     with pytest.raises(UserError, match=r"embed is float32\[8, 4\] .* bfloat16\[8, 4\]"):
@@ -215,7 +225,9 @@ def test_keep_policy_is_applied_after_each_save(tmp_path):
         assert [info.step for info in store.steps()] == [1, 2, 4, 6]
         store.discard_newer(2)
         assert [(info.step, info.metrics["held_out_bits_per_byte"]) for info in store.steps()] == [
-            (1, 5.0), (2, 1.0)]
+            (1, 5.0),
+            (2, 1.0),
+        ]
         assert all(info.bytes > 0 and abs(info.time - time.time()) < 600 for info in store.steps())
 
 
@@ -252,8 +264,10 @@ def test_failed_save_warns_at_the_next_one_and_the_run_lives(store, monkeypatch,
 
 def test_damage_between_memory_and_disk_is_seen_by_the_fingerprint(store, monkeypatch):
     right = params_at(10)
-    monkeypatch.setattr("palmscale.checkpoint.describe.fingerprint",
-                        lambda tree: dict.fromkeys(("embed", "scale"), "0" * 16))
+    monkeypatch.setattr(
+        "palmscale.checkpoint.describe.fingerprint",
+        lambda tree: dict.fromkeys(("embed", "scale"), "0" * 16),
+    )
     store.save(10, params=right, optimizer_state={}, cursor={}, meta={})
     store.wait()
     with pytest.raises(CorruptionError, match="the array embed is not the one saved"):
@@ -356,11 +370,17 @@ print(json.dumps(facts))
 
 @pytest.fixture(scope="module")
 def on_eight_devices(tmp_path_factory):
-    script = EIGHT_DEVICES.format(tests=os.path.dirname(__file__),
-                                  workdir=str(tmp_path_factory.mktemp("eight")))
+    script = EIGHT_DEVICES.format(
+        tests=os.path.dirname(__file__), workdir=str(tmp_path_factory.mktemp("eight"))
+    )
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | flags, text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | flags,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

@@ -48,9 +48,7 @@ def test_a_query_that_sees_nothing_gets_the_mean_and_no_nan(qkv):
 
 
 def test_attention_keeps_the_dtype_and_sums_in_float32(qkv):
-    out = causal_attention(
-        *(a.astype(jnp.bfloat16) for a in qkv), segment_BL=None, query_chunk=4
-    )
+    out = causal_attention(*(a.astype(jnp.bfloat16) for a in qkv), segment_BL=None, query_chunk=4)
     assert out.dtype == jnp.bfloat16
     exact = causal_attention(*qkv, segment_BL=None, query_chunk=4)
     assert jnp.abs(out - exact).max() < 0.03

@@ -25,8 +25,13 @@ def screen(monkeypatch, *, terminal):
     return console.file
 
 
-METRICS = {"loss": 2.25, "tokens_per_second": 13_100.0, "mfu": 0.462, "input_wait_fraction": 0.02,
-           "grad_norm": 1.0}
+METRICS = {
+    "loss": 2.25,
+    "tokens_per_second": 13_100.0,
+    "mfu": 0.462,
+    "input_wait_fraction": 0.02,
+    "grad_norm": 1.0,
+}
 
 
 def test_the_line_shows_what_is_known_and_the_time_left(clock):
@@ -38,7 +43,8 @@ def test_the_line_shows_what_is_known_and_the_time_left(clock):
     progress.update(111, METRICS)
     assert progress.text() == (
         "step 111/1,100  loss 2.2500  held-out 2.100 bits/byte  13.1k tokens/s  MFU 46.2%  "
-        "input wait 2%  0:01:00  0:16:29 left")
+        "input wait 2%  0:01:00  0:16:29 left"
+    )
 
 
 def test_without_a_terminal_a_plain_line_comes_every_ten_seconds_and_at_the_end(clock, monkeypatch):
@@ -68,8 +74,9 @@ def test_on_a_terminal_other_messages_stand_above_the_live_line(clock, monkeypat
     with Progress(total_steps=2, clock=clock) as progress:
         progress.update(1, METRICS)
         log.warn("look out")
-    assert any("warning: look out" in line and "step" not in line
-               for line in out.getvalue().splitlines())
+    assert any(
+        "warning: look out" in line and "step" not in line for line in out.getvalue().splitlines()
+    )
     assert "step 1/2" in out.getvalue()
 
 
@@ -85,4 +92,5 @@ def test_the_bar_counts_bytes(terminal, clock, monkeypatch):
         assert out.getvalue().splitlines() == [
             "building the cache: 20.0 MB of 40.0 MB  1.7 MB/s  0:00:12 left",
             "building the cache: 40.0 MB of 40.0 MB  1.7 MB/s",
-            "building the cache: 40.0 MB of 40.0 MB  1.7 MB/s"]
+            "building the cache: 40.0 MB of 40.0 MB  1.7 MB/s",
+        ]

@@ -20,7 +20,8 @@ def test_a_line_is_on_disk_once_written_and_is_valid_json(tmp_path):
     writer = JsonLines(tmp_path / "run/metrics.jsonl")
     writer.write(1, {"loss": 2.5, "nan": math.nan, "inf": -math.inf})
     assert lines(tmp_path / "run/metrics.jsonl") == [
-        {"step": 1, "loss": 2.5, "nan": None, "inf": None}]
+        {"step": 1, "loss": 2.5, "nan": None, "inf": None}
+    ]
 
 
 def test_each_step_stands_once_after_a_kill_and_a_resume(tmp_path):
@@ -31,7 +32,12 @@ def test_each_step_stands_once_after_a_kill_and_a_resume(tmp_path):
         for step in range(first, 6):
             writer.write(step, {"attempt": attempt})
     assert [(line["step"], line["attempt"]) for line in lines(path)] == [
-        (1, 0), (2, 0), (3, 1), (4, 1), (5, 1)]
+        (1, 0),
+        (2, 0),
+        (3, 1),
+        (4, 1),
+        (5, 1),
+    ]
     writer.truncate_from(2)
     writer.write(2, {})
     writer.close()
@@ -68,7 +74,8 @@ def test_a_failing_writer_warns_once_and_the_others_go_on(tmp_path, caplog):
     writers.close()
     assert failing.calls == 1
     assert [record.message for record in caplog.records] == [
-        "Failing failed and is no longer used: OSError: disk full"]
+        "Failing failed and is no longer used: OSError: disk full"
+    ]
     assert len(lines(path)) == 3
 
 
@@ -84,7 +91,12 @@ def test_tensorboard_reads_the_scalars_and_leaves_out_the_killed_attempt(tmp_pat
         writer.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, round(event.value, 4)) for event in events.Scalars("loss")] == [
-        (1, 0.1), (2, 0.2), (3, 1.3), (4, 1.4), (5, 1.5)]
+        (1, 0.1),
+        (2, 0.2),
+        (3, 1.3),
+        (4, 1.4),
+        (5, 1.5),
+    ]
 
 
 def test_weights_and_biases_resumes_the_same_run(tmp_path, monkeypatch):
@@ -106,15 +118,17 @@ def test_an_online_run_is_opened_at_the_first_write_and_may_be_resumed(tmp_path,
         def __getattr__(self, name):
             return lambda *_, **__: None
 
-    wandb = types.SimpleNamespace(Settings=lambda **_: None,
-                                  init=lambda **given: opened.append(given) or Run())
+    wandb = types.SimpleNamespace(
+        Settings=lambda **_: None, init=lambda **given: opened.append(given) or Run()
+    )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     for _ in range(2):
         writer = WeightsAndBiases(tmp_path, project="p", name="n", mode="online")
         assert not opened or len(opened) == 1
         writer.write(1, {"loss": 1.0})
     assert [(run["id"], run["resume"], run["project"], run["name"]) for run in opened] == [
-        ((tmp_path / "wandb_run_id").read_text(), "allow", "p", "n")] * 2
+        ((tmp_path / "wandb_run_id").read_text(), "allow", "p", "n")
+    ] * 2
 
 
 def test_an_unknown_mode_is_the_users_mistake(tmp_path):
@@ -122,10 +136,13 @@ def test_an_unknown_mode_is_the_users_mistake(tmp_path):
         WeightsAndBiases(tmp_path, project="p", mode="on")
 
 
-@pytest.mark.parametrize(("package", "extra", "make"), [
-    ("tensorboardX", "tensorboard", lambda path: TensorBoard(path)),
-    ("wandb", "wandb", lambda path: WeightsAndBiases(path, project="p")),
-])
+@pytest.mark.parametrize(
+    ("package", "extra", "make"),
+    [
+        ("tensorboardX", "tensorboard", lambda path: TensorBoard(path)),
+        ("wandb", "wandb", lambda path: WeightsAndBiases(path, project="p")),
+    ],
+)
 def test_a_missing_package_says_what_to_install(package, extra, make, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"pip install 'palmscale\[{extra}\]'"):
