@@ -2,12 +2,13 @@
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import linen as nn
 
 from palmscale.checkpoint.policy import KeepPolicy
+from palmscale.cli import gin_config
 from palmscale.data.sources import Corpus
 from palmscale.data.stream import BatchSchedule
 from palmscale.errors import UserError
@@ -128,6 +129,21 @@ class Run:
                     "hidden(tokens_BL) -> x_BLD and unembed(x_BLD) -> logits_BLV."
                 )
 
+    def check_batches(self, data_parallel: int) -> None:
+        """Checks that every batch divides over that many groups of devices and the microbatches.
+
+        Raises:
+            UserError: one does not.
+        """
+        parts = data_parallel * self.microbatches
+        for _, sequences in self.batch_schedule.stages:
+            if sequences % parts:
+                raise UserError(
+                    f"BATCH_SCHEDULE has {sequences} sequences, which do not divide over "
+                    f"{data_parallel} data-parallel devices x MICROBATCHES={self.microbatches}; "
+                    f"use a multiple of {parts}."
+                )
+
     def identity(self, data_digest: str) -> dict[str, Any]:
         """Returns what must stay the same for a run to go on: names to JSON values.
 
@@ -144,6 +160,12 @@ class Run:
             "data": {"digest": data_digest, "seed": self.data.seed},
         }
         return {name: describe(value) for name, value in parts.items()}
+
+
+def load_run(gin_files: Sequence[str], bindings: Sequence[str]) -> Run:
+    """Returns the run that the gin files and `--gin.` bindings describe; starts nothing."""
+    gin_config.load(gin_files, bindings)
+    return gin_config.bound_call(Run)
 
 
 def describe(value: Any) -> Any:
@@ -208,6 +230,6 @@ def check_same_run(
         listing = ", ".join(f"{name}: {a!r} -> {b!r}" for name, (a, b) in refused.items())
         raise UserError(
             f"the workdir holds another run ({listing}); use another --workdir, undo the change, "
-            f"or name it: --gin.ALLOW_CHANGES=\"{tuple(refused)}\"."
+            f'or name it: --gin.ALLOW_CHANGES="{tuple(refused)}".'
         )
     return changed

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
@@ -20,7 +19,7 @@ from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli import devices, gin_config, samples
 from palmscale.cli.rows import open_rows
-from palmscale.cli.run import Run, check_same_run
+from palmscale.cli.run import Run, check_same_run, load_run
 from palmscale.data.cache import RowCache
 from palmscale.data.feed import Feed, held_out_batches
 from palmscale.data.stream import Cursor, RowStream
@@ -62,12 +61,6 @@ class Setting:
         return sum(leaf.size for leaf in jax.tree.leaves(self.plan.abstract.params))
 
 
-def load_run(gin_files: list[str], bindings: list[str]) -> Run:
-    """Returns the run that the gin files and `--gin.` bindings describe; starts nothing."""
-    gin_config.load(gin_files, bindings)
-    return gin_config.bound_call(Run)
-
-
 @contextlib.contextmanager
 def setting(run: Run) -> Iterator[Setting]:
     """Enters the run's layout, having checked that its parts fit together.
@@ -77,6 +70,7 @@ def setting(run: Run) -> Iterator[Setting]:
     """
     devices.start(run.layout.simulated_devices)
     mesh = make_mesh(run.layout.mesh)
+    run.check_batches(mesh.shape[axes.REPLICA] * mesh.shape[axes.DATA])
     rules = layout_rules(run.layout.rules, run.layout.overrides)
     cache = open_rows(run.data)
     num_tokens = getattr(run.model, "num_tokens", None)
@@ -87,21 +81,7 @@ def setting(run: Run) -> Iterator[Setting]:
         )
     with layout(mesh, rules):
         plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
-        here = Setting(run=run, cache=cache, mesh=mesh, rules=rules, plan=plan)
-        _check_batches(here)
-        yield here
-
-
-def _check_batches(here: Setting) -> None:
-    shards = here.mesh.shape[axes.REPLICA] * here.mesh.shape[axes.DATA]
-    parts = shards * here.run.microbatches
-    for _, sequences in here.run.batch_schedule.stages:
-        if sequences % parts:
-            raise UserError(
-                f"BATCH_SCHEDULE has {sequences} sequences, which do not divide over {shards} "
-                f"data-parallel devices x MICROBATCHES={here.run.microbatches}; "
-                f"use a multiple of {parts}."
-            )
+        yield Setting(run=run, cache=cache, mesh=mesh, rules=rules, plan=plan)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -109,7 +89,9 @@ def train(args: argparse.Namespace) -> None:
     log.set_up()
     run = load_run(args.gin_file, args.gin_bindings)
     workdir = Path(args.workdir)
-    command = f"palmscale generate --workdir={workdir} --prompt='{run.reporting.sample_prompt or ''}'"
+    command = (
+        f"palmscale generate --workdir={workdir} --prompt='{run.reporting.sample_prompt or ''}'"
+    )
     with Lease(workdir) as lease, setting(run) as here:
         store = CheckpointStore(workdir / CHECKPOINTS, keep=run.keep, lease=lease)
         with store:
@@ -134,7 +116,9 @@ def _resume_or_begin(here: Setting, store: CheckpointStore) -> tuple[TrainState,
         for name, (old, new) in check_same_run(
             meta["identity"], identity, run.allow_changes
         ).items():
-            log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as ALLOW_CHANGES says.")
+            log.warn(
+                f"resuming with {name} changed from {old!r} to {new!r}, as ALLOW_CHANGES says."
+            )
     optimizer = {"step": abstract.step, "state": abstract.optimizer_state}
     snapshot = store.restore(abstract_params=abstract.params, abstract_optimizer_state=optimizer)
     count = f"{here.num_params:,} parameters on {_mesh_text(here.mesh)}"
@@ -220,7 +204,9 @@ def evaluate(args: argparse.Namespace) -> None:
 def _existing_config(workdir: Path) -> str:
     path = workdir / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"there is no run in {workdir} ({CONFIG_FILE} is missing); name its folder.")
+        raise UserError(
+            f"there is no run in {workdir} ({CONFIG_FILE} is missing); name its folder."
+        )
     return str(path)
 
 

@@ -77,18 +77,8 @@ def make_shardings(boxed: Any, mesh: Mesh, rules: Mapping[str, MeshAxes]) -> Any
     """
 
     def one(path: Any, leaf: Any) -> NamedSharding:
-        names = leaf.names if _is_box(leaf) else (None,) * leaf.ndim
-        shape = leaf.value.shape if _is_box(leaf) else leaf.shape
-        named = NamedSharding(mesh, spec(names, rules))
-        for size, name, target in zip(shape, names, named.spec, strict=True):
-            parts = math.prod(mesh.shape[axis] for axis in _as_tuple(target))
-            if size % parts:
-                raise UserError(
-                    f"parameter {path_name(path)} has {size} along {name!r}, which does not divide "
-                    f"over {parts} devices of mesh axis {target!r}; choose a multiple of {parts}, "
-                    "or another mesh."
-                )
-        return named
+        _, _, dims = _placed(path, leaf, mesh.shape, rules)
+        return NamedSharding(mesh, dims)
 
     return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=_is_box)
 
@@ -112,31 +102,63 @@ class ArrayLayout:
 
     @property
     def is_replicated(self) -> bool:
-        """True when every device holds the whole array."""
-        return self.bytes == self.bytes_per_device
+        """True when each of several devices holds the whole array."""
+        return self.copies > 1 and self.bytes == self.bytes_per_device
 
 
-def audit(boxed: Any, mesh: Mesh, rules: Mapping[str, MeshAxes]) -> list[ArrayLayout]:
-    """Returns the layout of every array of a boxed tree of shapes, in tree order."""
+def audit(
+    boxed: Any, axis_sizes: Mapping[str, int], rules: Mapping[str, MeshAxes]
+) -> list[ArrayLayout]:
+    """Returns the layout of every array of a boxed tree of shapes, in tree order.
+
+    Args:
+        boxed: of shapes with logical axes.
+        axis_sizes: of the mesh, by axis; its devices need not exist.
+        rules: logical axis to mesh axis.
+
+    Raises:
+        UserError: as `make_shardings`.
+    """
+    num_devices = math.prod(axis_sizes.values())
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=_is_box):
-        array = leaf.value if _is_box(leaf) else leaf
-        names = leaf.names if _is_box(leaf) else (None,) * array.ndim
-        sharding = NamedSharding(mesh, spec(names, rules))
-        shard = math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        array, names, dims = _placed(path, leaf, axis_sizes, rules)
         whole = math.prod(array.shape) * array.dtype.itemsize
+        shards = math.prod(_parts(target, axis_sizes) for target in dims)
         rows.append(
             ArrayLayout(
                 name=path_name(path),
                 shape=array.shape,
-                names=names,
-                mesh_axes=tuple(sharding.spec),
+                names=tuple(names),
+                mesh_axes=tuple(dims),
                 bytes=whole,
-                bytes_per_device=shard,
-                copies=mesh.size * shard // max(whole, 1),
+                bytes_per_device=whole // shards,
+                copies=num_devices // shards,
             )
         )
     return rows
+
+
+def _placed(
+    path: Any, leaf: Any, axis_sizes: Mapping[str, int], rules: Mapping[str, MeshAxes]
+) -> tuple[Any, Names, PartitionSpec]:
+    """Returns (array, its names, its mesh axes), or raises UserError where they do not fit."""
+    array = leaf.value if _is_box(leaf) else leaf
+    names = leaf.names if _is_box(leaf) else (None,) * array.ndim
+    dims = spec(names, rules)
+    for size, name, target in zip(array.shape, names, dims, strict=True):
+        parts = _parts(target, axis_sizes)
+        if size % parts:
+            raise UserError(
+                f"parameter {path_name(path)} has {size} along {name!r}, which does not divide "
+                f"over {parts} devices of mesh axis {target!r}; choose a multiple of {parts}, "
+                "or another mesh."
+            )
+    return array, names, dims
+
+
+def _parts(target: MeshAxes, axis_sizes: Mapping[str, int]) -> int:
+    return math.prod(axis_sizes[axis] for axis in _as_tuple(target))
 
 
 def _is_box(leaf: Any) -> bool:

@@ -54,6 +54,24 @@ def plan_state(
     Raises:
         UserError: a parameter without logical axes, or one that does not divide over the mesh.
     """
+    boxed, transformation = abstract_state(model, optimizer)
+    shardings = make_shardings(boxed, mesh, rules)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        unbox(boxed),
+        shardings,
+    )
+    return StatePlan(boxed=boxed, abstract=abstract, transformation=transformation)
+
+
+def abstract_state(
+    model: nn.Module, optimizer: Optimizer
+) -> tuple[TrainState, optax.GradientTransformation]:
+    """Returns the shapes of the whole state, boxed with their logical axes, and the optimizer.
+
+    Raises:
+        UserError: a parameter without logical axes.
+    """
     boxed_params = abstract_params(model)
     transformation = optimizer.build(logical_axes(boxed_params))
     boxed = TrainState(
@@ -63,13 +81,7 @@ def plan_state(
         # moments get the parameters' logical axes without anything knowing its state's classes.
         optimizer_state=jax.eval_shape(transformation.init, boxed_params),
     )
-    shardings = make_shardings(boxed, mesh, rules)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        unbox(boxed),
-        shardings,
-    )
-    return StatePlan(boxed=boxed, abstract=abstract, transformation=transformation)
+    return boxed, transformation
 
 
 def abstract_params(model: nn.Module) -> Any:

@@ -1,3 +1,4 @@
+import pathlib
 import subprocess
 import sys
 import time
@@ -6,7 +7,7 @@ import types
 import pytest
 
 import palmscale
-from palmscale.cli import main
+from palmscale.cli import arguments, main
 from palmscale.errors import UserError
 
 COMMANDS = [
@@ -24,21 +25,29 @@ COMMANDS = [
 ]
 
 
+ANSWERED_BY = {
+    "wiring": ("train", "evaluate"),
+    "samples": ("generate",),
+    "explain": ("explain",),
+    "checkpoints": ("ls", "show"),
+    "rows": ("build", "verify", "show"),
+}
+
+
 @pytest.fixture
-def wiring(monkeypatch):
-    """A wiring whose every command does what `wiring.does` says, and keeps its arguments."""
-    fake = types.ModuleType("palmscale.cli.wiring")
-    fake.does = lambda args: None
+def answer(monkeypatch):
+    """What answers every command: it does what `answer.does` says, and keeps its arguments."""
+    fake = types.SimpleNamespace(does=lambda args: None)
 
     def command(args):
         fake.args = args
         return fake.does(args)
 
-    names = "train evaluate generate explain checkpoint_ls checkpoint_show"
-    for name in [*names.split(), "data_build", "data_verify", "data_show"]:
-        setattr(fake, name, command)
-    monkeypatch.setitem(sys.modules, "palmscale.cli.wiring", fake)
-    monkeypatch.setattr("palmscale.cli.wiring", fake, raising=False)
+    for name, functions in ANSWERED_BY.items():
+        module = types.ModuleType(f"palmscale.cli.{name}")
+        for function in functions:
+            setattr(module, function, command)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return fake
 
 
@@ -93,23 +102,23 @@ def test_no_arguments_is_help_and_a_mistake(capsys):
     assert "usage: palmscale" in capsys.readouterr().err
 
 
-def test_gin_flags_come_in_any_order(wiring):
+def test_gin_flags_come_in_any_order(answer):
     assert (
         main.run(
             ["train", "--gin.A=1", "--gin_file=x/a.gin", "--gin.B='c=d'", "--gin_file", "b.gin"]
         )
         == 0
     )
-    assert wiring.args.gin_file == ["x/a.gin", "b.gin"]
-    assert wiring.args.gin_bindings == ["A=1", "B='c=d'"]
-    assert wiring.args.workdir == "runs/b"
+    assert answer.args.gin_file == ["x/a.gin", "b.gin"]
+    assert answer.args.gin_bindings == ["A=1", "B='c=d'"]
+    assert answer.args.workdir == "runs/b"
 
 
-def test_generate_has_defaults(wiring):
+def test_generate_has_defaults(answer):
     assert main.run(["generate", "--workdir=w"]) == 0
     got = {
         k: v
-        for k, v in vars(wiring.args).items()
+        for k, v in vars(answer.args).items()
         if k not in ("parser", "function", "gin", "command", "debug")
     }
     assert got == {
@@ -131,14 +140,14 @@ def test_generate_has_defaults(wiring):
 @pytest.mark.parametrize(
     ("written", "value"), [("latest", "latest"), ("best", "best"), ("120", 120)]
 )
-def test_a_checkpoint_is_latest_best_or_a_step(wiring, written, value):
+def test_a_checkpoint_is_latest_best_or_a_step(answer, written, value):
     assert main.run(["eval", "--workdir=w", f"--checkpoint={written}"]) == 0
-    assert wiring.args.checkpoint == value
+    assert answer.args.checkpoint == value
 
 
-def test_data_takes_a_cache_folder_or_gin_files(wiring):
-    assert main.run(["data", "show", "cache/x"]) == 0 and wiring.args.cache == "cache/x"
-    assert main.run(["data", "verify", "--gin_file=a.gin"]) == 0 and wiring.args.cache is None
+def test_data_takes_a_cache_folder_or_gin_files(answer):
+    assert main.run(["data", "show", "cache/x"]) == 0 and answer.args.cache == "cache/x"
+    assert main.run(["data", "verify", "--gin_file=a.gin"]) == 0 and answer.args.cache is None
 
 
 @pytest.mark.parametrize(
@@ -150,6 +159,7 @@ def test_data_takes_a_cache_folder_or_gin_files(wiring):
         ("generate --workdir=w --temprature=1", "did you mean --temperature?"),
         ("train", "no gin file; add --gin_file="),
         ("data verify", "no gin file"),
+        ("data show c --split=valid", "unknown --split=valid; did you mean validation?"),
         ("data show c --gin_file=a.gin", "both a cache (c) and gin flags"),
         ("train --gin_file=a.gin --gin.STEPS", "--gin.STEPS has no value; write --gin.STEPS=VALUE"),
         ("train --gin_file=a.gin more", "unexpected argument more"),
@@ -163,7 +173,7 @@ def test_data_takes_a_cache_folder_or_gin_files(wiring):
         ("generate --workdir=w --top_p=1.5", "1.5 is out of range"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(wiring, capsys, line, message):
+def test_a_mistake_is_one_line_and_exit_code_2(answer, capsys, line, message):
     assert main.run(line.split()) == 2
     assert message in _error_line(capsys)
 
@@ -183,7 +193,7 @@ def _raise(error):
             2,
             "error: DIM = 3 is odd - an even number is needed",
         ),
-        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (
             RuntimeError("lost\nsecond line"),
             1,
@@ -192,25 +202,41 @@ def _raise(error):
         (RuntimeError(), 1, "error: RuntimeError: no message"),
     ],
 )
-def test_an_exception_is_one_line_and_its_exit_code(wiring, capsys, error, code, message):
-    wiring.does = _raise(error)
+def test_an_exception_is_one_line_and_its_exit_code(answer, capsys, error, code, message):
+    answer.does = _raise(error)
     assert main.run(["explain", "--gin_file=a.gin"]) == code
     assert message in _error_line(capsys)
+
+
+def test_interrupted_training_says_how_to_go_on(answer, capsys):
+    answer.does = _raise(KeyboardInterrupt())
+    assert main.run(["train", "--gin_file=a.gin", "--workdir=w"]) == 130
+    assert "to go on from w, run the same command again" in _error_line(capsys)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("checkpoint", "data")])
+def test_every_command_is_answered_by_a_function_that_exists(command):
+    gin, workdir = ["--gin_file=a.gin"], ["--workdir=w"]
+    needs = {"explain": gin, "data": gin, "train": gin + workdir}.get(command.split()[0], workdir)
+    module, _, function = arguments.parse([*command.split(), *needs]).function.partition(".")
+    assert function in ANSWERED_BY[module]
+    source = (pathlib.Path(main.__file__).parent / f"{module}.py").read_text()
+    assert f"\ndef {function}(args: " in source
 
 
 @pytest.mark.parametrize(
     "line", ["--debug explain --gin_file=a.gin", "explain --gin_file=a.gin --debug"]
 )
-def test_debug_shows_the_traceback(wiring, capsys, line):
-    wiring.does = _raise(UserError("DIM = 3 is odd"))
+def test_debug_shows_the_traceback(answer, capsys, line):
+    answer.does = _raise(UserError("DIM = 3 is odd"))
     assert main.run(line.split()) == 2
     shown = capsys.readouterr().err
     assert "Traceback" in shown and shown.endswith("palmscale: error: DIM = 3 is odd\n")
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (75, 75)])
-def test_a_command_may_return_its_exit_code(wiring, returned, code):
-    wiring.does = lambda args: returned
+def test_a_command_may_return_its_exit_code(answer, returned, code):
+    answer.does = lambda args: returned
     assert main.run(["explain", "--gin_file=a.gin"]) == code
 
 
@@ -218,8 +244,7 @@ def test_a_reader_that_leaves_is_no_fault():
     script = (
         "import sys, types; from palmscale.cli import main; fake = types.ModuleType('w');"
         "fake.explain = lambda args: print('line\\n' * 100_000);"
-        "sys.modules['palmscale.cli.wiring'] = fake;"
-        "import palmscale.cli; palmscale.cli.wiring = fake;"
+        "sys.modules['palmscale.cli.explain'] = fake;"
         "sys.exit(main.run(['explain', '--gin_file=a.gin']))"
     )
     process = subprocess.Popen(
@@ -231,11 +256,11 @@ def test_a_reader_that_leaves_is_no_fault():
     assert process.wait() == 141
 
 
-def test_a_module_beside_the_gin_file_can_be_imported(wiring, monkeypatch, tmp_path):
+def test_a_module_beside_the_gin_file_can_be_imported(answer, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_palmscale_task.py").write_text("X = 1\n")
-    wiring.does = lambda args: __import__("my_palmscale_task").X
+    answer.does = lambda args: __import__("my_palmscale_task").X
     assert main.run(["explain", "--gin_file=a.gin"]) == 1
 
 

@@ -1,0 +1,272 @@
+"""The command line's arguments: parsed, checked, and named after who answers them.
+
+Nothing heavy is imported here, so that `--help` answers at once.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import palmscale
+from palmscale.cli.nearest import did_you_mean
+from palmscale.errors import UserError
+
+GIN_PREFIX = "--gin."
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser that answers a mistake in one line, with the nearest known word."""
+
+    def __init__(self, *args: Any, **keywords: Any):
+        # Abbreviated flags would make every new flag a breaking change.
+        super().__init__(*args, allow_abbrev=False, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        pattern = r"argument (\S+): invalid choice: '([^']*)' \(choose from (.*)\)"
+        if choice := re.search(pattern, message):
+            what = "command " if choice[1] == "COMMAND" else f"{choice[1]}="
+            known = [word.strip(" '") for word in choice[3].split(",")]
+            message = f"unknown {what}{choice[2]}{did_you_mean(choice[2], known)}"
+        raise UserError(f"{message} - see `{self.prog} --help`")
+
+    def refuse_unknown(self, arguments: list[str]) -> None:
+        """Raises UserError for arguments that no flag took."""
+        for argument in arguments:
+            flag = argument.partition("=")[0]
+            if flag.startswith("-"):
+                self.error(f"unknown flag {flag}{did_you_mean(flag, self._option_string_actions)}")
+        if arguments:
+            self.error(f"unexpected argument {arguments[0]}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the whole command line, but for `--gin.NAME=VALUE`."""
+    top = _Parser(
+        prog="palmscale", description=palmscale.__doc__, epilog=_EPILOG, formatter_class=_Raw
+    )
+    top.add_argument("--version", action="version", version=f"palmscale {palmscale.__version__}")
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+    _add_training(commands)
+    _add_generate(commands)
+    _add_checkpoint(commands)
+    _add_data(commands)
+    return top
+
+
+class _Raw(argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+_EPILOG = """\
+examples:
+  palmscale train --gin_file=configs/runs/quickstart.gin
+  palmscale train --gin_file=configs/runs/quickstart.gin --gin.TEXT_FILES='my/*.txt'
+  palmscale generate --workdir=runs/quickstart --prompt='def main('
+"""
+
+
+def _command(commands: Any, name: str, function: str, summary: str, **keywords: Any) -> _Parser:
+    """Adds a command answered by `palmscale.cli.<function>`; `gin=True` where it reads gin files."""
+    gin = keywords.pop("gin", False)
+    command = commands.add_parser(
+        name, help=summary, description=summary, formatter_class=_Raw, **keywords
+    )
+    command.set_defaults(function=function, parser=command, gin=gin, gin_bindings=[])
+    command.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    if gin:
+        command.add_argument(
+            "--gin_file",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="a gin file; repeat it to add more",
+        )
+        # Taken out of the arguments before argparse sees them; stated here for --help.
+        command.add_argument(
+            f"{GIN_PREFIX}NAME=VALUE",
+            dest="gin_help",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="set a macro or a parameter of the gin files, as in --gin.TRAIN_STEPS=200",
+        )
+    return command
+
+
+def _add_training(commands: Any) -> None:
+    train = _command(
+        commands,
+        "train",
+        "wiring.train",
+        "Train a model, or go on where its workdir stopped.",
+        gin=True,
+    )
+    train.add_argument("--workdir", help="the run's folder (default: runs/<name of the gin file>)")
+    evaluate = _command(
+        commands, "eval", "wiring.evaluate", "Evaluate a checkpoint on held-out text.", gin=True
+    )
+    _add_workdir(evaluate)
+    _add_checkpoint_choice(evaluate)
+    _command(
+        commands,
+        "explain",
+        "explain.explain",
+        "Show where every parameter lives, and its bytes a device.",
+        gin=True,
+    )
+
+
+def _add_generate(commands: Any) -> None:
+    generate = _command(
+        commands, "generate", "samples.generate", "Write text with a trained model."
+    )
+    _add_workdir(generate)
+    _add_checkpoint_choice(generate)
+    prompt = generate.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", default="", help="the text to go on from (default: none)")
+    prompt.add_argument("--prompt_file", metavar="FILE", help="a file with the text to go on from")
+    generate.add_argument(
+        "--max_tokens", type=_at_least(int, 1), default=256, metavar="N", help="default: 256"
+    )
+    generate.add_argument(
+        "--num_samples", type=_at_least(int, 1), default=1, metavar="N", help="default: 1"
+    )
+    generate.add_argument(
+        "--temperature", type=_at_least(float, 0), default=0.8, metavar="T", help="default: 0.8"
+    )
+    generate.add_argument(
+        "--top_k", type=_at_least(int, 1), metavar="K", help="choose among the K likeliest tokens"
+    )
+    generate.add_argument(
+        "--top_p", type=_share, metavar="P", help="choose among the likeliest that hold P in all"
+    )
+    generate.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    generate.add_argument(
+        "--seed", type=int, default=0, help="default: 0; the same seed writes the same text"
+    )
+
+
+def _add_checkpoint(commands: Any) -> None:
+    summary = "List and inspect checkpoints."
+    top = commands.add_parser("checkpoint", help=summary, description=summary)
+    inner = top.add_subparsers(
+        title="commands", metavar="COMMAND", dest="subcommand", required=True
+    )
+    _add_workdir(_command(inner, "ls", "checkpoints.ls", "List the checkpoints of a run."))
+    show = _command(inner, "show", "checkpoints.show", "Show what a checkpoint holds.")
+    _add_workdir(show)
+    _add_checkpoint_choice(show)
+    show.add_argument(
+        "--config", action="store_true", help="print the gin configuration it was trained with"
+    )
+
+
+def _add_data(commands: Any) -> None:
+    summary = "Build, check and look at row caches."
+    top = commands.add_parser("data", help=summary, description=summary)
+    inner = top.add_subparsers(
+        title="commands", metavar="COMMAND", dest="subcommand", required=True
+    )
+    _command(
+        inner, "build", "rows.build", "Build the row cache that the gin files describe.", gin=True
+    )
+    verify = _command(
+        inner, "verify", "rows.verify", "Check every row against its digest.", gin=True
+    )
+    _add_cache(verify)
+    show = _command(inner, "show", "rows.show", "Show some rows as text.", gin=True)
+    _add_cache(show)
+    show.add_argument("--rows", type=_at_least(int, 1), default=3, metavar="N", help="default: 3")
+    show.add_argument("--split", choices=("train", "validation"), default="train")
+
+
+def _add_cache(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "cache", nargs="?", metavar="CACHE", help="its folder, in place of gin files"
+    )
+
+
+def _add_workdir(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workdir", required=True, help="the folder of the run")
+
+
+def _add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--checkpoint",
+        type=_checkpoint,
+        default="latest",
+        metavar="WHICH",
+        help="latest (default), best, or a step",
+    )
+
+
+def _checkpoint(text: str) -> str | int:
+    if text in ("latest", "best"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a checkpoint; give latest, best or a step number"
+        )
+    return int(text)
+
+
+def _at_least(kind: type, least: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text} is not a number of type {kind.__name__}"
+            ) from None
+        if not least <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is out of range; give {least} or more")
+        return value
+
+    return convert
+
+
+def _share(text: str) -> float:
+    value = _at_least(float, 0)(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; give more than 0 and at most 1")
+    return value
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the parsed command line, with `--gin.NAME=VALUE` as `NAME=VALUE` in `gin_bindings`.
+
+    Raises UserError for a mistake, with the nearest known command or flag.
+    """
+    bindings = [a.removeprefix(GIN_PREFIX) for a in arguments if a.startswith(GIN_PREFIX)]
+    args, unknown = parser().parse_known_args(
+        [a for a in arguments if not a.startswith(GIN_PREFIX)]
+    )
+    args.parser.refuse_unknown(unknown)
+    for binding in bindings:
+        if not args.gin:
+            args.parser.error(f"{args.parser.prog} takes no {GIN_PREFIX}{binding}")
+        if "=" not in binding:
+            args.parser.error(
+                f"{GIN_PREFIX}{binding} has no value; write {GIN_PREFIX}{binding}=VALUE"
+            )
+    args.gin_bindings = bindings
+    if args.gin:
+        _complete_gin_arguments(args)
+    return args
+
+
+def _complete_gin_arguments(args: argparse.Namespace) -> None:
+    cache = getattr(args, "cache", None)
+    if not args.gin_file and not cache and args.command != "eval":
+        args.parser.error("no gin file; add --gin_file=configs/runs/quickstart.gin")
+    if cache and (args.gin_file or args.gin_bindings):
+        args.parser.error(f"both a cache ({cache}) and gin flags; give one of them")
+    if args.command == "train" and args.workdir is None:
+        args.workdir = os.path.join("runs", pathlib.Path(args.gin_file[-1]).stem)

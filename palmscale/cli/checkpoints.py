@@ -1,0 +1,123 @@
+"""`palmscale checkpoint ls` and `show`: what a run has saved."""
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from palmscale.checkpoint import digest
+from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
+from palmscale.checkpoint.steps import CURSOR, StepInfo
+from palmscale.checkpoint.store import CheckpointStore
+from palmscale.cli import tables
+from palmscale.errors import UserError
+
+
+def ls(args: argparse.Namespace) -> None:
+    """`palmscale checkpoint ls`: prints every step, its state, size, metrics and age."""
+    infos = _store(args.workdir).steps()
+    if not infos:
+        raise UserError(f"there is no checkpoint in {args.workdir}; train first, or name another.")
+    metrics = {info.step: info.metrics for info in infos if info.verified}
+    best = ranked_by_metric(metrics, KeepPolicy.best_metric)[:1]
+    names = list(dict.fromkeys(name for info in infos for name in info.metrics))
+    rows = [
+        [
+            f"{info.step:,}{' (best)' if info.step in best else ''}",
+            info.state,
+            tables.size(info.bytes) if info.verified else "",
+            *(f"{info.metrics[name]:.4f}" if name in info.metrics else "" for name in names),
+            age(time.time() - info.time) if info.verified else "",
+        ]
+        for info in infos
+    ]
+    headings = ("step", "state", "size", *names, "age")
+    tables.print_table(headings, rows, right=range(2, len(headings)))
+
+
+def show(args: argparse.Namespace) -> None:
+    """`palmscale checkpoint show`: prints a checkpoint's meta and arrays, and its gin file."""
+    store = _store(args.workdir)
+    info = _chosen(store, args.checkpoint)
+    meta = store.read_meta(info.step)
+    if meta is None:
+        raise UserError(f"there is no checkpoint in {args.workdir}; train first, or name another.")
+    if args.config:
+        print(meta["operative_config"])
+        return
+    directory = store.directory / str(info.step)
+    saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.time))
+    facts = [
+        ("step", f"{info.step:,}, {tables.size(info.bytes)}, saved {saved}"),
+        ("metrics", "  ".join(f"{k} {v:.4f}" for k, v in info.metrics.items()) or "none"),
+        ("parameters", f"{meta['num_params']:,}"),
+        ("mesh", " x ".join(f"{name}={size}" for name, size in meta["mesh"].items())),
+        ("versions", "  ".join(f"{name} {version}" for name, version in meta["versions"].items())),
+        ("vocabulary", _flat(meta["vocabulary"])),
+        ("row", f"{meta['sequence_length']:,} tokens"),
+        ("cursor", digest.read_checked(directory, CURSOR).decode().replace("\n", "")),
+    ]
+    facts += [(name, _flat(value)) for name, value in meta["identity"].items()]
+    tables.print_facts(facts)
+    print()
+    _print_arrays(digest.read_manifest(directory)["arrays"])
+    print("\n--config prints the gin configuration.")
+
+
+def age(seconds: float) -> str:
+    """Returns a duration in the one unit that fits it: `3 h`."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _store(workdir: str) -> CheckpointStore:
+    directory = Path(workdir) / "checkpoints"
+    if not directory.is_dir():
+        raise UserError(f"there is no run in {workdir} (checkpoints/ is missing); name its folder.")
+    return CheckpointStore(directory)
+
+
+def _chosen(store: CheckpointStore, which: int | str) -> StepInfo:
+    infos = {info.step: info for info in store.steps()}
+    verified = [info for info in infos.values() if info.verified]
+    known = ", ".join(str(info.step) for info in verified) or "none"
+    step: Any = which
+    if which == "latest":
+        step = max((info.step for info in verified), default=None)
+    elif which == "best":
+        metrics = {info.step: info.metrics for info in verified}
+        step = next(iter(ranked_by_metric(metrics, KeepPolicy.best_metric)), None)
+    if step not in infos or not infos[step].verified:
+        raise UserError(
+            f"--checkpoint={which}: no such verified checkpoint in {store.directory}; "
+            f"there are: {known}."
+        )
+    return infos[step]
+
+
+def _print_arrays(arrays: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = [
+        [
+            f"{item}/{name}",
+            " ".join(map(str, array["shape"])),
+            array["dtype"],
+            array["fingerprint"] or "",
+        ]
+        for item, described in arrays.items()
+        for name, array in described.items()
+    ]
+    tables.print_table(("array", "shape", "dtype", "fingerprint"), rows)
+
+
+def _flat(value: Any) -> str:
+    """Returns a JSON value in one line, as a person would write it: `depth=4 heads=4`."""
+    if isinstance(value, Mapping):
+        return "  ".join(f"{name}={_inner(item)}" for name, item in value.items())
+    return str(value)
+
+
+def _inner(value: Any) -> str:
+    return f"({_flat(value)})" if isinstance(value, Mapping) else str(value)
