@@ -9,7 +9,6 @@ import concurrent.futures
 import dataclasses
 import json
 import os
-import shutil
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -24,13 +23,11 @@ from palmscale.checkpoint.describe import described, differences, listed, shapes
 from palmscale.checkpoint.fingerprint import fingerprint
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric, steps_to_delete
+from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
 from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
 
 PARAMS, OPTIMIZER = "params", "optimizer"
-CURSOR, META, CORRUPT = "cursor.json", "meta.json", "CORRUPT"
-# Orbax writes <step>.orbax-checkpoint-tmp and renames it; what is being removed bears the name too.
-_TEMPORARY = ".orbax-checkpoint-tmp"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,22 +39,6 @@ class Snapshot:
     optimizer_state: Any
     cursor: dict[str, Any]
     meta: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StepInfo:
-    """A step on disk; `bytes`, `metrics` and `time` (seconds since the epoch) if it is verified."""
-
-    step: int
-    state: Literal["verified", "unfinished", "corrupt"]
-    bytes: int
-    metrics: dict[str, float]
-    time: float
-
-    @property
-    def verified(self) -> bool:
-        """Whether the step can be restored."""
-        return self.state == "verified"
 
 
 class CheckpointStore:
@@ -75,6 +56,7 @@ class CheckpointStore:
     ) -> None:
         # Orbax takes absolute paths only.
         self.directory = Path(directory).absolute()
+        self._folders = StepFolders(self.directory)
         self._keep = keep
         self._lease = lease
         self._protected: frozenset[int] = frozenset()
@@ -82,7 +64,7 @@ class CheckpointStore:
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
         if lease is not None and jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._remove_temporaries("*")
+            self._folders.remove_temporaries("*")
 
     def __enter__(self) -> Self:
         return self
@@ -133,10 +115,12 @@ class CheckpointStore:
         if self._holds(step, arrays, texts[CURSOR]):
             return
         if jax.process_index() == 0:
-            self._delete(step)
+            self._folders.delete(step)
         with _context():
             items = _not_empty({PARAMS: params, OPTIMIZER: optimizer_state})
-            response = ocp.save_checkpointables_async(self._path(step), items, overwrite=True)
+            response = ocp.save_checkpointables_async(
+                self._folders.path(step), items, overwrite=True
+            )
         manifest = {
             "step": step,
             "time": time.time(),
@@ -171,9 +155,9 @@ class CheckpointStore:
         """Deletes every later step: after a rewind they belong to a course that was given up."""
         self._finish_pending()
         if jax.process_index() == 0:
-            for newer in self._steps():
+            for newer in self._folders.steps():
                 if newer > step:
-                    self._delete(newer)
+                    self._folders.delete(newer)
 
     def _finish_pending(self) -> None:
         try:
@@ -185,7 +169,7 @@ class CheckpointStore:
         self, step: int, response: Any, texts: Mapping[str, str], manifest: Mapping[str, Any]
     ) -> None:
         """Runs in the saver's thread: after Orbax's commit, digests what was written, marks it."""
-        path = self._path(step)
+        path = self._folders.path(step)
         try:
             response.result()
             if jax.process_index() != 0:
@@ -196,8 +180,8 @@ class CheckpointStore:
         except Exception:
             # On a full disk the remains would leave no room for the next save.
             if jax.process_index() == 0:
-                self._delete(step)
-                self._remove_temporaries(f"{step}")
+                self._folders.delete(step)
+                self._folders.remove_temporaries(f"{step}")
             raise
         self._apply_policy()
 
@@ -210,27 +194,14 @@ class CheckpointStore:
         )
         leftovers = [info.step for info in infos if not info.verified and info.step < max(verified)]
         for step in [*doomed, *leftovers]:
-            self._delete(step)
-
-    def _delete(self, step: int) -> None:
-        path = self._path(step)
-        if path.exists():
-            # Renamed first, so that no kill leaves half a step behind that looks whole.
-            doomed = path.with_name(f"{step}{_TEMPORARY}-removed")
-            shutil.rmtree(doomed, ignore_errors=True)
-            path.rename(doomed)
-            shutil.rmtree(doomed)
-
-    def _remove_temporaries(self, step_pattern: str) -> None:
-        for path in self.directory.glob(f"{step_pattern}{_TEMPORARY}*"):
-            shutil.rmtree(path, ignore_errors=True)
+            self._folders.delete(step)
 
     def _holds(self, step: int, arrays: Mapping[str, Any], cursor: str) -> bool:
-        if self._state(step) != "verified":
+        if self._folders.state(step) != "verified":
             return False
         try:
-            manifest = digest.read_manifest(self._path(step))
-            stored_cursor = (self._path(step) / CURSOR).read_text()
+            manifest = digest.read_manifest(self._folders.path(step))
+            stored_cursor = (self._folders.path(step) / CURSOR).read_text()
         except (CorruptionError, OSError):
             return False
         return manifest["arrays"] == arrays and stored_cursor == cursor
@@ -239,11 +210,11 @@ class CheckpointStore:
 
     def steps(self) -> list[StepInfo]:
         """Every step on disk, oldest first. Reads the manifests, not the arrays."""
-        return [self._info(step) for step in self._steps()]
+        return [self._folders.info(step) for step in self._folders.steps()]
 
     def latest_verified(self) -> int | None:
         """The newest verified step, or None."""
-        return max(self._steps_in_state("verified"), default=None)
+        return max(self._folders.in_state("verified"), default=None)
 
     def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
         """The meta of `step`, by default of the newest verified step whose meta is undamaged.
@@ -252,7 +223,7 @@ class CheckpointStore:
         """
         for candidate, is_last in _with_last(self._candidates(step)):
             try:
-                return self._read_json(candidate, META)
+                return self._folders.read_json(candidate, META)
             except CorruptionError:
                 if is_last:
                     raise
@@ -280,7 +251,8 @@ class CheckpointStore:
             try:
                 return self._restore(candidate, abstract_params, abstract_optimizer_state)
             except CorruptionError as error:
-                self._mark_corrupt(candidate)
+                if self._lease is not None and jax.process_index() == 0:
+                    self._folders.mark_corrupt(candidate)
                 if is_last:
                     raise
                 log.warn(f"the checkpoint of step {candidate} is not used: {error}")
@@ -290,7 +262,7 @@ class CheckpointStore:
         wanted = {PARAMS: params}
         if optimizer_state is not None:
             wanted[OPTIMIZER] = optimizer_state
-        path = self._path(step)
+        path = self._folders.path(step)
         manifest = digest.check(path)
         wrong = [
             line
@@ -317,17 +289,17 @@ class CheckpointStore:
             step=step,
             params=trees[PARAMS],
             optimizer_state=trees.get(OPTIMIZER),
-            cursor=self._read_json(step, CURSOR),
-            meta=self._read_json(step, META),
+            cursor=self._folders.read_json(step, CURSOR),
+            meta=self._folders.read_json(step, META),
         )
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
         """The steps to try in order: several only where falling back is allowed."""
-        verified = self._steps_in_state("verified")
+        verified = self._folders.in_state("verified")
         if step is None:
-            for unfinished in self._steps_in_state("unfinished"):
+            for unfinished in self._folders.in_state("unfinished"):
                 log.say(f"the checkpoint of step {unfinished} was never finished; it is not used")
-            corrupt = self._steps_in_state("corrupt")
+            corrupt = self._folders.in_state("corrupt")
             if corrupt and not verified:
                 # Never start again from nothing where there was something.
                 raise CorruptionError(
@@ -345,7 +317,7 @@ class CheckpointStore:
                     "the best one needs it - name a step."
                 )
             return ranked[:1]
-        if self._state(step) == "corrupt":
+        if self._folders.state(step) == "corrupt":
             raise CorruptionError(
                 f"the checkpoint of step {step} in {self.directory} was found "
                 "damaged before - a whole one is needed - name another step, or "
@@ -357,47 +329,6 @@ class CheckpointStore:
                 f"are {listed(verified) or 'none'} - name one of them."
             )
         return [step]
-
-    def _mark_corrupt(self, step: int) -> None:
-        # So that it is not counted as kept, and is replaced when training comes by again.
-        marker = self._path(step) / digest.VERIFIED
-        if self._lease is not None and jax.process_index() == 0 and marker.exists():
-            marker.rename(marker.with_name(CORRUPT))
-
-    def _read_json(self, step: int, name: str) -> dict[str, Any]:
-        return json.loads(digest.read_checked(self._path(step), name))
-
-    def _info(self, step: int) -> StepInfo:
-        path, state, manifest = self._path(step), self._state(step), {}
-        if state == "verified":
-            try:
-                manifest = digest.read_manifest(path)
-            except CorruptionError:
-                state = "corrupt"
-        return StepInfo(
-            step=step,
-            state=state,
-            metrics=manifest.get("metrics", {}),
-            bytes=sum(file["bytes"] for file in manifest.get("files", {}).values()),
-            time=manifest.get("time", 0.0),
-        )
-
-    def _state(self, step: int) -> Literal["verified", "unfinished", "corrupt"]:
-        path = self._path(step)
-        if (path / digest.VERIFIED).exists():
-            return "verified"
-        return "corrupt" if (path / CORRUPT).exists() else "unfinished"
-
-    def _steps(self) -> list[int]:
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
-
-    def _steps_in_state(self, state: str) -> list[int]:
-        return [step for step in self._steps() if self._state(step) == state]
-
-    def _path(self, step: int) -> Path:
-        return self.directory / str(step)
 
 
 def _context() -> ocp.Context:

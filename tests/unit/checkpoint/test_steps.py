@@ -1,0 +1,53 @@
+"""The folders on disk: what state each step is in, and that a removed one leaves nothing behind."""
+
+import pytest
+
+from palmscale.checkpoint import digest
+from palmscale.checkpoint.steps import CORRUPT, META, StepFolders
+from palmscale.errors import CorruptionError
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for step in (20, 3, 100):
+        (tmp_path / str(step)).mkdir()
+        (tmp_path / str(step) / META).write_text('{"a": 1}')
+    digest.write_manifest(tmp_path / "20", {"metrics": {"loss": 2.0}, "time": 5.0})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "7.orbax-checkpoint-tmp").mkdir()
+    return StepFolders(tmp_path)
+
+
+def test_steps_are_the_folders_with_a_number_in_order(folders, tmp_path):
+    assert folders.steps() == [3, 20, 100]
+    assert StepFolders(tmp_path / "absent").steps() == []
+
+
+def test_the_marker_decides_the_state(folders):
+    assert folders.in_state("verified") == [20]
+    assert folders.in_state("unfinished") == [3, 100]
+    folders.mark_corrupt(20)
+    assert folders.state(20) == "corrupt" and (folders.path(20) / CORRUPT).exists()
+    folders.mark_corrupt(3)  # never verified: there is nothing to take back
+    assert folders.state(3) == "unfinished"
+
+
+def test_info_comes_from_the_manifest_and_a_damaged_one_is_corrupt(folders):
+    info = folders.info(20)
+    assert info.verified and info.metrics == {"loss": 2.0} and info.time == 5.0 and info.bytes > 0
+    (folders.path(20) / digest.MANIFEST).write_text("{}")
+    assert folders.info(20).state == "corrupt"
+
+
+def test_a_json_file_is_read_only_if_it_is_the_one_written(folders):
+    assert folders.read_json(20, META) == {"a": 1}
+    (folders.path(20) / META).write_text('{"a": 2}')
+    with pytest.raises(CorruptionError, match=META):
+        folders.read_json(20, META)
+
+
+def test_deleting_and_cleaning_leave_nothing_of_a_step(folders, tmp_path):
+    folders.delete(20)
+    folders.delete(20)
+    folders.remove_temporaries("*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["100", "3", "notes"]
