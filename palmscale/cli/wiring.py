@@ -123,7 +123,7 @@ def _resume_or_begin(here: Setting, store: CheckpointStore) -> tuple[TrainState,
     snapshot = store.restore(abstract_params=abstract.params, abstract_optimizer_state=optimizer)
     count = f"{here.num_params:,} parameters on {_mesh_text(here.mesh)}"
     if snapshot is None:
-        log.say(f"Beginning at step 0: {count}.")
+        log.say(f"Beginning at step 0: {count}. The first step compiles.")
         return init_state(here.plan, run.model, seed=run.seed), _stream(here).cursor(0)
     log.say(f"Resuming after step {snapshot.step:,}: {count}.")
     state = TrainState(
