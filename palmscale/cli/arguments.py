@@ -72,7 +72,7 @@ examples:
 
 
 def _command(commands: Any, name: str, function: str, summary: str, **keywords: Any) -> _Parser:
-    """Adds a command answered by `palmscale.cli.<function>`; `gin=True` where it reads gin files."""
+    """Adds a command that `palmscale.cli.<function>` answers; `gin`: it reads gin files."""
     gin = keywords.pop("gin", False)
     command = commands.add_parser(
         name, help=summary, description=summary, formatter_class=_Raw, **keywords

@@ -36,16 +36,16 @@ def axis_sizes(layout: Layout) -> dict[str, int]:
     Raises:
         UserError: the mesh does not fit the devices that are counted or simulated.
     """
-    mesh = layout.mesh
+    mesh, num_devices = layout.mesh, layout.simulated_devices
     stated = (mesh.replicas, mesh.data, mesh.model)
-    if -1 in stated or layout.simulated_devices is not None:
-        devices.start(layout.simulated_devices)
+    if num_devices is None and -1 in stated:
+        devices.start(None)
         num_devices = jax.device_count()
     else:
-        # Tracing needs some device; a run on this machine may hold the accelerators.
+        # Tracing makes a random key somewhere; a run on this machine may hold the accelerators.
         jax.config.update("jax_platforms", "cpu")
-        num_devices = math.prod(stated)
-    return dict(zip((axes.REPLICA, axes.DATA, axes.MODEL), mesh.shape(num_devices), strict=True))
+    shape = mesh.shape(math.prod(stated) if num_devices is None else num_devices)
+    return dict(zip((axes.REPLICA, axes.DATA, axes.MODEL), shape, strict=True))
 
 
 def num_params(params: Sequence[ArrayLayout], num_tokens: int | None = None) -> int:

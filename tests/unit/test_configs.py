@@ -1,0 +1,123 @@
+"""Every gin file loads, every size file states its exact count, and every recipe is explained."""
+
+import re
+
+import jax
+import pytest
+import source_tree
+
+from palmscale.cli import gin_config, main
+from palmscale.cli.run import load_run
+from palmscale.partition.shardings import unbox
+from palmscale.train.state import abstract_params
+
+CONFIGS = source_tree.CHECKOUT / "configs"
+PRETRAIN, MESH = "configs/runs/pretrain.gin", "configs/meshes/mesh.gin"
+REQUIRED = ["SEQUENCE_LENGTH=32", "BATCH_SCHEDULE=((0, 8),)", "TRAIN_STEPS=10"]
+PUBLISHED = {"palm_8b": 8_631_877_632, "palm_62b": 62_495_129_600, "palm_540b": 540_354_281_472}
+
+
+def names(folder):
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_is_left():
+    yield
+    gin_config.reset()
+
+
+def model_of(name):
+    return load_run([PRETRAIN, f"configs/models/{name}.gin", MESH], REQUIRED).model
+
+
+def count(model, *, norm_scales):
+    """Elements of the parameters, by their names rather than by their logical axes."""
+    leaves = jax.tree_util.tree_leaves_with_path(unbox(abstract_params(model)))
+    return sum(
+        leaf.size
+        for path, leaf in leaves
+        if norm_scales or "norm" not in jax.tree_util.keystr(path)
+    )
+
+
+@pytest.mark.parametrize("name", names("models"))
+def test_a_size_file_states_its_exact_counts_in_its_first_line(name):
+    first_line = (CONFIGS / f"models/{name}.gin").read_text().splitlines()[0]
+    form = r"# ([\d,]+) parameters .* norm scales, ([\d,]+) tokens.*stored: ([\d,]+) \(([\d,]+) "
+    published, tokens, stored, rows = (
+        int(number.replace(",", "")) for number in re.match(form, first_line).groups()
+    )
+    model = model_of(name)
+    assert (model.num_tokens, model.stored_tokens) == (tokens, rows)
+    assert count(model.clone(padded_tokens=None), norm_scales=False) == published
+    assert count(model, norm_scales=True) == stored
+    assert PUBLISHED.get(name, published) == published
+
+
+def test_the_papers_sizes_are_all_there_and_have_their_shapes():
+    shapes = {name: model_of(name) for name in PUBLISHED}
+    assert [(m.depth, m.heads, m.dim, m.dim_head) for m in shapes.values()] == [
+        (32, 16, 4096, 256),
+        (64, 32, 8192, 256),
+        (118, 48, 18432, 256),
+    ]
+    for model in shapes.values():
+        assert (model.norm, model.final_norm, model.ff_mult) == ("rms", "unscaled", 4)
+        assert (model.num_tokens, model.dtype, model.dropout) == (256_000, "bfloat16", 0.0)
+
+
+@pytest.mark.parametrize("name", names("meshes"))
+def test_a_mesh_file_goes_with_any_run_and_model(name):
+    run = load_run(
+        [PRETRAIN, "configs/models/palm_cpu_1m.gin", f"configs/meshes/{name}.gin"], REQUIRED
+    )
+    assert run.layout.rules == "2d"
+
+
+@pytest.mark.parametrize("name", names("optim"))
+def test_an_optimizer_file_replaces_the_optimizer(name):
+    files = [PRETRAIN, f"configs/optim/{name}.gin", "configs/models/palm_cpu_1m.gin", MESH]
+    wanted = {"palm_adafactor": "Adafactor", "adamw": "AdamW"}
+    assert type(load_run(files, REQUIRED).optimizer).__name__ == wanted[name]
+
+
+@pytest.mark.parametrize("name", [n for n in names("runs") if n != "pretrain"])
+def test_a_run_loads_by_itself(name):
+    assert load_run([f"configs/runs/{name}.gin"], []).train_steps > 0
+
+
+@pytest.mark.parametrize("name", names("recipes"))
+def test_a_recipe_loads_and_is_explained(name, capsys):
+    recipe = f"configs/recipes/{name}.gin"
+    run = load_run([recipe], [])
+    assert main.run(["explain", f"--gin_file={recipe}"]) == 0
+    explained = capsys.readouterr().out
+    assert f"{count(run.model, norm_scales=True):,} stored" in explained
+    assert "\x1b" not in explained
+
+
+@pytest.mark.parametrize("name", names("recipes") + names("runs"))
+def test_a_recipe_says_what_it_is_and_what_to_override(name):
+    folder = "recipes" if name in names("recipes") else "runs"
+    text = (CONFIGS / f"{folder}/{name}.gin").read_text()
+    header = text[: text.index("\nfrom ")]
+    assert all(line.startswith("#") for line in header.split("\n") if line)
+    assert re.search("overrid", header, re.IGNORECASE)
+
+
+def test_the_papers_recipes_train_on_the_papers_number_of_sequences():
+    runs = {name: load_run([f"configs/recipes/{name}.gin"], []) for name in PUBLISHED}
+    sequences = {r.batch_schedule.rows_before(r.train_steps) for r in runs.values()}
+    assert sequences == {378_880_000}  # x 2,048 tokens = 775.9 billion
+    assert {run.data.sequence_length for run in runs.values()} == {2048}
+    assert runs["palm_540b"].batch_schedule.stages == ((0, 512), (50_000, 1024), (115_000, 2048))
+    assert runs["palm_540b"].train_steps == 255_000
+
+
+def test_the_540b_table_divides_over_both_axes_in_whole_tiles():
+    run = load_run(["configs/recipes/palm_540b.gin"], [])
+    mesh, rows = run.layout.mesh, run.model.stored_tokens
+    assert (mesh.replicas, mesh.data, mesh.model) == (2, 256, 12)
+    assert rows % mesh.model == 0 and rows % (16 * mesh.data) == 0
+    assert rows - 256_000 < 12 * 16 * mesh.data
