@@ -13,7 +13,7 @@ from palmscale.train.state import abstract_params
 
 CONFIGS = source_tree.CHECKOUT / "configs"
 PRETRAIN, MESH = "configs/runs/pretrain.gin", "configs/meshes/mesh.gin"
-REQUIRED = ["SEQUENCE_LENGTH=32", "BATCH_SCHEDULE=((0, 8),)", "TRAIN_STEPS=10"]
+REQUIRED = ["SEQUENCE_LENGTH=32", "BATCH_SCHEDULE=((0, 8),)", "TRAIN_STEPS=1000"]
 PUBLISHED = {"palm_8b": 8_631_877_632, "palm_62b": 62_495_129_600, "palm_540b": 540_354_281_472}
 
 

@@ -1,0 +1,97 @@
+import importlib
+import inspect
+
+import pytest
+
+from palmscale.cli.arguments import parse
+from palmscale.errors import UserError
+
+ANSWERED = [
+    ("train --gin_file=a.gin", "wiring.train"),
+    ("eval --workdir=w", "wiring.evaluate"),
+    ("generate --workdir=w", "samples.generate"),
+    ("explain --gin_file=a.gin", "explain.explain"),
+    ("checkpoint ls --workdir=w", "checkpoints.ls"),
+    ("checkpoint show --workdir=w", "checkpoints.show"),
+    ("data build --gin_file=a.gin", "rows.build"),
+    ("data verify c", "rows.verify"),
+    ("data show c", "rows.show"),
+]
+
+
+@pytest.mark.parametrize(("line", "function"), ANSWERED)
+def test_every_command_is_answered_by_a_function_that_takes_its_arguments(line, function):
+    assert parse(line.split()).function == function
+    module, _, name = function.partition(".")
+    answer = getattr(importlib.import_module(f"palmscale.cli.{module}"), name)
+    assert list(inspect.signature(answer).parameters) == ["args"]
+
+
+def test_gin_flags_come_in_any_order():
+    args = parse("train --gin.A=1 --gin_file=x/a.gin --gin.B='c=d' --gin_file b.gin".split())
+    assert args.gin_file == ["x/a.gin", "b.gin"]
+    assert args.gin_bindings == ["A=1", "B='c=d'"]
+    assert args.workdir == "runs/b"
+
+
+def test_generate_has_defaults():
+    ours = ("parser", "function", "gin", "command", "debug")
+    got = vars(parse(["generate", "--workdir=w"]))
+    assert {name: value for name, value in got.items() if name not in ours} == {
+        "workdir": "w",
+        "checkpoint": "latest",
+        "prompt": "",
+        "prompt_file": None,
+        "max_tokens": 256,
+        "num_samples": 1,
+        "temperature": 0.8,
+        "top_k": None,
+        "top_p": None,
+        "greedy": False,
+        "seed": 0,
+        "gin_bindings": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("latest", "latest"), ("best", "best"), ("120", 120)]
+)
+@pytest.mark.parametrize("command", ["eval", "generate", "checkpoint show"])
+def test_a_checkpoint_is_latest_best_or_a_step(command, written, value):
+    args = parse([*command.split(), "--workdir=w", f"--checkpoint={written}"])
+    assert args.checkpoint == value
+
+
+def test_data_takes_a_cache_folder_or_gin_files():
+    assert parse(["data", "show", "cache/x"]).cache == "cache/x"
+    assert parse(["data", "verify", "--gin_file=a.gin"]).cache is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("trian", "unknown command trian; did you mean train?"),
+        ("checkpoint lss", "unknown command lss; did you mean ls?"),
+        ("train --gin_fle=a", "unknown flag --gin_fle; did you mean --gin_file?"),
+        ("generate --workdir=w --temprature=1", "did you mean --temperature?"),
+        ("train", "no gin file; add --gin_file="),
+        ("data verify", "no gin file"),
+        ("data show c --gin_file=a.gin", "both a cache (c) and gin flags"),
+        ("data show c --split=valid", "unknown --split=valid; did you mean validation?"),
+        ("data show c --rows=0", "0 is out of range; give 1 or more"),
+        ("train --gin_file=a.gin --gin.STEPS", "--gin.STEPS has no value; write --gin.STEPS=VALUE"),
+        ("train --gin_file=a.gin more", "unexpected argument more"),
+        ("generate --workdir=w --gin.A=1", "takes no --gin.A=1"),
+        ("generate", "required: --workdir"),
+        ("generate --workdir=w --prompt=a --prompt_file=b", "not allowed with"),
+        ("generate --workdir=w --checkpoint=last", "give latest, best or a step number"),
+        ("generate --workdir=w --max_tokens=0", "0 is out of range; give 1 or more"),
+        ("generate --workdir=w --max_tokens=five", "five is not a number of type int"),
+        ("generate --workdir=w --temperature=nan", "nan is out of range"),
+        ("generate --workdir=w --top_p=1.5", "1.5 is out of range"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(line, message):
+    with pytest.raises(UserError) as raised:
+        parse(line.split())
+    assert message in str(raised.value) and "\n" not in str(raised.value)
