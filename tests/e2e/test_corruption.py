@@ -32,7 +32,7 @@ def test_a_flipped_bit_is_named_and_the_previous_step_used(tiny, finished, flip,
     workdirs = [shutil.copytree(finished, tmp_path / str(i)) for i in range(len(names))]
     for workdir, name in zip(workdirs, names, strict=True):
         flip(workdir / "checkpoints/16" / name)
-    answers = tiny_run.run_each([tiny(workdir) for workdir in workdirs], "pass")
+    answers = tiny_run.run_each([tiny(workdir) for workdir in workdirs])
     for workdir, name, answer in zip(workdirs, names, answers, strict=True):
         assert answer.returncode == 0, answer.stderr
         (warning,) = [line for line in answer.stderr.splitlines() if "step 16 is not used" in line]
@@ -48,7 +48,7 @@ def test_with_every_checkpoint_damaged_nothing_begins_anew(tiny, finished, flip,
     for marker in workdir.glob("checkpoints/*/VERIFIED"):
         flip(marker)
     before = (workdir / "metrics.jsonl").read_bytes()
-    (answer,) = tiny_run.run_each([tiny(workdir)], "pass")
+    (answer,) = tiny_run.run_each([tiny(workdir)])
     assert answer.returncode == 2 and "VERIFIED" in answer.stderr.splitlines()[-1]
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
@@ -62,6 +62,6 @@ def test_a_flipped_bit_in_a_row_cache_is_refused_by_name(tiny, row_cache, flip, 
     content[::64] = bytes(byte ^ 1 for byte in content[::64])
     shard.write_bytes(bytes(content))
     workdir = tmp_path / "run"
-    (answer,) = tiny_run.run_each([tiny(workdir, CACHE=cache)], "pass")
+    (answer,) = tiny_run.run_each([tiny(workdir, CACHE=cache)])
     errors = [line for line in answer.stderr.splitlines() if "palmscale: error" in line]
     assert answer.returncode == 2 and len(errors) == 1 and shard.name in errors[0], answer.stderr

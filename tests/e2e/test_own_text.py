@@ -17,7 +17,9 @@ def capitals(dataset):
 
 seqio.TaskRegistry.add(
     "capitals",
-    source=seqio.TextLineDataSource({"train": str(HERE / "train.txt"), "validation": str(HERE / "held.txt")}),
+    source=seqio.TextLineDataSource(
+        {"train": str(HERE / "train.txt"), "validation": str(HERE / "held.txt")}
+    ),
     preprocessors=[
         lambda dataset: dataset.map(lambda line: {"text": line}),
         capitals,

@@ -62,7 +62,7 @@ def test_a_cache_is_found_by_its_definition_where_its_text_is_gone(
     gone = text.with_name("gone")
     text.rename(gone)
     try:
-        (answer,) = tiny_run.run_each([tiny(tmp_path / "run")], "pass", env=absent)
+        (answer,) = tiny_run.run_each([tiny(tmp_path / "run")], env=absent)
     finally:
         gone.rename(text)
     assert answer.returncode == 0, answer.stderr

@@ -1,4 +1,4 @@
-"""A model of some 40,000 parameters, trained by real `palmscale` processes, and what they leave behind."""
+"""A model of 38,496 parameters, trained by real `palmscale` processes, and what they leave."""
 
 import json
 import pathlib
@@ -41,17 +41,17 @@ def start(*arguments, **options):
 
 def run(*arguments, code=0, **options):
     """The finished process, which must have exited with `code`."""
-    process = start(*arguments, **options)
-    out, err = process.communicate(timeout=600)
+    with start(*arguments, **options) as process:
+        try:
+            out, err = process.communicate(timeout=1800)
+        finally:
+            process.kill()
     assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
     return subprocess.CompletedProcess(process.args, code, out, err)
 
 
-def run_each(commands, code, env=None):
-    """[exit code, stderr] of each command line, all run in one process with eight devices.
-
-    `code` is Python to run first, such as `pass`.
-    """
+def run_each(commands, code="pass", env=None):
+    """The outcome of each command line, all run in one process, after `code`, which is Python."""
     driver = f"""
 import contextlib, io, json, sys
 {code}
@@ -110,7 +110,12 @@ def assert_same_end(workdir, reference):
     assert [line["step"] for line in metrics(workdir)] == list(range(1, steps(reference)[-1] + 1))
 
 
-MOMENTS = ("while Orbax writes", "between Orbax's commit and VERIFIED", "after some step", "anywhen")
+MOMENTS = (
+    "while Orbax writes",
+    "between Orbax's commit and VERIFIED",
+    "after some step",
+    "anywhen",
+)
 
 
 def kill_once(command, workdir, moment, chance: random.Random, **options):
