@@ -26,7 +26,7 @@ COMMANDS = [
 
 @pytest.fixture
 def answer(monkeypatch):
-    """What answers `train` and `explain`: it does what `answer.does` says, and keeps its arguments."""
+    """Answers `train` and `explain` by what `answer.does` says, and keeps the arguments."""
     fake = types.SimpleNamespace(does=lambda args: None)
 
     def command(args):
