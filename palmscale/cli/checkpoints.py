@@ -44,7 +44,7 @@ def show(args: argparse.Namespace) -> None:
     if meta is None:
         raise UserError(f"there is no checkpoint in {args.workdir}; train first, or name another.")
     if args.config:
-        print(meta["operative_config"])
+        print(meta["operative_config"], end="")
         return
     directory = store.directory / str(info.step)
     saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.time))

@@ -1,0 +1,143 @@
+import re
+
+import numpy as np
+import pytest
+
+from palmscale.cli import gin_config, main, rows
+from palmscale.cli.run import Data
+from palmscale.data.sources import Corpus
+from palmscale.data.vocab import ByteVocabulary
+from palmscale.errors import UserError
+
+TEXTS = {"a.txt": "alpha beta\n" * 40, "b.txt": "γάμμα \x1b[2J\n" * 30, "c.txt": "delta\n" * 50}
+BYTES = ByteVocabulary()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for name, content in TEXTS.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(text, tmp_path_factory):
+    """Rows of 32 tokens of three files, one of them held out."""
+    corpus = Corpus(text_files=f"{text}/*.txt", held_out_fraction=0.1)
+    directory = str(tmp_path_factory.mktemp("caches"))
+    return Data(corpus=corpus, sequence_length=32, seed=0, cache_directory=directory)
+
+
+@pytest.fixture(scope="module")
+def folder(data):
+    """The folder of the built cache. Not to be written to."""
+    return rows.open_rows(data).directory
+
+
+@pytest.fixture
+def gin_flags(data):
+    yield [
+        "--gin_file=configs/runs/pretrain.gin",
+        "--gin_file=configs/models/palm_cpu_1m.gin",
+        "--gin_file=configs/meshes/mesh.gin",
+        f"--gin.TEXT_FILES={data.corpus.text_files[0]}",
+        f"--gin.CACHE_DIRECTORY={data.cache_directory}",
+        "--gin.HELD_OUT_FRACTION=0.1",
+        "--gin.SEQUENCE_LENGTH=32",
+        "--gin.BATCH_SCHEDULE=((0, 8),)",
+        "--gin.TRAIN_STEPS=1",
+    ]
+    gin_config.reset()
+
+
+def test_a_named_cache_must_have_the_sequence_length(data, folder):
+    named = Data(corpus=Corpus(), sequence_length=32, seed=0, cache=str(folder))
+    assert rows.open_rows(named).digest == rows.open_rows(data).digest
+    longer = Data(corpus=Corpus(), sequence_length=64, seed=0, cache=str(folder))
+    with pytest.raises(UserError, match="CACHE=.*rows of 32 tokens and SEQUENCE_LENGTH=64"):
+        rows.open_rows(longer)
+
+
+def test_build_builds_once_and_says_what_there_is(gin_flags, folder, tmp_path, capsys):
+    elsewhere = [f"--gin.CACHE_DIRECTORY={tmp_path}"]
+    assert main.run(["data", "build", *gin_flags, *elsewhere]) == 0
+    first = capsys.readouterr()
+    assert first.out.startswith(f"Built {tmp_path}") and "Building the row cache" in first.err
+    assert main.run(["data", "build", *gin_flags]) == 0
+    second = capsys.readouterr()
+    assert second.out.startswith(f"There already: {folder}") and "Building" not in second.err
+    # Built twice from the same text: the same rows, and so all the numbers.
+    assert first.out.partition("\n")[2] == second.out.partition("\n")[2]
+
+
+def test_build_prints_numbers_that_add_up(gin_flags, folder, capsys):
+    assert main.run(["data", "build", *gin_flags]) == 0
+    printed = capsys.readouterr().out
+    totals = np.zeros(3, int)
+    for name in ("train", "validation"):
+        cells = re.split(r"\s{2,}", re.search(rf"^{name} .*$", printed, re.MULTILINE)[0])
+        num_rows, documents, tokens, size, per_token, dropped = (
+            float(cell.replace(",", "")) for cell in cells[1:]
+        )
+        assert tokens == num_rows * 32
+        assert tokens + dropped == size + documents  # bytes, and an eod a document
+        assert per_token == pytest.approx(size / (tokens + dropped), abs=1e-3)
+        totals += np.array([num_rows > 0, documents, size], int)
+    assert totals.tolist() == [2, 3, sum(len(text.encode()) for text in TEXTS.values())]
+    assert "32 tokens" in printed and "bytes, 259 tokens" in printed
+    assert f"digest      {rows.RowCache.open(folder).digest}" in printed
+
+
+def test_verify_reads_everything_by_folder_or_gin_files(gin_flags, folder, capsys):
+    for which in ([str(folder)], gin_flags):
+        assert main.run(["data", "verify", *which]) == 0
+        captured = capsys.readouterr()
+        assert captured.out.startswith(f"{folder}: ") and "as they were built" in captured.out
+        assert "Verifying the row cache" in captured.err
+
+
+def test_verify_names_the_damaged_file(folder, tmp_path, capsys):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (shard,) = tmp_path.glob("train-*.arrayrecord")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    assert main.run(["data", "verify", str(tmp_path)]) == 2
+    assert f"palmscale: error: {shard} differs" in capsys.readouterr().err
+
+
+def test_show_prints_rows_with_their_boundaries_and_counts(folder, capsys):
+    assert main.run(["data", "show", str(folder), "--rows=100000"]) == 0
+    printed = capsys.readouterr().out
+    split = rows.RowCache.open(folder).split("train")
+    ids = split.read(np.arange(split.num_rows))
+    assert printed.count("--- row ") == split.num_rows
+    assert printed.count("\n[eod]\n") == (ids == BYTES.eod_id).sum()
+    assert f"distinct     {len(np.unique(ids))} of the 259" in printed
+    assert f"tokens       {ids.size:,} in the first {split.num_rows} rows" in printed
+    assert "\x1b" not in printed
+
+
+def test_show_says_where_a_split_is_empty(text, tmp_path, capsys):
+    lone = Data(
+        corpus=Corpus(text_files=f"{text}/a.txt"),
+        sequence_length=32,
+        seed=0,
+        cache_directory=str(tmp_path),
+    )
+    cache = rows.open_rows(lone)
+    assert main.run(["data", "show", str(cache.directory), "--split=validation"]) == 2
+    assert "--split=validation" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_cache_is_the_users_mistake(tmp_path, capsys):
+    assert main.run(["data", "show", str(tmp_path / "no")]) == 2
+    assert "manifest.json" in capsys.readouterr().err
+
+
+def test_text_shows_ends_of_documents_and_does_not_command_the_terminal():
+    ids = [*BYTES.encode("a\tb\n\x1b[31m\r"), BYTES.eod_id, *BYTES.encode("é"), BYTES.eod_id]
+    shown = rows.text_of(np.array(ids), BYTES)
+    assert shown == "a\tb\n\\x1b[31m\\x0d\n[eod]\né\n[eod]\n"
