@@ -1,0 +1,146 @@
+"""A run of two steps, by the commands that a person types: what they leave behind and say."""
+
+import json
+import math
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+import tiny_run
+
+from palmscale.cli import gin_config, wiring
+from palmscale.cli.run import load_run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The arguments of a run of two steps on a few KB of text, with some gin names changed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for name in "abc":
+        (folder / f"{name}.txt").write_text(f"def {name}(x):\n    return x + {name!r}\n" * 40)
+    values = tiny_run.TINY | {
+        "TEXT_FILES": f"{folder}/*.txt",
+        "CACHE_DIRECTORY": folder / "caches",
+        "TRAIN_STEPS": 2,
+        "EVAL_EVERY_STEPS": 1,
+        "SAVE_EVERY_STEPS": 1,
+        "KEEP_LATEST": 9,
+        "SAMPLE_PROMPT": "'def '",
+        "HELD_OUT_SEQUENCES": None,  # as `eval` does
+        "SIMULATED_DEVICES": 2,
+        "DATA": 2,
+        "MODEL_PARALLEL": 1,
+    }
+
+    def arguments(command="train", **changes):
+        flags = [command, "--gin_file=configs/runs/quickstart.gin", f"--workdir={folder}/run"]
+        return [*flags, *tiny_run.bindings(values | changes)]
+
+    arguments.workdir = folder / "run"
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def said(tiny):
+    """What each command of a short history said, all in one process with two devices."""
+    workdir = f"--workdir={tiny.workdir}"
+    commands = {
+        "begin": tiny(),
+        "eval": ["eval", workdir],
+        "eval best": ["eval", workdir, "--checkpoint=1"],
+        "again": tiny(),
+        "on another mesh": tiny(TRAIN_STEPS=3, DATA=1, MODEL_PARALLEL=2),
+        "other seed": tiny(TRAIN_STEPS=4, SEED=5),
+        "other seed, named": tiny(TRAIN_STEPS=4, SEED=5, ALLOW_CHANGES="('seed',)"),
+        "small vocabulary": tiny(NUM_TOKENS=200),
+        "eval without rows": tiny("eval", CACHE=tiny.workdir),
+    }
+    return dict(zip(commands, tiny_run.run_each(commands.values(), "pass"), strict=True))
+
+
+def test_training_leaves_all_that_is_needed_to_go_on(tiny, said):
+    assert said["begin"].returncode == 0, said["begin"].stderr
+    assert {path.name for path in tiny.workdir.iterdir()} >= {
+        wiring.CONFIG_FILE,
+        wiring.METRICS_FILE,
+        wiring.VOCABULARY,
+        wiring.CHECKPOINTS,
+    }
+    meta = json.loads((tiny.workdir / "checkpoints/2/meta.json").read_text())
+    assert meta["mesh"] == {"replica": 1, "data": 2, "model": 1}
+    assert meta["identity"]["model"]["dim"] == 32 and meta["vocabulary"]["kind"] == "bytes"
+    assert {"python", "palmscale", "jax", "orbax-checkpoint"} <= meta["versions"].keys()
+    assert "palm.PaLM.dim = 32" in meta["operative_config"]
+
+
+def test_training_says_where_it_begins_and_what_to_do_next(tiny, said):
+    err = said["begin"].stderr
+    assert re.search(r"Beginning at step 0: [\d,]+ parameters on 2 cpu device\(s\), data=2", err)
+    assert "A sample:\ndef " in err
+    assert f"Next: palmscale generate --workdir={tiny.workdir} --prompt='def '" in err
+
+
+def test_the_saved_configuration_is_the_run_again(tiny, said):
+    again = load_run([str(tiny.workdir / wiring.CONFIG_FILE)], [])
+    gin_config.reset()
+    assert again.train_steps == 4 and again.model.dim == 32 and again.seed == 5
+
+
+def test_eval_needs_the_workdir_alone_and_says_what_training_said(tiny, said):
+    for name, step in (("eval", 2), ("eval best", 1)):
+        assert said[name].returncode == 0, said[name].stderr
+        first, *values = said[name].stdout.splitlines()
+        assert first == f"step {step}"
+        told = {name: float(value) for name, value in map(str.split, values)}
+        manifest = (tiny.workdir / f"checkpoints/{step}/MANIFEST.json").read_text()
+        saved = json.loads(manifest)["metrics"]
+        assert told.keys() == saved.keys()
+        assert all(math.isclose(told[key], saved[key], abs_tol=1e-4) for key in told)
+
+
+def test_a_finished_run_trains_no_further(said):
+    assert said["again"].returncode == 0, said["again"].stderr
+    assert "Resuming after step 2" in said["again"].stderr
+
+
+def test_a_run_goes_on_with_more_steps_on_another_mesh(tiny, said):
+    assert said["on another mesh"].returncode == 0, said["on another mesh"].stderr
+    assert "model=2" in said["on another mesh"].stderr
+    assert [line["step"] for line in tiny_run.metrics(tiny.workdir)] == [1, 2, 3, 4]
+
+
+def test_another_run_is_refused_unless_the_change_is_named(said):
+    assert said["other seed"].returncode == 2
+    assert "seed: 0 -> 5" in said["other seed"].stderr
+    assert said["other seed, named"].returncode == 0
+    assert "resuming with seed changed from 0 to 5" in said["other seed, named"].stderr
+
+
+def test_a_vocabulary_that_the_model_has_no_ids_for_is_refused(said):
+    assert said["small vocabulary"].returncode == 2
+    assert "259 tokens and NUM_TOKENS=200" in said["small vocabulary"].stderr
+
+
+def test_a_cache_that_is_none_is_refused(said):
+    assert said["eval without rows"].returncode == 2
+    assert "manifest.json" in said["eval without rows"].stderr
+
+
+def test_interrupted_training_says_how_to_go_on(tiny, tmp_path, said):
+    workdir = tmp_path / "run"
+    line = [*tiny(TRAIN_STEPS=100_000, EVAL_EVERY_STEPS=None), f"--workdir={workdir}"]
+    with tiny_run.start(*line) as process:
+        try:
+            metrics, end = workdir / wiring.METRICS_FILE, time.monotonic() + 60
+            while not (metrics.exists() and metrics.read_text()) and time.monotonic() < end:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert process.returncode == 130, err
+    wanted = f"interrupted; to go on from {workdir}, run the same command again"
+    assert wanted in err and "Traceback" not in err
