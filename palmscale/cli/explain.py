@@ -97,15 +97,16 @@ def _layout_facts(run: Run, sizes: Mapping[str, int]) -> list[tuple[str, str]]:
 
 def _counts(run: Run, params: Sequence[ArrayLayout]) -> list[tuple[str, str]]:
     stored = sum(math.prod(array.shape) for array in params)
+    facts = [("parameters", f"{stored:,} stored")]
     without_norms = num_params(params)
-    facts = [
-        ("parameters", f"{stored:,} stored"),
-        ("", f"{without_norms:,} without norm scales"),
-    ]
+    if without_norms != stored:
+        facts.append(("", f"{without_norms:,} without norm scales"))
     num_tokens = getattr(run.model, "num_tokens", None)
-    paper = num_params(params, num_tokens)
-    if paper != without_norms:
-        facts.append(("", f"{paper:,} without norm scales and padding past {num_tokens:,} tokens"))
+    without_padding = num_params(params, num_tokens)
+    if without_padding != without_norms:
+        facts.append(
+            ("", f"{without_padding:,} without norm scales and padding past {num_tokens:,} tokens")
+        )
     return facts
 
 
