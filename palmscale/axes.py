@@ -1,7 +1,7 @@
 """Every logical axis and every mesh axis, once, and the letters that name an array's dims.
 
-An *axis* is a name: of a mesh dimension, or of what an array's dim means. A *dim* is a position in a
-shape, written as a suffix of the array's name: `x_BLD` is [batch, length, model width].
+An *axis* is a name: of a mesh dimension, or of what an array's dim means. A *dim* is a position in
+a shape, written as a suffix of the array's name: `x_BLD` is [batch, length, model width].
 
   B batch   L query positions   S key positions (S = L unless decoding)   N layers
   D model   H query heads       K head size   F mlp hidden   V vocabulary
@@ -12,7 +12,8 @@ REPLICA, DATA, MODEL = "replica", "data", "model"
 
 # Logical axes of activations.
 BATCH, LENGTH = "batch", "length"
-ACT_EMBED, ACT_HEADS, ACT_KV, ACT_MLP, ACT_VOCAB = "act_embed", "act_heads", "act_kv", "act_mlp", "act_vocab"
+ACT_EMBED, ACT_HEADS, ACT_KV = "act_embed", "act_heads", "act_kv"
+ACT_MLP, ACT_VOCAB = "act_mlp", "act_vocab"
 
 # Logical axes of parameters. The token table's width has its own name, so that a rule table can
 # shard it apart from the kernels'; so have norm scales, which are too small to be worth gathering.

@@ -1,7 +1,6 @@
 """Text and held-out figures from a trained run."""
 
 import pytest
-
 import tiny_run
 
 

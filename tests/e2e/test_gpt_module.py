@@ -6,7 +6,6 @@ import random
 import shutil
 
 import pytest
-
 import tiny_run
 
 GIN = """\

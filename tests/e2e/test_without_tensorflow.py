@@ -4,7 +4,6 @@ import os
 import shutil
 
 import pytest
-
 import tiny_run
 
 # As if the packages were not installed: find_spec answers None, which some libraries ask first.

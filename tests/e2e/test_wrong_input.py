@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-
 import tiny_run
 
 # name: (what to type, given a `Place`; what the one line must say)
