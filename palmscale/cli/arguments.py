@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import palmscale
 from palmscale.cli.nearest import did_you_mean
+from palmscale.data.vocab_training import MAX_SIZE, MIN_SIZE, MODEL_TYPES
 from palmscale.errors import UserError
 
 GIN_PREFIX = "--gin."
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_checkpoint(commands)
     _add_data(commands)
+    _add_vocab(commands)
     return top
 
 
@@ -174,17 +176,77 @@ def _add_data(commands: Any) -> None:
     inner = top.add_subparsers(
         title="commands", metavar="COMMAND", dest="subcommand", required=True
     )
-    _command(
-        inner, "build", "rows.build", "Build the row cache that the gin files describe.", gin=True
+    build = _command(
+        inner, "build", "rows.build", "Build the row caches that the gin files describe.", gin=True
+    )
+    _add_processes(build)
+    build.add_argument(
+        "--beam",
+        metavar="FLAGS",
+        help="build by Apache Beam, with these flags of it, as in --beam='--runner=FlinkRunner'",
     )
     verify = _command(
         inner, "verify", "rows.verify", "Check every row against its digest.", gin=True
     )
     _add_cache(verify)
+    _add_processes(verify)
     show = _command(inner, "show", "rows.show", "Show some rows as text.", gin=True)
     _add_cache(show)
     show.add_argument("--rows", type=_at_least(int, 1), default=3, metavar="N", help="default: 3")
     show.add_argument("--split", choices=("train", "validation"), default="train")
+    show.add_argument(
+        "--picture", metavar="FILE", help="draw the documents' lengths and sources, as PNG"
+    )
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--processes",
+        type=_at_least(int, 1),
+        metavar="N",
+        help="how many work at once (default: one a core)",
+    )
+
+
+def _add_vocab(commands: Any) -> None:
+    summary = "Train and check SentencePiece vocabularies."
+    top = commands.add_parser("vocab", help=summary, description=summary)
+    inner = top.add_subparsers(
+        title="commands", metavar="COMMAND", dest="subcommand", required=True
+    )
+    train = _command(
+        inner,
+        "train",
+        "vocabulary.train",
+        "Train a vocabulary with PaLM's properties on the gin files' corpus"
+        " (default: the standard library's sources).",
+        gin=True,
+    )
+    train.add_argument(
+        "--size",
+        type=_at_least(int, MIN_SIZE, MAX_SIZE),
+        required=True,
+        metavar="N",
+        help=f"how many pieces, {MIN_SIZE} to {MAX_SIZE} as PaLM has",
+    )
+    train.add_argument("--out", required=True, metavar="FILE", help="the model to write")
+    train.add_argument("--model_type", choices=MODEL_TYPES, default="bpe", help="default: bpe")
+    train.add_argument(
+        "--max_bytes",
+        type=_at_least(int, 1),
+        default=200_000_000,
+        metavar="N",
+        help="of text to train on, a sample of the corpus (default: 200000000)",
+    )
+    train.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
+    check = _command(
+        inner,
+        "check",
+        "vocabulary.check",
+        "Show that a vocabulary loses nothing, and measure it on held-out text.",
+        gin=True,
+    )
+    check.add_argument("model", metavar="MODEL", help="the SentencePiece .model file")
 
 
 def _add_cache(command: argparse.ArgumentParser) -> None:
@@ -217,7 +279,7 @@ def _checkpoint(text: str) -> str | int:
     return int(text)
 
 
-def _at_least(kind: type, least: float) -> Callable[[str], float]:
+def _at_least(kind: type, least: float, most: float | None = None) -> Callable[[str], float]:
     def convert(text: str) -> float:
         try:
             value = kind(text)
@@ -225,8 +287,9 @@ def _at_least(kind: type, least: float) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(
                 f"{text} is not a number of type {kind.__name__}"
             ) from None
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is out of range; give {least} or more")
+        if not least <= value < float("inf") or (most is not None and value > most):
+            known = f"{least} or more" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; give {known}")
         return value
 
     return convert
@@ -264,6 +327,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _complete_gin_arguments(args: argparse.Namespace) -> None:
     cache = getattr(args, "cache", None)
+    if not args.gin_file and args.command == "vocab":
+        args.gin_file = ["configs/data/text.gin"]
     if not args.gin_file and not cache and args.command != "eval":
         args.parser.error("no gin file; add --gin_file=configs/runs/quickstart.gin")
     if cache and (args.gin_file or args.gin_bindings):

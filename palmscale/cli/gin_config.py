@@ -27,6 +27,7 @@ _PACKAGE = pathlib.Path(palmscale.__file__).parent
 ROOT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else _PACKAGE
 
 _REQUIRED = "gin.REQUIRED"
+_imported: list[str] = []  # as gin keeps the configuration itself
 
 
 def load(
@@ -49,6 +50,7 @@ def load(
         reading.read_binding(binding)
     reading.check()
     reset()
+    _imported[:] = reading.modules
     for text in reading.texts:
         gin.parse_config(text)
 
@@ -81,9 +83,15 @@ def operative_config() -> str:
     return gin.operative_config_str()
 
 
+def imported_modules() -> tuple[str, ...]:
+    """Returns the modules that the files of the configuration import, those of palmscale apart."""
+    return tuple(name for name in _imported if name.partition(".")[0] != palmscale.__name__)
+
+
 def reset() -> None:
     """Forgets the configuration, as at the start of the process."""
     gin.clear_config()
+    _imported.clear()
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,7 @@ class _Reading:
         self.search_paths = search_paths
         self.names: dict[str, Any] = {}  # imported by any file; the command line uses them all
         self.imports: dict[str, str] = {}
+        self.modules: list[str] = []
         self.bindings: dict[tuple, _Binding] = {}  # the last one for each parameter
         self.macros: dict[str, _Binding] = {}
         self.mentions: dict[str, str] = {}  # macro -> the first place that uses it
@@ -146,6 +155,7 @@ class _Reading:
                         statement.module, whole, place
                     )
                     imports[statement.bound_name()] = statement.format()
+                    self.modules.append(statement.module)
             elif isinstance(statement, config_parser.IncludeStatement):
                 self.texts.append(_for_gin(imports, lines[start : number - 1]))
                 start = number

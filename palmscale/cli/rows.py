@@ -1,17 +1,22 @@
-"""The row cache of a run, opened or built on first use; and the commands that look into one."""
+"""The row caches of a run, opened or built on first use; and the commands that look into them."""
 
 import argparse
 import contextlib
+import os
 import re
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from palmscale.cli import tables
+from palmscale.cli import gin_config, pictures, tables
 from palmscale.cli.run import Data, load_run
 from palmscale.data import cache as caches
+from palmscale.data.beam import BeamPipelines
+from palmscale.data.build import Progress
 from palmscale.data.cache import RowCache
+from palmscale.data.processes import Executor, LocalProcesses
 from palmscale.data.rows import Split
 from palmscale.data.sources import TRAIN, VALIDATION
 from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary, Vocabulary
@@ -21,13 +26,15 @@ from palmscale.observe import log, progress
 _COUNTED_ROWS = 1000  # of the statistics that `data show` prints
 
 
-def open_rows(data: Data) -> RowCache:
+def open_rows(data: Data, *, executor: Executor | None = None) -> RowCache:
     """Returns the cache that `data` names or describes.
+
+    One that is not there is built by `executor`, by default a process for each core.
 
     Raises:
         UserError: its sequence length is not the one asked for.
     """
-    cache, _ = _open_or_build(data)
+    cache = _open_or_build(data, executor)
     train, held_out = (cache.split(name).num_rows for name in (TRAIN, VALIDATION))
     log.say(
         f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out, "
@@ -39,39 +46,31 @@ def open_rows(data: Data) -> RowCache:
 def build(args: argparse.Namespace) -> None:
     """`palmscale data build`: builds the cache, unless it is there, and prints what it holds."""
     log.set_up()
-    cache, was_built = _open_or_build(load_run(args.gin_file, args.gin_bindings).data)
-    print(f"{'Built' if was_built else 'There already:'} {cache.directory}\n")
-    rows = []
-    for name in cache.manifest["splits"]:
-        split = cache.split(name)
-        counts = (split.num_rows, split.documents, split.tokens, split.utf8_bytes)
-        rows.append([name, *(f"{count:,}" for count in counts), f"{split.bytes_per_token:.3f}",
-                     f"{split.dropped_tail_tokens:,}"])  # fmt: skip
-    headings = ("split", "rows", "documents", "tokens", "bytes", "bytes/token", "dropped tail")
-    tables.print_table(headings, rows, right=range(1, len(headings)))
-    vocabulary = cache.vocabulary
+    data = load_run(args.gin_file, args.gin_bindings).data
+    executor: Executor | None = None
+    if args.beam is not None:
+        executor = BeamPipelines(shlex.split(args.beam), Path(data.cache_directory).expanduser())
+    elif args.processes is not None:
+        executor = _local(args.processes)
+    cache = open_rows(data, executor=executor)
+    print(f"{cache.directory}\n")
+    _print_splits(cache)
     print()
-    tables.print_facts(
-        [
-            ("row", f"{cache.sequence_length:,} tokens"),
-            ("vocabulary", f"{vocabulary.name}, {vocabulary.size:,} tokens"),
-            ("digest", cache.digest),
-        ]
-    )
+    tables.print_facts(_facts(cache))
 
 
 def verify(args: argparse.Namespace) -> None:
     """`palmscale data verify`: reads the whole cache; a difference names its file."""
     log.set_up()
-    directory = _named(args).directory
-    with _bar("Verifying the row cache") as (advance, _):
-        cache = caches.verify(directory, progress=advance)
+    cache = _named(args)
+    with _bars() as show_progress:
+        caches.verify(cache.directory, _local(args.processes), show_progress)
     rows = sum(cache.split(name).num_rows for name in cache.manifest["splits"])
-    print(f"{directory}: {rows:,} rows are as they were built; digest {cache.digest}")
+    print(f"{cache.directory}: {rows:,} rows are as they were built; digest {cache.digest}")
 
 
 def show(args: argparse.Namespace) -> None:
-    """`palmscale data show`: prints the first rows as text, then statistics of their tokens."""
+    """`palmscale data show`: prints rows as text, statistics, and draws histograms if asked to."""
     log.set_up()
     cache = _named(args)
     split, vocabulary = cache.split(args.split), cache.vocabulary
@@ -79,9 +78,14 @@ def show(args: argparse.Namespace) -> None:
         raise UserError(f"--split={args.split} of {cache.directory} has no rows; show the other.")
     for number in range(min(args.rows, split.num_rows)):
         print(f"--- row {number} of {split.num_rows:,}")
-        print(text_of(split.read(np.array([number]))[0], vocabulary))
+        print(text_of(split.read(np.array([number]))["target"][0], vocabulary))
     print("---")
     tables.print_facts(_statistics(split, vocabulary))
+    if args.picture is not None:
+        pictures.draw_documents(
+            cache.manifest["splits"][args.split], Path(args.picture), title=cache.directory.name
+        )
+        tables.print_facts([("picture", args.picture)])
 
 
 def text_of(row_L: np.ndarray, vocabulary: Vocabulary) -> str:
@@ -95,7 +99,7 @@ def text_of(row_L: np.ndarray, vocabulary: Vocabulary) -> str:
 
 
 def _statistics(split: Split, vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    rows_RL = split.read(np.arange(min(_COUNTED_ROWS, split.num_rows)))
+    rows_RL = split.read(np.arange(min(_COUNTED_ROWS, split.num_rows)))["target"]
     ids, counts = np.unique(rows_RL, return_counts=True)
     ends = int(counts[ids == vocabulary.eod_id].sum())
     frequent = [
@@ -115,15 +119,42 @@ def _shown(token_id: int, vocabulary: Vocabulary) -> str:
     return "[eod]" if token_id == vocabulary.eod_id else repr(vocabulary.decode([token_id]))
 
 
+def _print_splits(cache: RowCache) -> None:
+    rows = []
+    for name in cache.manifest["splits"]:
+        split = cache.split(name)
+        counts = (split.num_rows, split.documents, split.tokens, split.utf8_bytes)
+        rows.append([name, *(f"{count:,}" for count in counts), f"{split.bytes_per_token:.3f}",
+                     f"{split.dropped_tail_tokens:,}"])  # fmt: skip
+    headings = ("split", "rows", "documents", "tokens", "bytes", "bytes/token", "dropped tail")
+    tables.print_table(headings, rows, right=range(1, len(headings)))
+
+
+def _facts(cache: RowCache) -> list[tuple[str, str]]:
+    vocabulary, bad = cache.vocabulary, cache.manifest["bad_documents"]
+    facts = [
+        ("row", f"{cache.sequence_length:,} tokens"),
+        ("vocabulary", f"{vocabulary.name}, {vocabulary.size:,} tokens"),
+        ("digest", cache.digest),
+    ]
+    groups = cache.manifest["splits"][TRAIN]["groups"]
+    total = sum(group["tokens"] for group in groups.values())
+    if len(groups) > 1:
+        shares = [f"{name or '(none)'} {g['tokens'] / total:.1%}" for name, g in groups.items()]
+        facts.append(("groups", ", ".join(shares)))
+    if bad["count"]:
+        facts.append(("bad", f"{bad['count']:,} documents skipped; the first: {bad['first'][0]}"))
+    return facts
+
+
 def _named(args: argparse.Namespace) -> RowCache:
     """Returns the cache that the command line names, by its folder or by gin files."""
     if args.cache is not None:
         return RowCache.open(Path(args.cache))
-    return _open_or_build(load_run(args.gin_file, args.gin_bindings).data)[0]
+    return _open_or_build(load_run(args.gin_file, args.gin_bindings).data, None)
 
 
-def _open_or_build(data: Data) -> tuple[RowCache, bool]:
-    """Returns the cache, and whether it was built now."""
+def _open_or_build(data: Data, executor: Executor | None) -> RowCache:
     if data.cache is not None:
         cache = RowCache.open(data.cache)
         if cache.sequence_length != data.sequence_length:
@@ -131,36 +162,43 @@ def _open_or_build(data: Data) -> tuple[RowCache, bool]:
                 f"CACHE={data.cache} has rows of {cache.sequence_length} tokens and "
                 f"SEQUENCE_LENGTH={data.sequence_length}; make them equal."
             )
-        return cache, False
+        return cache
     vocabulary = (
         ByteVocabulary()
         if data.sentencepiece_model is None
         else SentencePieceVocabulary(data.sentencepiece_model)
     )
-    with _bar("Building the row cache") as (advance, was_called):
-        cache = caches.open_or_build(
+    with _bars() as show_progress:
+        return caches.open_or_build(
             corpus=data.corpus,
             vocabulary=vocabulary,
             sequence_length=data.sequence_length,
+            packing=data.packing,
             seed=data.seed,
             cache_directory=data.cache_directory,
-            progress=advance,
+            executor=executor or _local(None),
+            progress=show_progress,
         )
-    return cache, was_called()
+
+
+def _local(processes: int | None) -> LocalProcesses:
+    cores = len(os.sched_getaffinity(0))
+    return LocalProcesses(processes or cores, gin_config.imported_modules())
 
 
 @contextlib.contextmanager
-def _bar(description: str) -> Iterator[tuple[caches.Progress, Callable[[], bool]]]:
-    """Gives a callback whose bar appears at its first call, and whether it was ever called."""
+def _bars() -> Iterator[Progress]:
+    """Gives a callback that shows one bar after another, each from its first call on."""
     with contextlib.ExitStack() as stack:
-        more: Callable[[int], None] | None = None
-        last_bytes = 0
+        current: str | None = None
+        update = None
 
-        def advance(done_bytes: int, total_bytes: int | None) -> None:
-            nonlocal more, last_bytes
-            if more is None:
-                more = stack.enter_context(progress.bar(description, total_bytes))
-            more(done_bytes - last_bytes)
-            last_bytes = done_bytes
+        def show_progress(what: str, done_bytes: int, total_bytes: int | None) -> None:
+            nonlocal current, update
+            if what != current:
+                stack.close()
+                current = what
+                update = stack.enter_context(progress.bar(what))
+            update(done_bytes, total_bytes)
 
-        yield advance, lambda: more is not None
+        yield show_progress

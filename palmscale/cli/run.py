@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from palmscale.checkpoint.policy import KeepPolicy
 from palmscale.cli import gin_config
+from palmscale.data.pack import CONCATENATE
 from palmscale.data.sources import Corpus
 from palmscale.data.stream import BatchSchedule
 from palmscale.errors import UserError
@@ -26,6 +27,8 @@ class Data:
         corpus: the text, when the cache is to be found or built.
         sentencepiece_model: a model file; None: bytes.
         sequence_length: tokens a row.
+        packing: `concatenate`, for pretraining: documents joined and cut, no padding; `segments`,
+            for fine-tuning: whole documents side by side, each on its own.
         seed: of the order of documents and rows.
         cache_directory: where caches are found or built.
         cache: one built cache to open in place of all of the above.
@@ -34,6 +37,7 @@ class Data:
     corpus: Corpus
     sequence_length: int
     seed: int
+    packing: str = CONCATENATE
     sentencepiece_model: str | None = None
     cache_directory: str = "~/.cache/palmscale/data"
     cache: str | None = None

@@ -1,39 +1,35 @@
-"""A corpus as fixed-length rows on disk: opened, or built once and verified; rows.py reads it."""
+"""The row cache of a corpus: found, or built once; verified; and compared with its sources."""
 
-import contextlib
+import functools
 import hashlib
-import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python import array_record_module
 
-from palmscale.data import sources, tasks
-from palmscale.data.pack import encode_row, pack, shuffled, token_dtype
+from palmscale.data import paths
+from palmscale.data.build import Progress, build_cache
+from palmscale.data.pack import CONCATENATE
+from palmscale.data.processes import Count, Executor, LocalProcesses
 from palmscale.data.rows import (
     FORMAT,
     MANIFEST,
     RowCache,
     digest_of,
     file_digest,
-    rows_digest,
     shards_of,
 )
-from palmscale.data.sources import TRAIN, VALIDATION, Corpus
+from palmscale.data.sources import Corpus, Shard
 from palmscale.data.vocab import Vocabulary
 from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
 
-Progress = Callable[[int, int | None], None]  # (UTF-8 bytes done, of how many, None where unknown)
-
-_SHARD_BYTES = 1 << 28
-_HASHED_BYTES = 1 << 30  # larger corpora are recognized by file names and sizes alone
+_HASHED_BYTES = 1 << 30  # larger corpora are known by names and sizes, and checked by stamps
+_VERIFIED_ROWS = 1024
+VERIFYING = "Verifying rows"
 
 
 def open_or_build(
@@ -43,226 +39,127 @@ def open_or_build(
     sequence_length: int,
     seed: int,
     cache_directory: str | os.PathLike,
-    progress: Progress | None = None,
+    packing: str = CONCATENATE,
+    executor: Executor = LocalProcesses(1),
+    progress: Progress = lambda what, done, total: None,
 ) -> RowCache:
     """Returns the cache of this text under `cache_directory`, building it if it is not there.
 
     The directory's name holds the digest of the definition (corpus, vocabulary, sequence length,
-    seed) and that of the files' content, so changed text gets a new cache. Opening one needs
-    neither SeqIO nor TensorFlow, nor the text: where the text is absent, the only cache of the same
-    definition is opened. A mixture or task is known by its name alone, and brings its own
-    vocabulary instead of `vocabulary`: after changing what the name stands for, delete its cache.
+    packing, seed) and that of the files, so changed text gets a new cache: by content up to a
+    GiB; above, by names and sizes, and a file that was touched since is compared by content.
+    Opening a cache needs neither SeqIO nor TensorFlow, nor the text: where the text is absent, the
+    only cache of the same definition is opened. A SeqIO task is known by its name alone: after
+    changing what the name stands for, delete its cache.
+
+    Raises UserError where a file of a large corpus has changed.
     """
     root = Path(cache_directory).expanduser()
-    definition = [FORMAT, corpus.definition(), sequence_length, seed]
-    if corpus.kind != "mixture_or_task":
-        definition.append(vocabulary.digest)
-    name = re.sub(r"[^A-Za-z0-9_.]+", "_", corpus.mixture_or_task or corpus.kind)
+    definition = [FORMAT, corpus.definition(), sequence_length, packing, seed, vocabulary.digest]
+    name = re.sub(r"[^A-Za-z0-9]+", "_", type(corpus.source).__name__).lower()
     prefix = f"{name}-{digest_of(definition)[:12]}"
     try:
-        directory = root / f"{prefix}-{_content_digest(corpus)[:12]}"
-    except UserError as absent:
+        shards = corpus.source.shards()
+        directory = root / f"{prefix}-{_content_digest(shards)[:12]}"
+    except UserError as absent:  # the text, or what its source needs to be installed
         return _only_built(root, prefix, absent)
     if (directory / MANIFEST).exists():
-        return RowCache.open(directory)
-    log.say("Building the row cache; SeqIO and TensorFlow take some seconds to start.")
-    try:
-        tasks.import_seqio()
-    except UserError as absent:
-        return _only_built(root, prefix, absent)
-    vocabulary = tasks.vocabulary_of(corpus, vocabulary)
-    splits = {s: tasks.documents(corpus, vocabulary, s) for s in (TRAIN, VALIDATION)}
+        cache = RowCache.open(directory)
+        if what := changed_source(cache, shards):
+            raise UserError(
+                f"{what} since {directory} was built from it - rows and text must agree - restore"
+                f" it, delete the cache, or use it as it is: CACHE={directory}"
+            )
+        return cache
+    for manifest in sorted(root.glob(f"{prefix}-*/{MANIFEST}")):
+        what = changed_source(RowCache.open(manifest.parent), shards)
+        log.warn(f"{what} since {manifest.parent} was built: building anew")
     return build_cache(
-        documents=splits,
+        corpus=corpus,
         vocabulary=vocabulary,
         directory=directory,
         sequence_length=sequence_length,
         seed=seed,
-        corpus=corpus.definition(),
-        files=sources.fingerprint(corpus),
+        packing=packing,
+        executor=executor,
         progress=progress,
     )
 
 
-def build_cache(
-    *,
-    documents: Mapping[str, Iterable[tuple[np.ndarray, int]]],
-    vocabulary: Vocabulary,
-    directory: str | os.PathLike,
-    sequence_length: int,
-    seed: int,
-    corpus: Mapping[str, Any] | None = None,
-    files: list[dict[str, Any]] | None = None,
-    progress: Progress | None = None,
-) -> RowCache:
-    """Returns the cache it builds in `directory` from each split's (token ids, UTF-8 bytes).
+def changed_source(cache: RowCache, shards: Sequence[Shard]) -> str | None:
+    """Returns what is not as it was when the cache was built: "a.txt has changed"; None: nothing.
 
-    The directory appears whole or not at all. Of two builders at once the second waits and takes
-    the first one's. `corpus` and `files` only go into the manifest; the files' sizes are progress's
-    total. A split is held in memory while it is shuffled. Raises UserError when training would have
-    no row.
+    A file whose stamp is the same is taken to be the same.
     """
-    directory = Path(directory)
-    if sequence_length < 1:
-        raise UserError(
-            f"SEQUENCE_LENGTH={sequence_length} - a row needs at least one token - use for example"
-            " 2048"
-        )
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(directory), _appearing(directory) as partial:
-            if partial is not None:
-                writer = _Writer(partial, vocabulary, sequence_length, seed, progress, files)
-                splits = {name: writer.split(name, documents[name]) for name in documents}
-                vocabulary.save(partial)
-                manifest = {
-                    "format": FORMAT,
-                    "corpus": dict(corpus or {}),
-                    "files": files or [],
-                    "vocabulary": vocabulary.description(),
-                    "sequence_length": sequence_length,
-                    "token_dtype": token_dtype(vocabulary.size).str,
-                    "seed": seed,
-                    "splits": splits,
-                }
-                manifest["digest"] = rows_digest(manifest)
-                (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"the cache {directory} cannot be written ({error.strerror or error}) - needed is a"
-            " directory with room - correct CACHE_DIRECTORY"
-        ) from error
-    return RowCache.open(directory)
+    now = {shard.name: shard for shard in shards}
+    for source in cache.manifest["sources"]:
+        shard = now.pop(source["name"], None)
+        if shard is None:
+            return f"{source['name']} is gone"
+        if (shard.stamp, shard.bytes) != (source["stamp"], source["bytes"]):
+            if not shard.path or paths.digest(shard.path) != source["digest"]:
+                return f"{shard.name} has changed"
+    return f"{min(now)} is new" if now else None
 
 
-def verify(directory: str | os.PathLike, progress: Progress | None = None) -> RowCache:
+def verify(
+    directory: str | os.PathLike,
+    executor: Executor = LocalProcesses(1),
+    progress: Progress = lambda what, done, total: None,
+) -> RowCache:
     """Returns the cache, having read it all: each file's sha256, each row's sum, their digest.
 
-    Raises CorruptionError naming the first file that differs. `progress` counts the shards' bytes.
+    Raises CorruptionError naming a file that differs.
     """
     cache = RowCache.open(directory)
     total, done = sum(shard["bytes"] for shard in shards_of(cache.manifest)), 0
-    for shard in shards_of(cache.manifest):
-        path = cache.directory / shard["name"]
-        if file_digest(path) != shard["sha256"]:
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(VERIFYING, done, total)
+
+    parts = [
+        (split, number)
+        for split, stored in cache.manifest["splits"].items()
+        for number in range(len(stored["shards"]))
+    ]
+    function = functools.partial(_verify_shard, directory=Path(directory))
+    digests = dict(executor.each(function, parts, count))
+    for split, stored in cache.manifest["splits"].items():
+        of_shards = [digests[split, number] for number in range(len(stored["shards"]))]
+        if digest_of(of_shards) != stored["rows_sha256"]:
             raise CorruptionError(
-                f"{path} differs from its sha256 - a cache must be as it was built - restore the"
-                " file, or delete the directory so that it is built again"
-            )
-        done += shard["bytes"]
-        if progress:
-            progress(done, total)
-    for name, stored in cache.manifest["splits"].items():
-        split, digest = cache.split(name), hashlib.sha256()
-        for first in range(0, split.num_rows, 1024):
-            rows = split.read(np.arange(first, min(first + 1024, split.num_rows)))
-            digest.update(rows.astype(cache.manifest["token_dtype"]).tobytes())
-        if digest.hexdigest() != stored["rows_sha256"]:
-            raise CorruptionError(
-                f"{cache.directory}: the rows of {name!r} differ from the manifest"
+                f"{cache.directory}: the rows of {split!r} differ from the manifest"
             )
     return cache
 
 
-class _Writer:
-    def __init__(self, directory, vocabulary, sequence_length, seed, progress, files):
-        self._directory, self._vocabulary, self._seed = directory, vocabulary, seed
-        self._length, self._dtype = sequence_length, token_dtype(vocabulary.size)
-        self._progress = progress or (lambda done, total: None)
-        self._total, self._done = sum(file["bytes"] for file in files or []) or None, 0
-
-    def split(self, name: str, documents: Iterable[tuple[np.ndarray, int]]) -> dict[str, Any]:
-        """Writes the split's shards; returns its part of the manifest."""
-        held, utf8_bytes, given = [], 0, 0
-        for ids, text_bytes in documents:
-            if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary.size:
-                raise UserError(
-                    f"a document of split {name!r} has token ids from {ids.min()} to {ids.max()} -"
-                    f" the vocabulary has {self._vocabulary.size} - correct the task's"
-                    " preprocessors"
-                )
-            held.append(ids.astype(self._dtype))
-            utf8_bytes, given = utf8_bytes + text_bytes, given + len(ids) + 1
-            self._done += text_bytes
-            self._progress(self._done, self._total)
-        if name == TRAIN and given < self._length:
-            raise UserError(
-                f"the text to train on has {given:,} tokens, fewer than one row of"
-                f" SEQUENCE_LENGTH={self._length:,} - add text, or make SEQUENCE_LENGTH smaller"
-            )
-        blocks = pack(
-            shuffled(held, seed=self._seed),
-            eod_id=self._vocabulary.eod_id,
-            sequence_length=self._length,
+def _verify_shard(
+    part: tuple[str, int], count: Count, *, directory: Path
+) -> tuple[tuple[str, int], str]:
+    """Returns the part, and the digest of its rows."""
+    split_name, number = part
+    cache = RowCache.open(directory)
+    shards = cache.manifest["splits"][split_name]["shards"]
+    shard, path = shards[number], directory / shards[number]["name"]
+    if file_digest(path) != shard["sha256"]:
+        raise CorruptionError(
+            f"{path} differs from its sha256 - a cache must be as it was built - restore the"
+            " file, or delete the directory so that it is built again"
         )
-        digest = hashlib.sha256()
-        shards = list(self._shards(name, blocks, digest))
-        rows = sum(shard["rows"] for shard in shards)
-        return {
-            "rows": rows,
-            "documents": len(held),
-            "tokens": rows * self._length,
-            "utf8_bytes": utf8_bytes,
-            "dropped_tail_tokens": given - rows * self._length,
-            "rows_sha256": digest.hexdigest(),
-            "shards": shards,
-        }
-
-    def _shards(self, name: str, blocks: Iterator[np.ndarray], digest) -> Iterator[dict[str, Any]]:
-        rows = (row for block in blocks for row in block)
-        per_shard = max(1, _SHARD_BYTES // (self._length * self._dtype.itemsize))
-        first, row = 0, next(rows, None)
-        while row is not None:
-            path = self._directory / f"{name}-{first // per_shard:05d}.arrayrecord"
-            writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-            number = first
-            while row is not None and number < first + per_shard:
-                writer.write(encode_row(row, number, self._dtype))
-                digest.update(row.astype(self._dtype).tobytes())
-                number, row = number + 1, next(rows, None)
-            writer.close()
-            yield {
-                "name": path.name,
-                "rows": number - first,
-                "bytes": path.stat().st_size,
-                "sha256": file_digest(path),
-            }
-            first = number
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keeps a second builder of the same cache waiting, where the file system has locks."""
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        yield
-        return
-    with open(directory.parent / f".{directory.name}.lock", "w") as lock:
-        with contextlib.suppress(OSError):  # a file system without locks: both build, one is kept
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in directory.parent.glob(f".{directory.name}.partial-*"):
-                shutil.rmtree(left, ignore_errors=True)  # whoever built it was killed
-        yield
-
-
-@contextlib.contextmanager
-def _appearing(directory: Path) -> Iterator[Path | None]:
-    """Gives a directory that becomes `directory` in the end; None when that is there already."""
-    if (directory / MANIFEST).exists():
-        yield None
-        return
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)  # mkdtemp's 0o700 would keep the cache from other users
-        try:
-            partial.rename(directory)
-        except OSError:
-            if not (directory / MANIFEST).exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    split, first = cache.split(split_name), sum(s["rows"] for s in shards[:number])
+    columns: dict[str, list[np.ndarray]] = {name: [] for name, _ in split.fields}
+    for start in range(first, first + shard["rows"], _VERIFIED_ROWS):
+        rows = split.read(np.arange(start, min(start + _VERIFIED_ROWS, first + shard["rows"])))
+        for name, dtype in split.fields:
+            columns[name].append(rows[name].astype(dtype))
+        count(shard["bytes"] * len(rows["target"]) // shard["rows"])
+    digest = hashlib.sha256()
+    for parts in columns.values():
+        for values in parts:
+            digest.update(values)
+    return part, digest.hexdigest()
 
 
 def _only_built(root: Path, prefix: str, absent: UserError) -> RowCache:
@@ -274,8 +171,13 @@ def _only_built(root: Path, prefix: str, absent: UserError) -> RowCache:
     return RowCache.open(built[0])
 
 
-def _content_digest(corpus: Corpus) -> str:
-    files = sources.find_files(corpus)
-    sizes = [[file.name, os.path.getsize(file.path)] for file in files]
-    small = sum(size for _, size in sizes) <= _HASHED_BYTES
-    return digest_of(sources.fingerprint(corpus) if small else sizes)
+def _content_digest(shards: Sequence[Shard]) -> str:
+    sizes: list[Any] = [[shard.name, shard.bytes] for shard in shards]
+    if sum(shard.bytes for shard in shards) > _HASHED_BYTES:
+        return digest_of(sizes)
+    return digest_of(
+        [
+            [*size, paths.digest(shard.path) if shard.path else shard.stamp]
+            for size, shard in zip(sizes, shards)
+        ]
+    )

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -94,21 +94,18 @@ def held_out_batches(
     for first in range(0, rows, batch_sequences):
         numbers = np.arange(first, first + batch_sequences)
 
-        def target(wanted, inside, numbers=numbers):
+        def read(wanted: slice, numbers=numbers) -> dict[str, np.ndarray]:
             stored = numbers[wanted]
-            row = split.read(stored[stored < rows])
-            filler = np.full((len(stored) - len(row), row.shape[1]), pad_id, np.int32)
-            return np.concatenate([row, filler])[:, inside]
+            present = split.read(stored[stored < rows])
+            present.setdefault("weight", np.ones(present["target"].shape, np.float32))
+            missing = len(stored) - len(present["target"])
+            fillers = {name: pad_id if name == "target" else 0 for name in present}
+            return {
+                name: np.pad(value, ((0, missing), (0, 0)), constant_values=fillers[name])
+                for name, value in present.items()
+            }
 
-        def weight(wanted, inside, numbers=numbers):
-            present = (numbers[wanted] < rows).astype(np.float32)
-            width = len(range(*inside.indices(split.sequence_length)))
-            return np.repeat(present[:, None], width, axis=1)
-
-        shape = (batch_sequences, split.sequence_length)
-        yield Batch(
-            target_BL=_place(shape, sharding, target), weight_BL=_place(shape, sharding, weight)
-        )
+        yield _place((batch_sequences, split.sequence_length), sharding, read)
 
 
 def check_divides(sharding: NamedSharding, batch_sequences: int) -> None:
@@ -143,17 +140,26 @@ def _put(item, ready, stopped) -> None:
 
 def _place_batch(stream: RowStream, sharding: NamedSharding, cursor: Cursor) -> Batch:
     row_numbers = stream.batch_rows(cursor)
-    read: dict[tuple[int, int], np.ndarray] = {}  # devices along the model axis share their rows
-
-    def target(wanted: slice, inside: slice) -> np.ndarray:
-        span = wanted.indices(len(row_numbers))[:2]
-        if span not in read:
-            read[span] = stream.read(row_numbers[wanted])
-        return read[span][:, inside]
-
     shape = (len(row_numbers), stream.split.sequence_length)
-    return Batch(target_BL=_place(shape, sharding, target))
+    return _place(shape, sharding, lambda wanted: stream.read(row_numbers[wanted]))
 
 
-def _place(shape: tuple[int, int], sharding: NamedSharding, values) -> jax.Array:
-    return jax.make_array_from_callback(shape, sharding, lambda index: values(*index))
+def _place(
+    shape: tuple[int, int],
+    sharding: NamedSharding,
+    read: Callable[[slice], dict[str, np.ndarray]],
+) -> Batch:
+    """Returns the batch of which `read` gives some rows; each is read once, however it is split."""
+    rows: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+    pieces: dict[str, list[jax.Array]] = {}
+    for device, (wanted, inside) in sharding.addressable_devices_indices_map(shape).items():
+        span = wanted.indices(shape[0])[:2]
+        if span not in rows:  # devices along the model axis share their rows
+            rows[span] = read(slice(*span))
+        for name, value in rows[span].items():
+            pieces.setdefault(name, []).append(jax.device_put(value[:, inside], device))
+    arrays = {
+        f"{name}_BL": jax.make_array_from_single_device_arrays(shape, sharding, parts)
+        for name, parts in pieces.items()
+    }
+    return Batch(**arrays)

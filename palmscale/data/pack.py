@@ -1,15 +1,33 @@
-"""Documents to rows: shuffle, join with [eod], split at the sequence length; a row's record."""
+"""Documents to rows, and a row's record on disk.
+
+Pretraining rows are documents joined with [eod] and split at the sequence length: no padding.
+Fine-tuning rows are whole examples side by side, each its own segment, the rest padded.
+"""
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from palmscale.data.permutation import permute
-from palmscale.errors import CorruptionError
+from palmscale.errors import CorruptionError, UserError
 
+CONCATENATE, SEGMENTS = "concatenate", "segments"
+PACKINGS = (CONCATENATE, SEGMENTS)
 _CRC_BYTES = 4
-_CHUNK_TOKENS = 1 << 22
+_OPEN_ROWS = 64  # rows that may still take an example: more would fill little better
+
+Fields = tuple[tuple[str, np.dtype], ...]  # what a record holds, in order: name and type
+
+
+class Packed(NamedTuple):
+    """Rows of whole examples, [n, L] each, and how many did not fit as they were."""
+
+    target: np.ndarray
+    segment: np.ndarray  # 1, 2, ... within a row; 0 is padding
+    weight: np.ndarray  # 1 where there is loss
+    truncated: int
+    dropped: int
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
@@ -17,54 +35,103 @@ def token_dtype(vocabulary_size: int) -> np.dtype:
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
-def shuffled(documents: list, *, seed: int) -> Iterator:
-    """Yields the documents in an order that depends on the seed and their number alone.
+def fields_of(packing: str, vocabulary_size: int) -> Fields:
+    """Returns what the records of such rows hold.
 
-    Packing puts neighbors into one row, so documents are shuffled before it: rows alone would not
-    do.
+    Raises UserError for an unknown packing.
     """
-    order = permute(np.arange(len(documents)), size=len(documents), key=f"documents:{seed}")
-    return (documents[i] for i in order)
+    target = ("target", token_dtype(vocabulary_size))
+    if packing == CONCATENATE:
+        return (target,)
+    if packing == SEGMENTS:
+        return target, ("segment", np.dtype("<u2")), ("weight", np.dtype("u1"))
+    raise UserError(
+        f"PACKING={packing!r} - known are {' and '.join(map(repr, PACKINGS))} - use one of them"
+    )
 
 
-def pack(
-    documents: Iterable[np.ndarray], *, eod_id: int, sequence_length: int
-) -> Iterator[np.ndarray]:
-    """Yields blocks [n, sequence_length] of the documents joined by `eod_id`, without padding.
+def pack_examples(
+    examples: Sequence[np.ndarray],
+    prompt_tokens: Sequence[int],
+    *,
+    sequence_length: int,
+    pad_id: int,
+) -> Packed:
+    """Returns the examples (tokens with eod each) in rows, each in the first open row with room.
 
-    An eod ends every document, also the last. What does not fill a last row is dropped: the caller
-    counts it as the tokens given less the tokens got.
+    An example longer than a row loses its end; one whose prompt alone fills a row would have no
+    loss, and is dropped.
     """
-    parts, held = [], 0
-    for document in documents:
-        parts += [document, np.array([eod_id], dtype=document.dtype)]
-        held += len(document) + 1
-        if held >= max(_CHUNK_TOKENS, sequence_length):
-            joined = np.concatenate(parts)
-            whole = held - held % sequence_length
-            yield joined[:whole].reshape(-1, sequence_length)
-            parts, held = [joined[whole:]], held - whole
-    if held >= sequence_length:
-        whole = held - held % sequence_length
-        yield np.concatenate(parts)[:whole].reshape(-1, sequence_length)
+    room = np.zeros(0, np.int64)  # of the last `_OPEN_ROWS` rows
+    rows: list[list[int]] = []
+    truncated = dropped = 0
+    for i, (tokens, prompt) in enumerate(zip(examples, prompt_tokens)):
+        if prompt >= sequence_length:
+            dropped += 1
+            continue
+        truncated += len(tokens) > sequence_length
+        length = min(len(tokens), sequence_length)
+        fits = np.flatnonzero(room >= length)
+        if len(fits):
+            place = int(fits[0])
+        else:
+            rows.append([])
+            room = np.append(room, sequence_length)[-_OPEN_ROWS:]
+            place = len(room) - 1
+        rows[len(rows) - len(room) + place].append(i)
+        room[place] -= length
+    target = np.full((len(rows), sequence_length), pad_id, np.int64)
+    segment = np.zeros_like(target)
+    weight = np.zeros_like(target)
+    for row, members in enumerate(rows):
+        start = 0
+        for number, i in enumerate(members, 1):
+            stop = min(start + len(examples[i]), sequence_length)
+            target[row, start:stop] = examples[i][: stop - start]
+            segment[row, start:stop] = number
+            weight[row, start + prompt_tokens[i] : stop] = 1
+            start = stop
+    return Packed(target, segment, weight, truncated, dropped)
 
 
-def encode_row(tokens: np.ndarray, row: int, dtype: np.dtype) -> bytes:
-    """Returns the row's record: its tokens as `dtype`, then a crc32 over the row number and them.
+def encode_row(values: Sequence[np.ndarray], shard: int, place: int) -> bytes:
+    """Returns the record of a row: each field's values [L], then a crc32 over them and the place.
 
-    The number is in the sum so that a row that took another's place is noticed too.
+    The shard's number and the row's place in it are in the sum, so that a row that took another's
+    place is noticed too.
     """
-    payload = tokens.astype(dtype).tobytes()
-    return payload + _crc(payload, row)
+    payload = b"".join(value.tobytes() for value in values)
+    return payload + _crc(payload, shard, place)
 
 
-def decode_row(record: bytes, row: int, dtype: np.dtype) -> np.ndarray:
-    """Returns the tokens of `encode_row`'s record; CorruptionError if they are not this row's."""
-    payload = record[:-_CRC_BYTES]
-    if record[-_CRC_BYTES:] != _crc(payload, row):
-        raise CorruptionError(f"row {row} differs from its checksum")
-    return np.frombuffer(payload, dtype=dtype)
+def decode_rows(
+    records: Sequence[bytes], places: Sequence[int], shard: int, fields: Fields
+) -> dict[str, np.ndarray]:
+    """Returns what `encode_row` was given for each record, [n, L] by field.
+
+    Raises CorruptionError with the first place whose record differs from its checksum.
+    """
+    for record, place in zip(records, places):
+        if record[-_CRC_BYTES:] != _crc(memoryview(record)[:-_CRC_BYTES], shard, place):
+            raise CorruptionError(f"row {place} differs from its checksum")
+    width = sum(dtype.itemsize for _, dtype in fields)
+    length = (len(records[0]) - _CRC_BYTES) // width
+    joined = np.frombuffer(b"".join(records), np.uint8).reshape(len(records), -1)
+    values, start = {}, 0
+    for name, dtype in fields:
+        stop = start + length * dtype.itemsize
+        values[name] = np.ascontiguousarray(joined[:, start:stop]).view(dtype)
+        start = stop
+    return values
 
 
-def _crc(payload: bytes, row: int) -> bytes:
-    return zlib.crc32(payload, zlib.crc32(row.to_bytes(8, "little"))).to_bytes(_CRC_BYTES, "little")
+def position_of(segment_BL: np.ndarray) -> np.ndarray:
+    """Returns each token's place in its segment, [B, L] int32."""
+    place_L = np.arange(segment_BL.shape[1], dtype=np.int32)
+    is_first_BL = np.diff(segment_BL.astype(np.int32), axis=1, prepend=-1) != 0
+    return place_L - np.maximum.accumulate(np.where(is_first_BL, place_L, 0), axis=1)
+
+
+def _crc(payload: bytes | memoryview, shard: int, place: int) -> bytes:
+    seed = zlib.crc32(shard.to_bytes(8, "little") + place.to_bytes(8, "little"))
+    return zlib.crc32(payload, seed).to_bytes(_CRC_BYTES, "little")

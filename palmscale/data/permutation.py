@@ -32,13 +32,15 @@ def _feistel(place: np.ndarray, round_keys: np.ndarray, half_bits: int) -> np.nd
     mask, shift = np.uint64((1 << half_bits) - 1), np.uint64(half_bits)
     left, right = place >> shift, place & mask
     for round_key in round_keys:
-        left, right = right, left ^ (_mix(right ^ round_key) & mask)
+        left, right = right, left ^ (mix(right ^ round_key) & mask)
     return (left << shift) | right
 
 
-def _mix(word: np.ndarray) -> np.ndarray:
-    # The finalizer of SplitMix64 (Steele, Lea and Flood 2014): every input bit reaches every output
-    # bit.
+def mix(word: np.ndarray) -> np.ndarray:
+    """Returns a bijection of uint64 in which every input bit reaches every output bit.
+
+    The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
+    """
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))

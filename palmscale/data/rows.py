@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from palmscale.data.pack import decode_row
+from palmscale.data.pack import CONCATENATE, decode_rows, position_of
 from palmscale.data.vocab import Vocabulary, load_vocabulary
 from palmscale.errors import CorruptionError, UserError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -35,12 +35,13 @@ class Split:
         stored = manifest["splits"][name]
         self.name, self.directory = name, directory
         self.sequence_length: int = manifest["sequence_length"]
+        self.is_packed: bool = manifest["packing"] != CONCATENATE
         self.num_rows: int = stored["rows"]
         self.documents: int = stored["documents"]
         self.tokens: int = stored["tokens"]
         self.utf8_bytes: int = stored["utf8_bytes"]
-        self.dropped_tail_tokens: int = stored["dropped_tail_tokens"]
-        self._dtype = np.dtype(manifest["token_dtype"])
+        self.dropped_tail_tokens: int = stored.get("dropped_tail_tokens", 0)
+        self.fields = tuple((field, np.dtype(dtype)) for field, dtype in manifest["fields"])
         self._shards = stored["shards"]
         self._starts = np.cumsum([0] + [shard["rows"] for shard in self._shards])
         self._readers: list[Any] = [None] * len(self._shards)
@@ -51,28 +52,34 @@ class Split:
         """UTF-8 bytes per token, eods counted as tokens: turns nats a token into bits a byte."""
         return self.utf8_bytes / max(1, self.tokens + self.dropped_tail_tokens)
 
-    def read(self, row_indices: np.ndarray) -> np.ndarray:
-        """Returns the rows [n, sequence_length], int32, in the order asked for.
+    def read(self, row_indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the rows in the order asked for, [n, sequence_length] by field.
 
-        Raises CorruptionError naming the shard and row when a row differs from its checksum, and
-        IndexError when there is no such row.
+        The fields are `target`, int32, and for packed rows `segment` and `position`, int32, and
+        `weight`, float32. Raises CorruptionError naming the shard and row when a row differs from
+        its checksum, and IndexError when there is no such row.
         """
         row_indices = np.asarray(row_indices, dtype=np.int64)
         if row_indices.size and not 0 <= row_indices.min() <= row_indices.max() < self.num_rows:
             raise IndexError(f"rows {row_indices} are not all in 0 .. {self.num_rows - 1}")
-        rows = np.empty((len(row_indices), self.sequence_length), dtype=np.int32)
+        shape = (len(row_indices), self.sequence_length)
+        rows = {
+            name: np.empty(shape, np.float32 if name == "weight" else np.int32)
+            for name, _ in self.fields
+        }
         shard_of = np.searchsorted(self._starts, row_indices, side="right") - 1
-        for shard in np.unique(shard_of):
-            places = np.flatnonzero(shard_of == shard)
-            wanted = row_indices[places]
-            records = self._records(int(shard), (wanted - self._starts[shard]).tolist())
-            for place, row, record in zip(places, wanted.tolist(), records):
-                try:
-                    rows[place] = decode_row(record, row, self._dtype)
-                except (CorruptionError, ValueError):
-                    raise self._corrupt(
-                        int(shard), f"row {row} differs from its checksum"
-                    ) from None
+        for shard in np.unique(shard_of).tolist():
+            here = np.flatnonzero(shard_of == shard)
+            places = (row_indices[here] - self._starts[shard]).tolist()
+            records = self._records(shard, places)
+            try:
+                values = decode_rows(records, places, shard, self.fields)
+            except (CorruptionError, ValueError) as error:
+                raise self._corrupt(shard, str(error)) from None
+            for name, value in values.items():
+                rows[name][here] = value
+        if "segment" in rows:
+            rows["position"] = position_of(rows["segment"])
         return rows
 
     def _records(self, shard: int, places: list[int]) -> list[bytes]:
@@ -86,8 +93,8 @@ class Split:
                 return self._readers[shard].read(places)
             except RuntimeError as error:
                 detail = str(error).splitlines()[0]
-                row = self._starts[shard] + self._first_unreadable(shard, places)
-                raise self._corrupt(shard, f"row {row} cannot be read ({detail})") from None
+                place = self._first_unreadable(shard, places)
+                raise self._corrupt(shard, f"row {place} cannot be read ({detail})") from None
 
     def _first_unreadable(self, shard: int, places: list[int]) -> int:
         for place in places if self._readers[shard] is not None else ():
@@ -175,7 +182,7 @@ def rows_digest(manifest: Mapping[str, Any]) -> str:
         for name, split in manifest["splits"].items()
     }
     what = [manifest["format"], manifest["vocabulary"]["digest"], manifest["vocabulary"]["size"]]
-    return digest_of([*what, manifest["sequence_length"], manifest["token_dtype"], rows])
+    return digest_of([*what, manifest["sequence_length"], manifest["fields"], rows])
 
 
 def shards_of(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -109,8 +109,8 @@ class Rows(Protocol):
     num_rows: int
     sequence_length: int
 
-    def read(self, row_indices: np.ndarray) -> np.ndarray:
-        """Returns [n, sequence_length] int32, in the order asked for."""
+    def read(self, row_indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns [n, sequence_length] by field of a Batch, in the order asked for."""
 
 
 class RowStream:
@@ -165,8 +165,8 @@ class RowStream:
             stored[here] = permute(index[here], size=self.split.num_rows, key=key)
         return stored
 
-    def read(self, row_numbers: np.ndarray) -> np.ndarray:
-        """Returns the rows [n, sequence_length], int32."""
+    def read(self, row_numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the rows [n, sequence_length] by field of a Batch: `target`, and what else."""
         return self.split.read(self.indices(row_numbers))
 
 

@@ -1,13 +1,19 @@
 """Vocabularies: text to token ids and back. No TensorFlow."""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from palmscale.errors import CorruptionError, UserError
+
+_BLOCK_CHARACTERS = 20_000
+_LITERAL = re.compile("(\u2581+)")
+_WORD_END = re.compile(r"[^ ](?= )")
+_SPANS_WORDS = re.compile("[^\u2581 ][\u2581 ]")  # a piece that no cut before a space leaves whole
 
 
 class Vocabulary(Protocol):
@@ -62,11 +68,12 @@ class SentencePieceVocabulary:
     """A SentencePiece model's pieces; eod is the model's eos.
 
     The model file is read once. Where the model is lossless otherwise, a literal U+2581 in the text
-    survives too: SentencePiece alone would decode it to a space.
+    survives too: SentencePiece alone would decode it to a space. A BPE model then encodes a long
+    text in blocks, to SentencePiece's own ids: on a megabyte at once it is half as fast.
     """
 
     name = "sentencepiece"
-    bos_id = 0
+    bos_id = 0  # not the model's bos: as in PaLM, the padding id begins a sequence
     _FILE = "vocabulary.model"
 
     def __init__(self, model_file: str):
@@ -99,15 +106,21 @@ class SentencePieceVocabulary:
         self.pad_id = max(0, self._processor.pad_id())
         self.digest = hashlib.sha256(self._model).hexdigest()
         self._escape_ids = self._find_escape()
+        self._cuts_at_words = self._escape_ids is not None and self._merges_within_words()
+        self._out_type = self._find_out_type()
 
     def encode(self, text: str) -> np.ndarray:
-        if self._escape_ids is None or "\u2581" not in text:
-            return np.array(self._processor.encode(text), dtype=np.int32)
-        first, *rest = text.split("\u2581")
-        ids = list(self._processor.encode(first))
-        for part in rest:
-            ids += self._escape_ids + self._processor.encode(part)
-        return np.array(ids, dtype=np.int32)
+        if self._escape_ids is None:
+            return self._encode(text)
+        if len(text) <= _BLOCK_CHARACTERS and "\u2581" not in text:
+            return self._encode(text)
+        parts = [np.zeros(0, np.int32)]
+        for number, run in enumerate(_LITERAL.split(text)):
+            if number % 2:
+                parts.append(np.tile(self._escape_ids, len(run)))
+            else:
+                parts += map(self._encode, self._blocks(run))
+        return np.concatenate(parts)
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
@@ -119,14 +132,53 @@ class SentencePieceVocabulary:
     def save(self, directory: Path) -> None:
         (directory / self._FILE).write_bytes(self._model)
 
-    def _find_escape(self) -> list[int] | None:
+    def pieces(self) -> list[str]:
+        """Returns the piece of each id, in which U+2581 stands for a space."""
+        return self._processor.id_to_piece(list(range(self.size)))
+
+    def byte_ids(self) -> list[int | None]:
+        """Returns the id of each byte's piece; None where the model has none."""
+        ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        return [token_id if self._processor.is_byte(token_id) else None for token_id in ids]
+
+    def _encode(self, text: str) -> np.ndarray:
+        return np.asarray(self._processor.encode(text, out_type=self._out_type), dtype=np.int32)
+
+    def _blocks(self, text: str) -> Iterator[str]:
+        start = 0
+        while self._cuts_at_words and len(text) - start > _BLOCK_CHARACTERS:
+            word_end = _WORD_END.search(text, start + _BLOCK_CHARACTERS)
+            if word_end is None:
+                break
+            yield text[start : word_end.end()]
+            start = word_end.end()
+        yield text[start:]
+
+    def _find_escape(self) -> np.ndarray | None:
         # The byte pieces of U+2581. Splitting at it is exact only where a text's ids do not depend
         # on being first in the text (no dummy prefix) and white space is kept as it is.
-        ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in "\u2581".encode()]
+        byte_ids = self.byte_ids()
+        ids = [byte_ids[byte] for byte in "\u2581".encode()]
         probe = " a  b "
         lossless = self._processor.decode(self._processor.encode(probe)) == probe
         prefixed = self._processor.encode("a", out_type=str)[0].startswith("\u2581")
-        return ids if lossless and not prefixed and all(map(self._processor.is_byte, ids)) else None
+        return np.array(ids, np.int32) if lossless and not prefixed and None not in ids else None
+
+    def _merges_within_words(self) -> bool:
+        # BPE's scores are ranks. Unigram's ids could differ after a cut: it sums scores, and so
+        # rounds, from the text's beginning; and it is as fast on a long text.
+        scores = self._processor.get_score(list(range(self.size)))
+        return all(map(float.is_integer, scores)) and not any(
+            map(_SPANS_WORDS.search, self.pieces())
+        )
+
+    def _find_out_type(self) -> type | str:
+        # Before sentencepiece 0.2.2 there are lists alone; arrays are some hundredths faster.
+        try:
+            self._processor.encode("", out_type="numpy")
+        except (ValueError, RuntimeError):
+            return int
+        return "numpy"
 
 
 def load_vocabulary(description: dict[str, Any], directory: str | Path) -> Vocabulary:

@@ -117,14 +117,14 @@ class Progress:
 @contextlib.contextmanager
 def bar(
     description: str,
-    total_bytes: int | None,
     *,
     seconds: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Callable[[int], None]]:
-    """Within the `with`, a function that takes how many more bytes are done; shows rate and ETA.
+) -> Iterator[Callable[[int, int | None], None]]:
+    """Within the `with`, a function of bytes done and bytes in all (None: unknown yet).
 
-    A live bar on a terminal; elsewhere a plain line every `seconds`, and at the end.
+    Shows rate and time left: a live bar on a terminal; elsewhere a plain line every `seconds`, and
+    at the end.
     """
     if log.console.is_terminal:
         columns = (
@@ -137,32 +137,37 @@ def bar(
         with rich.progress.Progress(
             *columns, console=log.console, redirect_stdout=sys.stdout.isatty()
         ) as shown:
-            task = shown.add_task(description, total=total_bytes)
-            yield lambda more: shown.advance(task, more)
+            task = shown.add_task(description, total=None)
+            yield lambda done, total: shown.update(task, completed=done, total=total)
         return
 
     started = printed = clock()
-    done = 0
+    # What an earlier, killed run had done was not done at this one's rate.
+    first = last = None
+    total = None
 
     def line() -> str:
         elapsed = max(clock() - started, 1e-9)
-        parts = [f"{description}: {done / 1e6:,.1f} MB"]
-        if total_bytes:
-            parts[0] += f" of {total_bytes / 1e6:,.1f} MB"
-        parts.append(f"{done / elapsed / 1e6:,.1f} MB/s")
-        if total_bytes and 0 < done < total_bytes:
-            parts.append(f"{_duration(elapsed * (total_bytes - done) / done)} left")
+        parts = [f"{description}: {last / 1e6:,.1f} MB"]
+        if total:
+            parts[0] += f" of {total / 1e6:,.1f} MB"
+        rate = (last - first) / elapsed
+        parts.append(f"{rate / 1e6:,.1f} MB/s")
+        if total and rate and last < total:
+            parts.append(f"{_duration((total - last) / rate)} left")
         return "  ".join(parts)
 
-    def advance(more: int) -> None:
-        nonlocal done, printed
-        done += more
+    def update(done: int, of: int | None) -> None:
+        nonlocal printed, first, last, total
+        first = 0 if first is None else first
+        last, total = done, of
         if clock() - printed >= seconds:
             printed = clock()
             _plain(line())
 
-    yield advance
-    _plain(line())
+    yield update
+    if last is not None:
+        _plain(line())
 
 
 def _plain(line: str) -> None:

@@ -21,18 +21,6 @@ _PEAK_FLOPS = {
 }
 
 
-def flops_per_token(
-    *, num_params: int, num_layers: int, heads: int, head_dim: int, sequence_length: int
-) -> float:
-    """The FLOPs that training one token takes, 6N + 12 L H Q T: PaLM (2022), appendix B.
-
-    A matrix product of N parameters takes 2N forward and 4N backward; the second term is that of
-    attention's two products over all T positions. Recomputation is not counted, and causality is
-    not taken off.
-    """
-    return 6.0 * num_params + 12.0 * num_layers * heads * head_dim * sequence_length
-
-
 def peak_flops_per_device(device_kind: str) -> float | None:
     """The vendor's dense bfloat16 FLOP/s of a JAX device, or None where it is not known."""
     fitting = [name for name in _PEAK_FLOPS if device_kind.startswith(name)]

@@ -44,7 +44,7 @@ def finished(tiny, tmp_path_factory):
 @pytest.fixture(scope="session")
 def row_cache(finished, caches):
     """The folder of the cache that the finished run built."""
-    (manifest,) = caches.glob("text_files-*/manifest.json")
+    (manifest,) = caches.glob("textfiles-*/manifest.json")
     return manifest.parent
 
 

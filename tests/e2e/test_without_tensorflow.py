@@ -68,8 +68,14 @@ def test_a_cache_is_found_by_its_definition_where_its_text_is_gone(
     tiny_run.assert_same_end(tmp_path / "run", finished)
 
 
-def test_building_a_cache_is_refused_with_the_ways_out(tiny, text, absent, tmp_path):
+def test_text_becomes_rows_and_a_seqio_task_is_refused_with_the_ways_out(
+    tiny, text, absent, tmp_path
+):
     shutil.copytree(text, tmp_path / "other")
-    command = tiny(tmp_path / "run", TEXT_FILES=f"{tmp_path}/other/*.txt")
-    line = tiny_run.run(*command, code=2, env=absent).stderr.splitlines()[-1]
+    of_text = tiny(tmp_path / "run", TEXT_FILES=f"{tmp_path}/other/*.txt", TRAIN_STEPS=1)
+    of_task = tiny(tmp_path / "run", TEXT_FILES=None, MIXTURE_OR_TASK="mine")
+    built, refused = tiny_run.run_each([of_text, of_task], env=absent)
+    assert built.returncode == 0 and "Writing rows" in built.stderr
+    assert refused.returncode == 2
+    line = refused.stderr.splitlines()[-1]
     assert "not installed" in line and "data build" in line and "pip install" in line

@@ -16,6 +16,8 @@ ANSWERED = [
     ("data build --gin_file=a.gin", "rows.build"),
     ("data verify c", "rows.verify"),
     ("data show c", "rows.show"),
+    ("vocab train --size=300 --out=m", "vocabulary.train"),
+    ("vocab check m", "vocabulary.check"),
 ]
 
 
@@ -67,6 +69,14 @@ def test_data_takes_a_cache_folder_or_gin_files():
     assert parse(["data", "verify", "--gin_file=a.gin"]).cache is None
 
 
+def test_vocab_reads_a_corpus_alone_unless_gin_files_are_given():
+    assert parse(["vocab", "check", "m"]).gin_file == ["configs/data/text.gin"]
+    assert parse(["vocab", "check", "m", "--gin_file=a.gin"]).gin_file == ["a.gin"]
+    args = parse("vocab train --size=256000 --out=m --gin.TEXT_FILES=*.txt".split())
+    assert (args.size, args.model_type, args.max_bytes, args.seed) == (256_000, "bpe", 2 * 10**8, 0)
+    assert args.gin_bindings == ["TEXT_FILES=*.txt"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -88,6 +98,12 @@ def test_data_takes_a_cache_folder_or_gin_files():
         ("generate --workdir=w --max_tokens=0", "0 is out of range; give 1 or more"),
         ("generate --workdir=w --max_tokens=five", "five is not a number of type int"),
         ("generate --workdir=w --temperature=nan", "nan is out of range"),
+        ("vocab train --size=400", "required: --out"),
+        ("vocab train --out=m --size=299", "299 is out of range; give 300 to 256000"),
+        ("vocab train --out=m --size=256001", "256001 is out of range; give 300 to 256000"),
+        ("vocab train --out=m --size=400 --model_type=bp", "unknown --model_type=bp"),
+        ("vocab chek m", "unknown command chek; did you mean check?"),
+        ("vocab check", "required: MODEL"),
         ("generate --workdir=w --top_p=1.5", "1.5 is out of range"),
     ],
 )

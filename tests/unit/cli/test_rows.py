@@ -5,6 +5,7 @@ import pytest
 
 from palmscale.cli import gin_config, main, rows
 from palmscale.cli.run import Data
+from palmscale.data.files import TextFiles
 from palmscale.data.sources import Corpus
 from palmscale.data.vocab import ByteVocabulary
 from palmscale.errors import UserError
@@ -24,7 +25,7 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(text, tmp_path_factory):
     """Rows of 32 tokens of three files, one of them held out."""
-    corpus = Corpus(text_files=f"{text}/*.txt", held_out_fraction=0.1)
+    corpus = Corpus(source=TextFiles(files=f"{text}/*.txt"), held_out_fraction=0.1)
     directory = str(tmp_path_factory.mktemp("caches"))
     return Data(corpus=corpus, sequence_length=32, seed=0, cache_directory=directory)
 
@@ -41,7 +42,7 @@ def gin_flags(data):
         "--gin_file=configs/runs/pretrain.gin",
         "--gin_file=configs/models/palm_cpu_1m.gin",
         "--gin_file=configs/meshes/mesh.gin",
-        f"--gin.TEXT_FILES={data.corpus.text_files[0]}",
+        f"--gin.TEXT_FILES={data.corpus.source.files}",
         f"--gin.CACHE_DIRECTORY={data.cache_directory}",
         "--gin.HELD_OUT_FRACTION=0.1",
         "--gin.SEQUENCE_LENGTH=32",
@@ -52,9 +53,9 @@ def gin_flags(data):
 
 
 def test_a_named_cache_must_have_the_sequence_length(data, folder):
-    named = Data(corpus=Corpus(), sequence_length=32, seed=0, cache=str(folder))
+    named = Data(corpus=data.corpus, sequence_length=32, seed=0, cache=str(folder))
     assert rows.open_rows(named).digest == rows.open_rows(data).digest
-    longer = Data(corpus=Corpus(), sequence_length=64, seed=0, cache=str(folder))
+    longer = Data(corpus=data.corpus, sequence_length=64, seed=0, cache=str(folder))
     with pytest.raises(UserError, match="CACHE=.*rows of 32 tokens and SEQUENCE_LENGTH=64"):
         rows.open_rows(longer)
 
@@ -63,10 +64,10 @@ def test_build_builds_once_and_says_what_there_is(gin_flags, folder, tmp_path, c
     elsewhere = [f"--gin.CACHE_DIRECTORY={tmp_path}"]
     assert main.run(["data", "build", *gin_flags, *elsewhere]) == 0
     first = capsys.readouterr()
-    assert first.out.startswith(f"Built {tmp_path}") and "Building the row cache" in first.err
+    assert first.out.startswith(f"{tmp_path}/textfiles-") and "Writing rows: " in first.err
     assert main.run(["data", "build", *gin_flags]) == 0
     second = capsys.readouterr()
-    assert second.out.startswith(f"There already: {folder}") and "Building" not in second.err
+    assert second.out.startswith(f"{folder}\n") and "Writing rows" not in second.err
     # Built twice from the same text: the same rows, and so all the numbers.
     assert first.out.partition("\n")[2] == second.out.partition("\n")[2]
 
@@ -94,7 +95,7 @@ def test_verify_reads_everything_by_folder_or_gin_files(gin_flags, folder, capsy
         assert main.run(["data", "verify", *which]) == 0
         captured = capsys.readouterr()
         assert captured.out.startswith(f"{folder}: ") and "as they were built" in captured.out
-        assert "Verifying the row cache" in captured.err
+        assert "Verifying rows" in captured.err
 
 
 def test_verify_names_the_damaged_file(folder, tmp_path, capsys):
@@ -112,7 +113,7 @@ def test_show_prints_rows_with_their_boundaries_and_counts(folder, capsys):
     assert main.run(["data", "show", str(folder), "--rows=100000"]) == 0
     printed = capsys.readouterr().out
     split = rows.RowCache.open(folder).split("train")
-    ids = split.read(np.arange(split.num_rows))
+    ids = split.read(np.arange(split.num_rows))["target"]
     assert printed.count("--- row ") == split.num_rows
     assert printed.count("\n[eod]\n") == (ids == BYTES.eod_id).sum()
     assert f"distinct     {len(np.unique(ids))} of the 259" in printed
@@ -122,7 +123,7 @@ def test_show_prints_rows_with_their_boundaries_and_counts(folder, capsys):
 
 def test_show_says_where_a_split_is_empty(text, tmp_path, capsys):
     lone = Data(
-        corpus=Corpus(text_files=f"{text}/a.txt"),
+        corpus=Corpus(source=TextFiles(files=f"{text}/a.txt")),
         sequence_length=32,
         seed=0,
         cache_directory=str(tmp_path),

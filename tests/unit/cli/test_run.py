@@ -8,6 +8,7 @@ from palmscale import PaLM
 from palmscale.checkpoint.policy import KeepPolicy
 from palmscale.cli import run as runs
 from palmscale.cli.run import Data, Layout, Reporting, Run
+from palmscale.data.files import StandardLibrary
 from palmscale.data.sources import Corpus
 from palmscale.data.stream import BatchSchedule
 from palmscale.errors import UserError
@@ -32,7 +33,7 @@ ADAMW = AdamW(
     weight_decay=0.1,
     clip_global_norm=None,
 )
-DATA = Data(corpus=Corpus(), sequence_length=32, seed=0)
+DATA = Data(corpus=Corpus(source=StandardLibrary()), sequence_length=32, seed=0)
 RUN = Run(
     model=MODEL,
     optimizer=ADAFACTOR,

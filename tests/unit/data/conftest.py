@@ -1,10 +1,10 @@
 """Small caches of random documents, for the tests of building and of reading them."""
 
-import numpy as np
+import memory_source
 import pytest
 
-from palmscale.data import cache as caching
-from palmscale.data.cache import build_cache
+from palmscale.data import build as building
+from palmscale.data import shards, spill
 from palmscale.data.vocab import ByteVocabulary
 
 
@@ -13,17 +13,10 @@ class Builder:
 
     sequence_length = 16
 
-    def documents(self, count=40, seed=0):
-        random = np.random.default_rng(seed)
-        for _ in range(count):
-            ids = random.integers(3, 259, random.integers(1, 60)).astype(np.int32)
-            yield ids, len(ids)
-
     def __call__(self, directory, **options):
-        splits = {"train": self.documents(), "validation": self.documents(5, seed=1)}
-        defaults = {"documents": splits, "vocabulary": ByteVocabulary(), "seed": 0}
+        defaults = {"corpus": memory_source.corpus(), "vocabulary": ByteVocabulary(), "seed": 0}
         defaults |= {"sequence_length": self.sequence_length}
-        return build_cache(directory=directory, **(defaults | options))
+        return building.build_cache(directory=directory, **(defaults | options))
 
 
 @pytest.fixture
@@ -43,4 +36,6 @@ def flip():
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(caching, "_SHARD_BYTES", 20 * Builder.sequence_length * 2)  # 20 rows each
+    """Twenty rows each, from runs of some documents, in this process."""
+    monkeypatch.setattr(shards, "_SHARD_BYTES", 20 * Builder.sequence_length * 2)
+    monkeypatch.setattr(spill, "_RUN_TOKENS", 100)

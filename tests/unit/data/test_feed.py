@@ -29,7 +29,7 @@ class Numbers:
     num_rows, sequence_length, reads = 1000, 2, []
     def read(self, rows):
         self.reads.append(len(rows))
-        return np.repeat(np.asarray(rows, np.int32)[:, None], 2, axis=1)
+        return {"target": np.repeat(np.asarray(rows, np.int32)[:, None], 2, axis=1)}
 
 out = {}
 by_process = np.array(jax.devices()).reshape(2, 2)
@@ -40,7 +40,7 @@ for name, devices in {"data_over_hosts": by_process, "model_over_hosts": by_proc
     with Feed(stream, sharding, Cursor(), prefetch=1) as feed:
         cursor, batch = next(feed)
         reads = list(split.reads[:2])
-    want = stream.read(stream.batch_rows(cursor))
+    want = stream.read(stream.batch_rows(cursor))["target"]
     right = all(np.array_equal(s.data, want[s.index]) for s in batch.target_BL.addressable_shards)
     held = list(held_out_batches(split, sharding=sharding, batch_sequences=8, max_sequences=10))
     shards = [[s for s in b.weight_BL.addressable_shards if s.replica_id == 0] for b in held]
@@ -63,7 +63,7 @@ class Numbers:
         self.reads += 1
         if self.fails_at is not None and self.reads > self.fails_at:
             raise OSError("the disk is gone")
-        return np.repeat(np.asarray(row_indices, np.int32)[:, None], 2, axis=1)
+        return {"target": np.repeat(np.asarray(row_indices, np.int32)[:, None], 2, axis=1)}
 
 
 @pytest.fixture
@@ -77,6 +77,10 @@ def stream_of(split=None, stages=((0, 4), (3, 8))):
     return RowStream(split=split or Numbers(), seed=0, schedule=BatchSchedule(stages))
 
 
+def rows_of(stream, cursor):
+    return stream.read(stream.batch_rows(cursor))["target"]
+
+
 def take(feed, count):
     return [next(feed) for _ in range(count)]
 
@@ -86,9 +90,33 @@ def test_batches_are_the_streams_in_order_across_a_change_of_size(sharding):
     with Feed(stream, sharding, Cursor()) as feed:
         for step, (cursor, batch) in enumerate(take(feed, 6)):
             assert cursor == stream.cursor(step)
-            assert np.array_equal(batch.target_BL, stream.read(stream.batch_rows(cursor)))
+            assert np.array_equal(batch.target_BL, rows_of(stream, cursor))
             assert batch.target_BL.sharding == sharding and batch.target_BL.dtype == np.int32
             assert batch.segment_BL is batch.position_BL is batch.weight_BL is None
+
+
+class Packed(Numbers):
+    """The same rows, the last token of each of a segment of its own and without loss."""
+
+    def read(self, row_indices):
+        rows = super().read(row_indices)
+        shape = rows["target"].shape
+        rows["segment"] = np.tile(np.array([1, 2], np.int32), (shape[0], 1))
+        rows["position"] = np.zeros(shape, np.int32)
+        rows["weight"] = np.tile(np.array([1, 0], np.float32), (shape[0], 1))
+        return rows
+
+
+def test_packed_rows_bring_segments_positions_and_weights(sharding):
+    with Feed(stream_of(Packed()), sharding, Cursor()) as feed:
+        _, batch = next(feed)
+    for array, row in ((batch.segment_BL, [1, 2]), (batch.position_BL, [0, 0])):
+        assert np.array_equal(array, [row] * 4) and array.dtype == np.int32
+        assert array.sharding == sharding
+    assert np.array_equal(batch.weight_BL, [[1, 0]] * 4)
+    held = list(held_out_batches(Packed(), sharding=sharding, batch_sequences=4, max_sequences=6))
+    assert np.array_equal(held[1].weight_BL, [[1, 0], [1, 0], [0, 0], [0, 0]])
+    assert np.array_equal(held[1].segment_BL, [[1, 2], [1, 2], [0, 0], [0, 0]])
 
 
 def test_seek_goes_anywhere_and_drops_what_was_read_ahead(sharding):
@@ -98,7 +126,8 @@ def test_seek_goes_anywhere_and_drops_what_was_read_ahead(sharding):
         rewound = stream.skip(stream.cursor(1), 6)
         feed.seek(rewound)
         cursor, batch = next(feed)
-        assert cursor == rewound and np.array_equal(batch.target_BL, stream.read(np.arange(10, 14)))
+        rows = stream.read(np.arange(10, 14))["target"]
+        assert cursor == rewound and np.array_equal(batch.target_BL, rows)
 
 
 def test_prefetching_is_bounded_and_waiting_is_counted(sharding):

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import threading
 
+import memory_source
 import numpy as np
 import pytest
 
@@ -14,22 +15,34 @@ LENGTH = 16
 
 def test_rows_come_in_the_order_asked_for_across_shards(tmp_path, small_shards, build):
     split = build(tmp_path / "c").split("train")
-    every = split.read(np.arange(split.num_rows))
+    every = split.read(np.arange(split.num_rows))["target"]
     wanted = np.random.default_rng(0).integers(0, split.num_rows, 200)
-    assert np.array_equal(split.read(wanted), every[wanted]) and every.dtype == np.int32
-    assert split.read(np.array([], int)).shape == (0, LENGTH)
+    assert np.array_equal(split.read(wanted)["target"], every[wanted]) and every.dtype == np.int32
+    assert split.read(np.array([], int))["target"].shape == (0, LENGTH)
     for outside in (-1, split.num_rows):
         with pytest.raises(IndexError):
             split.read(np.array([outside]))
 
 
+def test_packed_rows_bring_their_segments_positions_and_weights(tmp_path, build):
+    cache = build(tmp_path / "c", corpus=memory_source.corpus(prompts=True), packing="segments",
+                  sequence_length=64)  # fmt: skip
+    rows = cache.split("train").read(np.array([1, 0]))
+    assert {name: (value.dtype.name, value.shape) for name, value in rows.items()} == {
+        "target": ("int32", (2, 64)),
+        "segment": ("int32", (2, 64)),
+        "position": ("int32", (2, 64)),
+        "weight": ("float32", (2, 64)),
+    }
+
+
 def test_threads_may_read_at_once(tmp_path, small_shards, build):
     split = build(tmp_path / "c").split("train")
-    every, wrong = split.read(np.arange(split.num_rows)), []
+    every, wrong = split.read(np.arange(split.num_rows))["target"], []
 
     def read(seed):
         for rows in np.random.default_rng(seed).integers(0, split.num_rows, (30, 16)):
-            if not np.array_equal(split.read(rows), every[rows]):
+            if not np.array_equal(split.read(rows)["target"], every[rows]):
                 wrong.append(rows)
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
@@ -42,24 +55,26 @@ def test_ids_above_65535_come_back(tmp_path, build):
     class Large(ByteVocabulary):
         size = 256_000
 
-    documents = {"train": [(np.full(40, 255_999, np.int32), 40)], "validation": []}
-    split = build(tmp_path / "c", vocabulary=Large(), documents=documents).split("train")
-    assert split.read(np.array([0])).max() == 255_999
+    corpus = memory_source.corpus(below=256_000)
+    split = build(tmp_path / "c", vocabulary=Large(), corpus=corpus).split("train")
+    documents = memory_source.expected_documents(corpus.source, "train", 0)
+    largest = max(max(ids) for ids, _ in documents)
+    assert split.read(np.arange(split.num_rows))["target"].max() == largest > 65_535
 
 
 def test_a_flipped_bit_in_a_row_is_refused_on_reading_with_shard_and_row(
     tmp_path, small_shards, build, flip
 ):
     split = build(tmp_path / "c").split("train")
-    every = split.read(np.arange(split.num_rows))
+    every = split.read(np.arange(split.num_rows))["target"]
     path = tmp_path / "c" / "train-00001.arrayrecord"
     place = path.read_bytes().find(every[25].astype("<u2").tobytes()[:8])
     assert place > 0
     flip(path, place)
     split = RowCache.open(tmp_path / "c").split("train")
-    with pytest.raises(CorruptionError, match=r"train-00001.arrayrecord: row 25 "):
+    with pytest.raises(CorruptionError, match=r"train-00001.arrayrecord: row 5 "):
         split.read(np.arange(split.num_rows)[24:27])
-    assert np.array_equal(split.read(np.array([0, 24, 26])), every[[0, 24, 26]])
+    assert np.array_equal(split.read(np.array([0, 24, 26]))["target"], every[[0, 24, 26]])
 
 
 def test_shards_that_changed_places_are_refused_on_reading(tmp_path, small_shards, build):
@@ -93,7 +108,7 @@ def test_missing_short_and_edited_files_are_refused_on_opening(tmp_path, build):
         manifest.write_text(damaged)
         with pytest.raises(UserError, match="manifest.json"):
             RowCache.open(tmp_path / "c")
-    manifest.write_text(text.replace('"format": 1', '"format": 99'))
+    manifest.write_text(text.replace('"format": 2', '"format": 99'))
     with pytest.raises(UserError, match="format 99"):
         RowCache.open(tmp_path / "c")
     with pytest.raises(UserError, match="manifest.json"):

@@ -2,17 +2,23 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from palmscale.data import tasks
 
 SCRIPT = r"""
 import io, json, pathlib, sys
 import numpy as np
 from palmscale.data import tasks
 from palmscale.data.cache import open_or_build
+from palmscale.data.files import TextFiles
+from palmscale.data.records import Jsonl
 from palmscale.data.sources import Corpus
+from palmscale.data.tasks import SeqioTask, Tfds, data_source
 from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary
 from palmscale.errors import UserError
 
@@ -28,34 +34,10 @@ def refusal(call):
         return str(error)
     return "nothing was refused"
 
-def read(corpus, vocabulary=BYTES, split="train"):
-    return list(tasks.documents(corpus, vocabulary, split))
-
-for i in range(10):
-    (root / f"{i}.txt").write_bytes(f"naïve ▁ text {i}\r\n".encode())
-text = Corpus(text_files=str(root / "?.txt"), held_out_fraction=0.2)
-train, held = read(text), read(text, split="validation")
-out["texts"] = sorted(BYTES.decode(ids) for ids, _ in train + held)
-out["held"] = len(held)
-out["bytes"] = sorted({size for _, size in train})
-out["same task"] = tasks.task_of(text, BYTES) is tasks.task_of(text, BYTES)
-out["named task"] = tasks.task_of(text, BYTES).name in seqio.TaskRegistry.names()
-
-import sentencepiece
-model = io.BytesIO()
-sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["some text 0123456789 naïve"] * 50), model_writer=model,
-    vocab_size=290, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
-    byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
-    remove_extra_whitespaces=False, minloglevel=2)
-(root / "m.model").write_bytes(model.getvalue())
-pieces = SentencePieceVocabulary(str(root / "m.model"))
-texts = lambda vocabulary: [vocabulary.decode(ids) for ids, _ in read(text, vocabulary)]
-out["pieces"] = texts(pieces) == texts(BYTES)
-
-(root / "bad.utf").write_bytes(b"good \xff")
-out["bad utf-8"] = refusal(lambda: read(Corpus(text_files=str(root / "bad.utf"))))
-out["no file"] = refusal(lambda: read(Corpus(text_files=str(root / "*.nothing"))))
+def read(source, split="train"):
+    vocabulary = source.vocabulary(BYTES)
+    return [example for shard in source.shards() if shard.split in (split, None)
+            for example in source.examples(shard, vocabulary) if example is not None]
 
 def source(texts, splits=("train",)):
     def dataset(split, shuffle_files, seed=None):
@@ -70,7 +52,7 @@ def add(name, texts, *, vocabulary=BYTE, feature="targets", splits=("train",), s
         preprocessors = [lambda ds: ds.map(lambda x: {feature: x["targets"]}), *preprocessors]
     seqio.TaskRegistry.add(name, source=source(texts, splits), preprocessors=preprocessors,
                            output_features={feature: seqio.Feature(vocabulary)})
-    return Corpus(mixture_or_task=name)
+    return SeqioTask(mixture_or_task=name)
 
 def shout(ds):
     return ds.map(lambda x: x | {"targets": tf.strings.upper(x["targets"])})
@@ -79,40 +61,106 @@ upper = "my_upper"
 seqio.TaskRegistry.add(upper, source=source("ab", ("train", "validation")),
     preprocessors=[shout, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
     output_features={"targets": seqio.Feature(seqio.ByteVocabulary())})
-upper = Corpus(mixture_or_task=upper)
-out["user task"] = [(BYTES.decode(ids), BYTES.eod_id in ids, size) for ids, size in read(upper)]
-out["user validation"] = [BYTES.decode(ids) for ids, _ in read(upper, split="validation")]
+upper = SeqioTask(mixture_or_task=upper)
+out["user task"] = [(BYTES.decode(e.ids), BYTES.eod_id in e.ids, e.text_bytes)
+                    for e in read(upper)]
+out["user validation"] = [BYTES.decode(e.ids) for e in read(upper, "validation")]
 
 untold = lambda ds: ds.map(lambda x: {"targets": x["targets"]})
-out["counted by decoding"] = [size for _, size in read(add("my_untold", ["é"], steps=[untold]))]
-out["no validation"] = read(Corpus(mixture_or_task="my_untold"), split="validation")
+untold = add("my_untold", ["é"], steps=[untold])
+out["counted by decoding"] = [e.text_bytes for e in read(untold)]
+out["no validation"] = read(untold, "validation")
 
+import sentencepiece
+model = io.BytesIO()
+sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["some text 0123456789 naïve"] * 50), model_writer=model,
+    vocab_size=290, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+    byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
+    remove_extra_whitespaces=False, minloglevel=2)
+(root / "m.model").write_bytes(model.getvalue())
+pieces = SentencePieceVocabulary(str(root / "m.model"))
 theirs = seqio.SentencePieceVocabulary(str(root / "m.model"))
 mine = add("my_pieces", ["text"], vocabulary=theirs)
-out["their pieces"] = tasks.vocabulary_of(mine, BYTES).digest == pieces.digest
+out["their pieces"] = mine.vocabulary(BYTES).digest == pieces.digest
 odd = add("my_odd", ["x"], vocabulary=seqio.PassThroughVocabulary(9), steps=())
-out["odd vocabulary"] = refusal(lambda: tasks.vocabulary_of(odd))
+out["odd vocabulary"] = refusal(lambda: odd.vocabulary(BYTES))
 extra = add("my_extra", "x", vocabulary=seqio.ByteVocabulary(100))
-out["extra ids"] = refusal(lambda: tasks.vocabulary_of(extra))
+out["extra ids"] = refusal(lambda: extra.vocabulary(BYTES))
 words = add("my_words", "x", feature="words")
-out["feature"] = refusal(lambda: tasks.vocabulary_of(words))
-out["split"] = refusal(lambda: read(add("my_test_only", "x", splits=("test",))))
-out["near"] = refusal(lambda: read(Corpus(mixture_or_task="my_uper")))
-out["far"] = refusal(lambda: read(Corpus(mixture_or_task="zzzzzzzz")))
+out["feature"] = refusal(lambda: words.vocabulary(BYTES))
+out["split"] = refusal(add("my_test_only", "x", splits=("test",)).shards)
+out["near"] = refusal(SeqioTask(mixture_or_task="my_uper").shards)
+out["far"] = refusal(SeqioTask(mixture_or_task="zzzzzzzz").shards)
 
 add("many", [f"m{i}" for i in range(2000)]), add("few", [f"f{i}" for i in range(300)])
 seqio.MixtureRegistry.add("my_mixture", [("many", 0.7), ("few", 0.3)])
-mixture = Corpus(mixture_or_task="my_mixture")
-mixed = [BYTES.decode(ids) for ids, _ in read(mixture)]
+mixture = SeqioTask(mixture_or_task="my_mixture")
+mixed = [BYTES.decode(e.ids) for e in read(mixture)]
 few = [text for text in mixed if "f" in text]
 out["mixture"] = [len(set(few)) == len(few), len(few), len(few) / len(mixed)]
-out["mixture again"] = mixed == [BYTES.decode(ids) for ids, _ in read(mixture)]
+out["mixture again"] = mixed == [BYTES.decode(e.ids) for e in read(mixture)]
 
-build = dict(vocabulary=BYTES, sequence_length=16, seed=0, cache_directory=root / "caches")
-cache = open_or_build(corpus=mixture, **build)
+for i in range(10):
+    (root / f"{i}.txt").write_bytes(f"naïve text {i}\r\n".encode())
+texts = Corpus(source=TextFiles(files=str(root / "?.txt")), held_out_fraction=0.2)
+seqio.TaskRegistry.add("my_files", source=data_source(texts),
+    preprocessors=[seqio.preprocessors.tokenize],
+    output_features={"targets": seqio.Feature(BYTE)})
+files = SeqioTask(mixture_or_task="my_files")
+direct = {e.ids.tobytes() for s in texts.source.shards() for e in texts.source.examples(s, BYTES)}
+through = [{e.ids.tobytes() for e in read(files, split)} for split in ("train", "validation")]
+out["through seqio"] = [through[0] | through[1] == direct, len(through[0]), len(through[1])]
+out["file shards"] = len([s for s in files.shards() if s.split == "train"])
+
+lines = [{"q": f"what is {i}?", "a": f"it is {i}"} for i in range(9)]
+(root / "qa.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+asked = Corpus(source=Jsonl(files=str(root / "qa.jsonl"), text_key="a", prompt_key="q"),
+               held_out_fraction=0.0)
+seqio.TaskRegistry.add("my_qa", source=data_source(asked),
+    preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+    output_features={"inputs": seqio.Feature(BYTE, add_eos=False), "targets": seqio.Feature(BYTE)})
+qa = SeqioTask(mixture_or_task="my_qa")
+out["fine-tuning"] = [(BYTES.decode(e.ids), e.prompt_tokens) for e in read(qa)][:2]
+cache = open_or_build(corpus=Corpus(source=qa), vocabulary=BYTES, packing="segments",
+                      sequence_length=64, seed=0, cache_directory=root / "caches")
+rows = cache.split("train").read(np.arange(cache.split("train").num_rows))
+out["fine-tuning rows"] = [int(rows["weight"].sum()), cache.split("train").is_packed]
+
+(root / "bad.utf").write_bytes(b"good \xff")
+bad = Corpus(source=TextFiles(files=str(root / "bad.utf")))
+seqio.TaskRegistry.add("my_bad", source=data_source(bad),
+    preprocessors=[seqio.preprocessors.tokenize],
+    output_features={"targets": seqio.Feature(BYTE)})
+try:
+    read(SeqioTask(mixture_or_task="my_bad"))
+except Exception as error:
+    out["bad utf-8"] = str(error)
+
+out["no data set"] = refusal(Tfds(dataset="no_such_set:1.0.0", data_dir=str(root)).shards)
+import tensorflow_datasets as tfds
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    VERSION, pkg_dir_path = tfds.core.Version("1.0.0"), root
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({"text": tfds.features.Text()}))
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples(12), "validation": self._generate_examples(3)}
+    def _generate_examples(self, count):
+        for i in range(count):
+            yield i, {"text": f"tiny {i}"}
+Tiny(data_dir=str(root / "tfds")).download_and_prepare(
+    download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+tiny = Tfds(dataset="tiny:1.0.0", data_dir=str(root / "tfds"))
+out["tfds"] = [sorted(BYTES.decode(e.ids) for e in read(tiny, split))
+               for split in ("train", "validation")]
+
+cache = open_or_build(corpus=Corpus(source=mixture), vocabulary=BYTES, sequence_length=16, seed=0,
+                      cache_directory=root / "caches")
 train, held = cache.split("train"), cache.split("validation")
 out["cache"] = [cache.vocabulary.name, train.documents, held.num_rows]
-cache = open_or_build(corpus=text, **build | {"vocabulary": pieces})
+cache = open_or_build(corpus=Corpus(source=mine), vocabulary=BYTES, sequence_length=2, seed=0,
+                      cache_directory=root / "caches")
 out["cache of pieces"] = cache.vocabulary.digest == pieces.digest
 print(json.dumps(out))
 """
@@ -120,7 +168,10 @@ print(json.dumps(out))
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("tasks"))]
+    folder = tmp_path_factory.mktemp("tasks")
+    script = folder / "script.py"  # a file: TFDS looks for the one that defines a data set
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(folder)]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[3]
     )
@@ -134,17 +185,8 @@ def out(run):
 
 def test_tensorflow_is_quiet_and_leaves_the_accelerators_alone(run, out):
     assert out["accelerators"] == 0
-    assert run.stderr == "" and len(run.stdout.splitlines()) == 1
-
-
-def test_local_text_comes_whole_through_a_registered_task(out):
-    assert out["texts"] == sorted(f"naïve ▁ text {i}\r\n" for i in range(10))
-    assert out["held"] == 2 and out["bytes"] == [len("naïve ▁ text 0\r\n".encode())]
-    assert out["same task"] and out["named task"]
-
-
-def test_training_text_is_encoded_as_prompts_are(out):
-    assert out["pieces"]
+    # Nothing of what it prints when it is imported.
+    assert not re.search(tasks._NOISE.pattern.decode(), run.stderr)
 
 
 def test_a_users_preprocessors_apply_and_their_eos_is_not_doubled(out):
@@ -168,9 +210,27 @@ def test_a_mixture_keeps_its_rates_to_the_end_and_its_order(out):
     assert out["mixture again"]
 
 
-def test_a_users_mistake_comes_through_tensorflow_as_one_line(out):
-    assert "bad.utf: byte 5 is not UTF-8" in out["bad utf-8"] and "\n" not in out["bad utf-8"]
-    assert "*.nothing" in out["no file"] and "no split 'train' (it has test)" in out["split"]
+def test_text_may_go_through_a_task_of_ones_own_with_the_same_tokens(out):
+    same, train, held = out["through seqio"]
+    assert same and (train, held) == (8, 2) and out["file shards"] == 10
+
+
+def test_inputs_of_a_task_are_prompts_without_loss(out):
+    assert out["fine-tuning"] == [["what is 0?it is 0", 10], ["what is 1?it is 1", 10]]
+    assert out["fine-tuning rows"] == [9 * len("it is 0" + "e"), True]
+
+
+def test_a_tfds_data_set_is_a_source(out):
+    assert out["tfds"] == [
+        sorted(f"tiny {i}" for i in range(12)),
+        sorted(f"tiny {i}" for i in range(3)),
+    ]
+    assert "TFDS_DATASET='no_such_set:1.0.0' cannot be loaded" in out["no data set"]
+
+
+def test_a_mistake_in_a_task_is_named(out):
+    assert "bad.utf: byte 5 is not UTF-8" in out["bad utf-8"]
+    assert "no split 'train' (it has test)" in out["split"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_known(out):

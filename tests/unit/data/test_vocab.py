@@ -1,15 +1,16 @@
-import io
+import pickle
 
 import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_sentencepiece import train
 
+from palmscale.data import vocab
 from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary, load_vocabulary
 from palmscale.errors import CorruptionError, UserError
 
-TEXT = "def encode(text):\n    return text  # two  spaces, \ttab\r\n" * 40
 HARD = [
     "",
     " ",
@@ -23,31 +24,6 @@ HARD = [
     "▁ ▁",
     "</s><s>",
 ]
-
-
-def train(path, **options):
-    model = io.BytesIO()
-    defaults = {
-        "vocab_size": 300,
-        "byte_fallback": True,
-        "normalization_rule_name": "identity",
-        "add_dummy_prefix": False,
-        "remove_extra_whitespaces": False,
-        "allow_whitespace_only_pieces": True,
-        "pad_id": 0,
-        "eos_id": 1,
-        "unk_id": 2,
-        "bos_id": -1,
-        "hard_vocab_limit": False,
-        "minloglevel": 2,
-    }
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT.splitlines(keepends=True)),
-        model_writer=model,
-        **(defaults | options),
-    )
-    path.write_bytes(model.getvalue())
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +56,75 @@ def test_bytes_have_seqios_ids_and_decode_skips_specials():
 def test_a_lossless_model_round_trips_hard_text(model_file, text):
     vocabulary = SentencePieceVocabulary(model_file)
     assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+@given(st.text(st.sampled_from("\u2581\u2581 \na日\u0301")))
+def test_a_literal_space_sign_survives_beside_anything(model_file, text):
+    vocabulary = SentencePieceVocabulary(model_file)
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_a_million_space_signs_survive(model_file):
+    vocabulary = SentencePieceVocabulary(model_file)
+    text = "\u2581" * 1_000_000 + " \u2581a" * 1000
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+@given(st.text(st.characters(exclude_characters="\u2581", exclude_categories=["Cs"]), max_size=99))
+def test_no_text_has_a_special_id_and_all_ids_are_sentencepieces(model_file, text):
+    vocabulary = SentencePieceVocabulary(model_file)
+    ids = vocabulary.encode(text)
+    assert ids.dtype == np.int32
+    assert ids.tolist() == sentencepiece.SentencePieceProcessor(model_file=model_file).encode(text)
+    assert not {vocabulary.eod_id, vocabulary.pad_id, vocabulary.bos_id} & set(ids.tolist())
+
+
+@pytest.mark.parametrize("split_by_whitespace", [True, False])
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_long_texts_have_sentencepieces_own_ids(
+    monkeypatch, tmp_path, model_type, split_by_whitespace
+):
+    monkeypatch.setattr(vocab, "_BLOCK_CHARACTERS", 7)
+    model_file = train(
+        tmp_path / "m", model_type=model_type, split_by_whitespace=split_by_whitespace
+    )
+    vocabulary = SentencePieceVocabulary(model_file)
+    plain = sentencepiece.SentencePieceProcessor(model_file=model_file)
+    words = np.random.default_rng(0).choice(
+        ["return", " ", "  ", "\t", "text", " text", "\r\n", "日", "def encode(text):\n    "], 2000
+    )
+    text = "".join(words)
+    expected, lengths = plain.encode(text), []
+    encode = sentencepiece.SentencePieceProcessor.encode
+
+    def encode_and_note(self, part, **options):
+        lengths.append(len(part))
+        return encode(self, part, **options)
+
+    monkeypatch.setattr(sentencepiece.SentencePieceProcessor, "encode", encode_and_note)
+    assert vocabulary.encode(text).tolist() == expected
+    in_blocks = model_type == "bpe" and split_by_whitespace
+    assert max(lengths) < 100 if in_blocks else lengths == [len(text)]
+
+
+def test_ids_are_the_same_where_sentencepiece_gives_lists_alone(model_file, monkeypatch):
+    expected = SentencePieceVocabulary(model_file).encode("return text")
+    encode = sentencepiece.SentencePieceProcessor.encode
+
+    def encode_to_lists(self, text, **options):
+        if options.get("out_type") == "numpy":
+            raise RuntimeError("unknown out_type=numpy")  # as sentencepiece 0.2.1 does
+        return encode(self, text, **options)
+
+    monkeypatch.setattr(sentencepiece.SentencePieceProcessor, "encode", encode_to_lists)
+    ids = SentencePieceVocabulary(model_file).encode("return text")
+    assert ids.dtype == np.int32 and ids.tolist() == expected.tolist()
+
+
+def test_another_process_may_be_sent_a_vocabulary(model_file):
+    vocabulary = SentencePieceVocabulary(model_file)
+    sent = pickle.loads(pickle.dumps(vocabulary))
+    assert sent.encode("a\u2581 b").tolist() == vocabulary.encode("a\u2581 b").tolist()
 
 
 def test_decoding_ignores_ids_outside_the_vocabulary(model_file):

@@ -83,10 +83,10 @@ def test_on_a_terminal_other_messages_stand_above_the_live_line(clock, monkeypat
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_bar_counts_bytes(terminal, clock, monkeypatch):
     out = screen(monkeypatch, terminal=terminal)
-    with bar("building the cache", 40_000_000, clock=clock) as advance:
-        for _ in range(4):
+    with bar("building the cache", clock=clock) as update:
+        for done in range(1, 5):
             clock.seconds += 6
-            advance(10_000_000)
+            update(done * 10_000_000, 40_000_000)
     assert "building the cache" in out.getvalue()
     if not terminal:
         assert out.getvalue().splitlines() == [

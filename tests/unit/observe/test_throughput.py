@@ -1,6 +1,7 @@
 import pytest
 
-from palmscale.observe.throughput import Throughput, flops_per_token, peak_flops_per_device
+from palmscale.model.palm import PaLM
+from palmscale.observe.throughput import Throughput, peak_flops_per_device
 
 
 class Clock:
@@ -12,9 +13,8 @@ class Clock:
 
 def test_flops_are_those_of_the_papers_540b():
     # PaLM, appendix B: at 238.3K tokens/s on 6144 TPU v4 chips the MFU was 46.2%.
-    flops = flops_per_token(
-        num_params=540_350_000_000, num_layers=118, heads=48, head_dim=256, sequence_length=2048
-    )
+    model = PaLM(dim=18432, num_tokens=256_000, depth=118, heads=48, dim_head=256)
+    flops = 6 * 540_350_000_000 + model.attention_flops_per_token(2048)
     peak = 6144 * peak_flops_per_device("TPU v4")
     assert 238.3e3 * flops / peak == pytest.approx(0.462, abs=0.001)
 

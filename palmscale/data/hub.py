@@ -1,0 +1,134 @@
+"""Hugging Face datasets as a source: by name on the hub, or a local folder. Extra `hf`."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palmscale.data.records import columns, from_record
+from palmscale.data.sources import TRAIN, VALIDATION, BadDocument, Document, Shard, TextSource
+from palmscale.errors import UserError
+
+_SHARD_ROWS = 100_000
+_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(TextSource):
+    """A dataset of the Hugging Face `datasets` library, with its own split "validation" if any.
+
+    Attributes:
+        dataset: a name on the hub, a folder of json, parquet or arrow files, or one that
+            `save_to_disk` wrote.
+        config: of the dataset; None: its default.
+        revision: of the hub's repository: name one, so that a run can be repeated.
+        text_key: the column of the text.
+        prompt_key: the column of a text before it that is given and has no loss; None: none.
+        group_key: the column of the name by which documents are counted apart; None: one group.
+        streaming: read without a copy on the local disk first.
+    """
+
+    setting = "HF_DATASET"
+    dataset: str
+    config: str | None = None
+    revision: str | None = None
+    text_key: str = "text"
+    prompt_key: str | None = None
+    group_key: str | None = None
+    streaming: bool = False
+
+    def shards(self) -> list[Shard]:
+        """Returns the dataset's own files when streaming, else ranges of its rows.
+
+        Raises UserError where the dataset cannot be loaded or has no split "train".
+        """
+        splits = _load(self)
+        if TRAIN not in splits:
+            raise UserError(
+                f"HF_DATASET={self.dataset!r} has no split 'train' (it has {', '.join(splits)}) -"
+                " training reads it - name another dataset or config"
+            )
+        both = VALIDATION in splits
+        shards = []
+        for name in (TRAIN, VALIDATION) if both else (TRAIN,):
+            part = splits[name]
+            rows = None if self.streaming else len(part)
+            count = part.num_shards if rows is None else -(-rows // _SHARD_ROWS)
+            shards += [
+                Shard(
+                    name=f"{name}-{number:05d}-of-{count:05d}",
+                    split=name if both else None,
+                    bytes=0 if rows is None else _stored_bytes(part, count),
+                    stamp="" if rows is None else part._fingerprint,
+                    holds_many=True,
+                )
+                for number in range(count)
+            ]
+        return shards
+
+    def documents(self, shard: Shard) -> Iterator[Document | BadDocument]:
+        """Yields a document for each row."""
+        split, number, _, count = shard.name.split("-")
+        part = _load(self)[split]
+        keys = columns(self)
+        if missing := [key for key in keys if part.column_names and key not in part.column_names]:
+            raise UserError(
+                f"HF_DATASET={self.dataset!r} has no column {missing[0]!r} (it has"
+                f" {', '.join(part.column_names)}) - its text is needed - set text_key"
+            )
+        part = part.select_columns(keys) if part.column_names else part
+        part = part.shard(num_shards=int(count), index=int(number))
+        for row, record in enumerate(part, 1):
+            yield from_record(record, f"{self.dataset}/{shard.name}:{row}", self)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(source: HuggingFace) -> dict[str, Any]:
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise UserError(
+            f"HF_DATASET={source.dataset!r} needs the library `datasets`, which is not installed -"
+            " it reads such datasets - install it with `pip install 'palmscale[hf]'`"
+        ) from None
+    datasets.disable_progress_bars()
+    folder = Path(source.dataset).expanduser()
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            return dict(datasets.load_from_disk(str(folder)))
+        if (folder / "state.json").is_file():
+            return {TRAIN: datasets.load_from_disk(str(folder))}
+        if folder.is_dir() and (formats := {_FORMATS.get(p.suffix) for p in folder.iterdir()}):
+            if len(formats - {None}) == 1:
+                files = _files_by_split(folder)
+                (kind,) = formats - {None}
+                return dict(
+                    datasets.load_dataset(kind, data_files=files, streaming=source.streaming)
+                )
+        return dict(
+            datasets.load_dataset(
+                source.dataset,
+                source.config,
+                revision=source.revision,
+                streaming=source.streaming,
+            )
+        )
+    except Exception as error:  # whatever the library raises: it has no base class
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"HF_DATASET={source.dataset!r} cannot be loaded ({first}) - needed is a dataset of the"
+            " hub that this machine reaches, or a folder of json, parquet or arrow files - correct"
+            " the name"
+        ) from None
+
+
+def _files_by_split(folder: Path) -> dict[str, list[str]]:
+    files = sorted(path for path in folder.iterdir() if path.suffix in _FORMATS)
+    held_out = [path for path in files if path.stem.startswith(VALIDATION)]
+    splits = {TRAIN: [str(path) for path in files if path not in held_out]}
+    return splits | ({VALIDATION: [str(path) for path in held_out]} if held_out else {})
+
+
+def _stored_bytes(part: Any, count: int) -> int:
+    return (part.data.nbytes or 0) // max(1, count)

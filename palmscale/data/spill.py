@@ -1,0 +1,220 @@
+"""The first half of a build: documents become tokens on disk, sorted by the key of their place.
+
+A document's key is a hash of the seed, its shard's name and its number in the shard. The rows are
+the documents of a split in the order of their keys, so they do not depend on who tokenized what. A
+unit of work, some shards, leaves three files: the tokens, an index of its documents, and a record,
+written last. Tokens come in runs, each sorted and small enough to be sorted in memory.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from palmscale.data import paths
+from palmscale.data.pack import token_dtype
+from palmscale.data.permutation import mix
+from palmscale.data.sources import FAIL, BadDocument, Corpus, Example, Shard
+from palmscale.data.vocab import Vocabulary
+from palmscale.errors import UserError
+
+INDEX = np.dtype([("key", "<u8"), ("start", "<u8"), ("length", "<u4"), ("prompt", "<u4")])
+_RUN_TOKENS = 1 << 23
+_COUNT_BYTES = 1 << 20  # how much text between two reports of progress
+NAMED_BAD_DOCUMENTS = 100
+_GOLDEN = 0x9E3779B97F4A7C15  # odd, so that numbers stay apart
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spilling:
+    """What every unit of a build has in common; a value that other processes may be sent.
+
+    Attributes:
+        corpus: of the documents.
+        shards: all of them: which are held out depends on all.
+        vocabulary: of the tokens.
+        seed: of the documents' order.
+        work: the directory of the units' files.
+    """
+
+    corpus: Corpus
+    shards: tuple[Shard, ...]
+    vocabulary: Vocabulary
+    seed: int
+    work: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Shards that one process reads, in order."""
+
+    number: int
+    shards: tuple[Shard, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its files, without an ending."""
+        return f"unit-{self.number:06d}"
+
+
+def document_key(seed: int, shard_name: str) -> Callable[[int], int]:
+    """Returns the function from a document's number in the shard to its key, 64 bits."""
+    digest = hashlib.sha256(f"documents:{seed}:{shard_name}".encode()).digest()
+    base = int.from_bytes(digest[:8], "little")
+    return lambda number: (base + number * _GOLDEN) % 2**64
+
+
+def spill(unit: Unit, count: Callable[[int], None], *, spilling: Spilling) -> dict[str, Any]:
+    """Returns the record of the unit, having written its files; `count` is told of bytes of text.
+
+    Raises UserError for a bad document, unless the corpus skips them, and for a file that changes
+    while it is read.
+    """
+    split_of = spilling.corpus.split_of(spilling.shards)
+    writers: dict[str, _Runs] = {}
+    bad, named, sources, uncounted = 0, [], [], 0
+    for shard in unit.shards:
+        key_of = document_key(spilling.seed, shard.name)
+        digest = paths.digest(shard.path) if shard.path else shard.stamp
+        examples = spilling.corpus.source.examples(shard, spilling.vocabulary)
+        for number, example in enumerate(examples):
+            if isinstance(example, BadDocument):
+                if spilling.corpus.on_bad_document == FAIL:
+                    raise UserError(f"{example.place}: {example.why}")
+                bad += 1
+                named += [f"{example.place}: {example.why}"][: NAMED_BAD_DOCUMENTS - len(named)]
+            elif example is not None and len(example.ids):
+                split = split_of(shard, number)
+                if split not in writers:
+                    writers[split] = _Runs(spilling, f"{unit.name}.{split}")
+                writers[split].add(key_of(number), example)
+                uncounted += example.text_bytes
+                if uncounted >= _COUNT_BYTES:
+                    count(uncounted)
+                    uncounted = 0
+        if shard.path and paths.stamp(shard.path) != shard.stamp:
+            raise UserError(
+                f"{shard.path} changed while it was read - a build needs files that stay as they"
+                " are - run the same command again when it is whole"
+            )
+        sources.append(
+            {"name": shard.name, "bytes": shard.bytes, "stamp": shard.stamp, "digest": digest}
+        )
+    count(uncounted)
+    record = {
+        "unit": unit.name,
+        "sources": sources,
+        "bad_documents": {"count": bad, "first": named},
+        "splits": {split: writer.close() for split, writer in sorted(writers.items())},
+    }
+    write_record(spilling.work / f"{unit.name}.json", record)
+    return record
+
+
+def finished(unit: Unit, work: Path) -> dict[str, Any] | None:
+    """Returns the record of a unit that was spilled before and whose files are as they were."""
+    try:
+        record = json.loads((work / f"{unit.name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    read = [(source["name"], source["bytes"], source["stamp"]) for source in record["sources"]]
+    now = [(shard.name, shard.bytes, shard.stamp) for shard in unit.shards]
+    return record if read == now else None
+
+
+class _Runs:
+    """The sorted runs of one unit and split, and what is known of their documents."""
+
+    def __init__(self, spilling: Spilling, name: str):
+        self._vocabulary, self._name = spilling.vocabulary, name
+        self._dtype = token_dtype(spilling.vocabulary.size)
+        self._tokens = open(spilling.work / f"{name}.tokens", "wb")
+        self._index = open(spilling.work / f"{name}.index", "wb")
+        self._eod = np.array([spilling.vocabulary.eod_id], np.int32)
+        self._keys: list[int] = []
+        self._examples: list[Example] = []
+        self._held = self._written = self._prompts = 0
+        self._runs: list[int] = []
+        self._lengths = np.zeros(0, np.int64)
+        self._groups: dict[str, list[int]] = {}
+
+    def add(self, key: int, example: Example) -> None:
+        self._keys.append(key)
+        self._examples.append(example)
+        self._held += len(example.ids) + 1
+        self._prompts += example.prompt_tokens > 0
+        counts = self._groups.setdefault(example.group, [0, 0, 0])
+        counts[0] += 1
+        counts[1] += len(example.ids) + 1
+        counts[2] += example.text_bytes
+        if self._held >= _RUN_TOKENS:
+            self._flush()
+
+    def close(self) -> dict[str, Any]:
+        """Returns the split's part of the unit's record."""
+        if self._keys:
+            self._flush()
+        for file in (self._tokens, self._index):
+            file.close()
+            flush(Path(file.name))
+        totals = [sum(counts) for counts in zip(*self._groups.values())]
+        return {
+            **dict(zip(("documents", "tokens", "utf8_bytes"), totals)),
+            "prompts": self._prompts,
+            "groups": self._groups,
+            "length_histogram": self._lengths.tolist(),
+            "runs": self._runs,
+        }
+
+    def _flush(self) -> None:
+        keys = mix(np.array(self._keys, np.uint64))
+        order = np.argsort(keys, kind="stable")
+        examples = [self._examples[i] for i in order.tolist()]
+        parts: Sequence[np.ndarray] = [part for e in examples for part in (e.ids, self._eod)]
+        joined = np.concatenate(parts)
+        if not 0 <= int(joined.min()) <= int(joined.max()) < self._vocabulary.size:
+            raise UserError(
+                f"{self._name}: a document has token ids from {joined.min()} to {joined.max()} -"
+                f" the vocabulary has {self._vocabulary.size} - correct the task's preprocessors"
+            )
+        index = np.zeros(len(examples), INDEX)
+        index["key"] = keys[order]
+        index["length"] = [len(example.ids) + 1 for example in examples]
+        index["prompt"] = [example.prompt_tokens for example in examples]
+        index["start"] = self._written + np.cumsum(index["length"], dtype=np.uint64)
+        index["start"] -= index["length"]
+        joined.astype(self._dtype).tofile(self._tokens)
+        index.tofile(self._index)
+        self._runs.append(len(index))
+        self._lengths = add_counts(self._lengths, length_histogram(index["length"]))
+        self._written += len(joined)
+        self._keys, self._examples, self._held = [], [], 0
+
+
+def length_histogram(lengths: np.ndarray) -> np.ndarray:
+    """Returns how many lengths, 1 or more, lie in each [2^(i/2), 2^((i+1)/2))."""
+    return np.bincount(np.floor(2 * np.log2(lengths)).astype(np.int64))
+
+
+def add_counts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns the sum of two histograms, the shorter one continued by zeros."""
+    a, b = sorted((np.asarray(a, np.int64), np.asarray(b, np.int64)), key=len)
+    return b + np.pad(a, (0, len(b) - len(a)))
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes the JSON file that says that something is finished, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.replace(path)
+
+
+def flush(path: Path) -> None:
+    """Has a file reach the disk: no record may outlive a power loss that its file does not."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,36 @@
+import struct
+import sys
+
+import pytest
+
+from palmscale.cli.pictures import draw_documents
+from palmscale.errors import UserError
+
+SPLIT = {
+    "documents": 12,
+    "length_histogram": [0, 0, 3, 0, 5, 4],
+    "groups": {f"set {i}": {"documents": 1, "tokens": 10 * i, "utf8_bytes": 10} for i in range(30)},
+}
+
+
+def test_a_picture_is_a_png_of_some_size_and_depends_on_the_documents(tmp_path):
+    draw_documents(SPLIT, tmp_path / "a.png", title="a cache")
+    draw_documents(SPLIT | {"length_histogram": [1]}, tmp_path / "b.png", title="a cache")
+    a, b = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert a.startswith(b"\x89PNG\r\n") and a != b
+    width, height = struct.unpack(">II", a[16:24])
+    assert width > 1000 and height > 400
+
+
+def test_an_empty_split_is_drawn_too(tmp_path):
+    empty = {"documents": 0, "length_histogram": [], "groups": {}}
+    draw_documents(empty, tmp_path / "a.png", title="nothing")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_what_is_missing_is_said_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--picture=.*No such file"):
+        draw_documents(SPLIT, tmp_path / "no" / "a.png", title="a")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r"pip install 'palmscale\[plot\]'"):
+        draw_documents(SPLIT, tmp_path / "a.png", title="a")

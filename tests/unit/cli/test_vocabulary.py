@@ -1,0 +1,129 @@
+import pytest
+import text_source
+from tiny_sentencepiece import train
+
+from palmscale.cli import gin_config, main
+from palmscale.cli.run import Data
+from palmscale.data.sources import TRAIN
+from palmscale.data.vocab import SentencePieceVocabulary
+
+WORDS = dir(str) + dir(int) + dir(dict)
+TEXTS = {
+    f"s{i}.py": [f"def {word}({i}):\n    return {i}\n" for word in WORDS[i::6]] for i in range(6)
+}
+GIN = f"""
+from __gin__ import dynamic_registration
+import memory_source
+import text_source
+from palmscale.cli import run
+from palmscale.data import sources
+SOURCE = @text_source.GivenTexts()
+CACHE = None
+sources.Corpus.source = %SOURCE
+text_source.GivenTexts.texts = {TEXTS!r}
+run.Data.corpus = @sources.Corpus()
+run.Data.cache = %CACHE
+run.Data.sequence_length = 1
+run.Data.seed = 0
+"""
+
+
+@pytest.fixture
+def vocab(tmp_path, capfd):
+    """Runs `palmscale vocab ...` on a small corpus; returns exit code, output and errors."""
+    (tmp_path / "corpus.gin").write_text(GIN)
+
+    def run(*arguments):
+        gin_file = f"--gin_file={tmp_path}/corpus.gin"
+        code = main.run(["vocab", *map(str, arguments), gin_file])
+        return code, *capfd.readouterr()
+
+    yield run
+    gin_config.reset()
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "my.model"
+
+
+def test_train_writes_a_model_that_check_accepts(vocab, out):
+    code, printed, said = vocab("train", "--size=400", f"--out={out}")
+    assert code == 0 and f"palmscale vocab check {out}" in printed
+    assert "Reading 5 of 6 files" in said and "Training 400 pieces (bpe)" in said
+    assert len(said.splitlines()) <= 3  # none of SentencePiece's own
+    assert [path.name for path in out.parent.iterdir() if "model" in path.name] == ["my.model"]
+    code, printed, _ = vocab("check", out)
+    assert code == 0
+    for needed in ("text comes back as it was", "pieces  400", "[eod] 1, pad 0", "bytes/token"):
+        assert needed in printed
+
+
+def test_check_measures_the_held_out_documents(vocab, tmp_path):
+    model_file = train(tmp_path / "m", split_digits=True)
+    vocabulary = SentencePieceVocabulary(model_file)
+    corpus = text_source.corpus(TEXTS)
+    split_of = corpus.split_of(corpus.source.shards())
+    (held_out,) = (s for s in corpus.source.shards() if split_of(s, 0) != TRAIN)
+    texts = TEXTS[held_out.name]
+    size, tokens = sum(map(len, texts)), sum(len(vocabulary.encode(text)) for text in texts)
+    _, printed, _ = vocab("check", model_file)
+    measured = f"{len(texts)} {size:,} {tokens:,} {size / tokens:.3f}"
+    assert measured in " ".join(printed.split())
+
+
+def test_the_same_command_gives_the_same_file_and_another_model_is_not_replaced(vocab, out):
+    assert vocab("train", "--size=400", f"--out={out}")[0] == 0
+    model = out.read_bytes()
+    assert vocab("train", "--size=400", f"--out={out}")[0] == 0
+    code, _, said = vocab("train", "--size=401", f"--out={out}")
+    assert code == 2 and "holds another model" in said.splitlines()[-1]
+    assert out.read_bytes() == model
+
+
+def test_a_smaller_sample_gives_another_model_and_so_does_a_seed(vocab, tmp_path):
+    models = []
+    for number, flags in enumerate([(), ("--max_bytes=3000",), ("--max_bytes=3000", "--seed=1")]):
+        out = tmp_path / f"{number}.model"
+        assert vocab("train", "--size=350", f"--out={out}", *flags)[0] == 0
+        models.append(out.read_bytes())
+    assert len(set(models)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --size=400 --out=TMP/no/m", "--out=TMP/no/m: No such file or directory - needed"),
+        ("train --size=400 --out=TMP", "--out=TMP: Is a directory"),
+        ("train --size=256000 --out=TMP/m", "--size=256000: the text read yields only"),
+        ("train --size=400 --out=TMP/m --gin.CACHE=rows", "CACHE=rows holds rows of tokens"),
+        (
+            "train --size=400 --out=TMP/m --gin.SOURCE=@memory_source.MemorySource()",
+            "MemorySource brings tokens of its own",
+        ),
+        ("check TMP/none.model", "none.model' cannot be read (No such file"),
+        ("check TMP/corpus.gin", "is not a SentencePiece model"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_file(vocab, tmp_path, arguments, message):
+    code, printed, said = vocab(*arguments.replace("TMP", str(tmp_path)).split())
+    assert code == 2 and not printed
+    last = said.splitlines()[-1]
+    assert last.startswith("palmscale: error: ") and message.replace("TMP", str(tmp_path)) in last
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.gin"]
+
+
+def test_check_ends_with_two_and_the_property_that_fails(vocab, tmp_path):
+    model_file = train(tmp_path / "ordinary", add_dummy_prefix=True)
+    code, printed, said = vocab("check", model_file)
+    assert code == 2 and not printed
+    assert said.startswith(f"palmscale: error: {model_file}: texts encoded apart join without")
+
+
+def test_without_a_gin_file_the_corpus_is_the_standard_library():
+    gin_config.load(["configs/data/text.gin"])
+    try:
+        shards = gin_config.bound_call(Data).corpus.source.shards()
+    finally:
+        gin_config.reset()
+    assert {"argparse.py", "json/decoder.py"} <= {shard.name for shard in shards}
