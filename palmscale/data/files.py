@@ -76,7 +76,7 @@ class SourceDirectories(TextSource):
                     name=os.path.relpath(path, base),
                     path=path,
                     unit=os.path.relpath(os.path.join(root, top), base),
-                    bytes=os.path.getsize(path),
+                    bytes=paths.size(path),
                     stamp=paths.stamp(path),
                 )
         return sorted(shards.values())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palmscale.data.records import columns, from_record
+from palmscale.data.records import broken, columns, from_record
 from palmscale.data.sources import TRAIN, VALIDATION, BadDocument, Document, Shard, TextSource
 from palmscale.errors import UserError
 
@@ -43,7 +43,7 @@ class HuggingFace(TextSource):
 
         Raises UserError where the dataset cannot be loaded or has no split "train".
         """
-        splits = _load(self)
+        splits, stamp = _load(self)
         if TRAIN not in splits:
             raise UserError(
                 f"HF_DATASET={self.dataset!r} has no split 'train' (it has {', '.join(splits)}) -"
@@ -60,7 +60,7 @@ class HuggingFace(TextSource):
                     name=f"{name}-{number:05d}-of-{count:05d}",
                     split=name if both else None,
                     bytes=0 if rows is None else _stored_bytes(part, count),
-                    stamp="" if rows is None else part._fingerprint,
+                    stamp=stamp,
                     holds_many=True,
                 )
                 for number in range(count)
@@ -70,7 +70,7 @@ class HuggingFace(TextSource):
     def documents(self, shard: Shard) -> Iterator[Document | BadDocument]:
         """Yields a document for each row."""
         split, number, _, count = shard.name.split("-")
-        part = _load(self)[split]
+        part = _load(self)[0][split]
         keys = columns(self)
         if missing := [key for key in keys if part.column_names and key not in part.column_names]:
             raise UserError(
@@ -79,12 +79,22 @@ class HuggingFace(TextSource):
             )
         part = part.select_columns(keys) if part.column_names else part
         part = part.shard(num_shards=int(count), index=int(number))
-        for row, record in enumerate(part, 1):
-            yield from_record(record, f"{self.dataset}/{shard.name}:{row}", self)
+        row = 0
+        try:
+            for row, record in enumerate(part, 1):
+                yield from_record(record, f"{self.dataset}/{shard.name}:{row}", self)
+        except ValueError as error:  # what Arrow says of a damaged file
+            yield broken(f"{self.dataset}/{shard.name}:{row + 1}", error)
+        except OSError as error:
+            raise RuntimeError(
+                f"HF_DATASET={self.dataset!r} broke off in {shard.name} ({error}); run the same"
+                " command again, which keeps what is finished"
+            ) from error
 
 
 @functools.lru_cache(maxsize=4)
-def _load(source: HuggingFace) -> dict[str, Any]:
+def _load(source: HuggingFace) -> tuple[dict[str, Any], str]:
+    """Returns the splits by name, and what changes when their data does."""
     try:
         import datasets
     except ModuleNotFoundError:
@@ -95,25 +105,22 @@ def _load(source: HuggingFace) -> dict[str, Any]:
     datasets.disable_progress_bars()
     folder = Path(source.dataset).expanduser()
     try:
-        if (folder / "dataset_dict.json").is_file():
-            return dict(datasets.load_from_disk(str(folder)))
-        if (folder / "state.json").is_file():
-            return {TRAIN: datasets.load_from_disk(str(folder))}
-        if folder.is_dir() and (formats := {_FORMATS.get(p.suffix) for p in folder.iterdir()}):
-            if len(formats - {None}) == 1:
-                files = _files_by_split(folder)
-                (kind,) = formats - {None}
-                return dict(
-                    datasets.load_dataset(kind, data_files=files, streaming=source.streaming)
-                )
-        return dict(
-            datasets.load_dataset(
-                source.dataset,
-                source.config,
-                revision=source.revision,
-                streaming=source.streaming,
-            )
+        if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(str(folder))
+            splits = dict(loaded) if isinstance(loaded, dict) else {TRAIN: loaded}
+            return splits, "-".join(part._fingerprint for part in splits.values())
+        name, files = source.dataset, None
+        if folder.is_dir():
+            kinds = {_FORMATS.get(path.suffix) for path in folder.iterdir()} - {None}
+            if len(kinds) == 1:
+                (name,), files = kinds, _files_by_split(folder)
+        builder = datasets.load_dataset_builder(
+            name, source.config, data_files=files, revision=source.revision
         )
+        if source.streaming:
+            return dict(builder.as_streaming_dataset()), builder.config_id
+        builder.download_and_prepare()
+        return dict(builder.as_dataset()), builder.config_id
     except Exception as error:  # whatever the library raises: it has no base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(

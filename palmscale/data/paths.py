@@ -1,6 +1,7 @@
 """Files by path or URL: local ones, and those of an object store such as gs://, all by fsspec."""
 
 import hashlib
+import io
 import os
 import posixpath
 from collections.abc import Sequence
@@ -9,9 +10,8 @@ from typing import Any, BinaryIO
 
 from palmscale.errors import UserError
 
-_READ_BYTES = 1 << 20
 # Of what object stores say of a file, the first that is there changes with its content.
-_CHECKSUMS = ("md5Hash", "crc32c", "etag", "ETag", "generation")
+_CHECKSUMS = ("md5Hash", "crc32c", "etag", "ETag")
 
 
 @dataclass(frozen=True, order=True)
@@ -36,15 +36,19 @@ def find(patterns: Sequence[str], setting: str) -> list[FoundFile]:
             details = system.glob(root, detail=True)
         except OSError as error:
             raise _unreadable(pattern, error) from None
-        files = {p: i for p, i in details.items() if i["type"] == "file" or _is_file(system, p)}
+        files = {}
+        for path, info in details.items():
+            url = system.unstrip_protocol(path) if "://" in pattern else path
+            info = _followed(system, info, url)
+            if info["type"] != "directory":
+                # Paths in a bucket have no leading slash; those of two kinds are compared as well.
+                files[url] = FoundFile(path.lstrip("/"), url, info["size"], _stamp(info))
         if not files:
             raise UserError(
                 f"{setting}={pattern!r} matches no file in {_glob_root(root)} - at least one is"
                 f" needed - correct {setting}"
             )
-        for path, info in files.items():
-            url = system.unstrip_protocol(path) if "://" in pattern else path
-            found[url] = FoundFile(path, url, info["size"], _stamp(info))
+        found |= files
     common = posixpath.commonpath([posixpath.dirname(file.name) for file in found.values()])
     named = [
         FoundFile(posixpath.relpath(file.name, common), file.path, file.bytes, file.stamp)
@@ -54,43 +58,77 @@ def find(patterns: Sequence[str], setting: str) -> list[FoundFile]:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """Returns the file opened for reading; UserError where it cannot be."""
+    """Returns the file opened for reading; UserError where it cannot be.
+
+    Reading raises RuntimeError where the disk or the network fails: no fault of the text's.
+    """
     system, inner = _system(path)
     try:
-        return system.open(inner, "rb")
+        return _Reading(system.open(inner, "rb"), path)
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def size(path: str) -> int:
+    """Returns the file's bytes as it is stored."""
+    return _info(path)["size"]
 
 
 def stamp(path: str) -> str:
     """Returns what changes when the file does, without reading it: a time, or a checksum."""
-    system, inner = _system(path)
-    try:
-        return _stamp(system.info(inner))
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    return _stamp(_info(path))
 
 
 def digest(path: str) -> str:
-    """Returns a digest of the content: a local file's sha256, or an object store's own checksum."""
+    """Returns a digest of the content: an object store's own checksum, else the sha256."""
+    if checksum := _checksum(_info(path)):
+        return checksum
     system, inner = _system(path)
     try:
-        if "://" in path:
-            return _stamp(system.info(inner))
-        sha256 = hashlib.sha256()
-        with open(inner, "rb", buffering=0) as stream:
-            while block := stream.read(_READ_BYTES):
-                sha256.update(block)
-        return sha256.hexdigest()
+        with system.open(inner, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+class _Reading(io.RawIOBase):
+    """A file that tells a read that fails from a write that does: both are OSErrors else."""
+
+    def __init__(self, stream: BinaryIO, path: str):
+        self._stream, self._path = stream, path
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._stream.read(size)
+        except OSError as error:
+            raise RuntimeError(
+                f"{self._path} broke off while it was read ({_reason(error)}); run the same"
+                " command again, which keeps what is finished"
+            ) from error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _system(path: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(os.path.expanduser(path))
+        # Not from an earlier listing: a file may have changed since.
+        return fsspec.core.url_to_fs(os.path.expanduser(path), use_listings_cache=False)
     except (ImportError, ValueError) as error:
         scheme = path.partition("://")[0]
         extra = f"pip install 'palmscale[{'gcs' if scheme in ('gs', 'gcs') else scheme}]'"
@@ -100,13 +138,30 @@ def _system(path: str) -> tuple[Any, str]:
         ) from None
 
 
-def _is_file(system: Any, path: str) -> bool:
-    return system.isfile(path)  # a link to a file is one
+def _info(path: str) -> dict[str, Any]:
+    system, inner = _system(path)
+    try:
+        info = system.info(inner)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return _followed(system, info, path)
+
+
+def _followed(system: Any, info: dict[str, Any], path: str) -> dict[str, Any]:
+    """Returns what is known of the file itself where fsspec tells of the link to it."""
+    if not info.get("islink"):
+        return info
+    try:
+        return system.info(os.path.realpath(info["name"]))
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _stamp(info: dict[str, Any]) -> str:
-    if "mtime" in info:
-        return str(info["mtime"])
+    return _checksum(info) or str(info.get("mtime", ""))
+
+
+def _checksum(info: dict[str, Any]) -> str:
     return next((f"{name}:{info[name]}" for name in _CHECKSUMS if info.get(name)), "")
 
 
@@ -122,6 +177,11 @@ def _glob_root(pattern: str) -> str:
 
 def _unreadable(path: str, error: OSError) -> UserError:
     return UserError(
-        f"{path} cannot be read ({error.strerror or error}) - every file of the corpus must be -"
-        " correct its permissions or leave it out"
+        f"{path} cannot be read ({_reason(error)}) - every file of the corpus must be - correct its"
+        " permissions or leave it out"
     )
+
+
+def _reason(error: OSError) -> str:
+    # Those of an object store have no strerror, and a missing object's is its name alone.
+    return error.strerror or f"{type(error).__name__}: {error}".splitlines()[0]

@@ -14,6 +14,7 @@ from palmscale.errors import UserError
 
 _PLAIN_BYTES = 1 << 20
 _COMPRESSED_BYTES = 1 << 14  # decompressed at once: memory holds what they expand to
+_WINDOW_BYTES = 1 << 31  # of `zstd --long=31`, the most; 128 MiB unless it is allowed
 _PARQUET_ROWS = 512
 
 
@@ -122,7 +123,7 @@ class Parquet(_Records):
         number = 0
         try:
             with paths.open_binary(shard.path) as stream:
-                file = parquet.ParquetFile(stream)
+                file = parquet.ParquetFile(stream, page_checksum_verification=True)
                 if missing := [key for key in keys if key not in file.schema_arrow.names]:
                     raise UserError(
                         f"{shard.path} has no column {missing[0]!r} (it has"
@@ -130,11 +131,15 @@ class Parquet(_Records):
                         " text_key, or correct the files"
                     )
                 for batch in file.iter_batches(_PARQUET_ROWS, columns=keys):
-                    for row in batch.to_pylist():
+                    for row in _rows(batch):
                         number += 1
-                        yield from_record(row, f"{shard.path}:{number}", self)
+                        place = f"{shard.path}:{number}"
+                        if isinstance(row, UnicodeDecodeError):
+                            yield _not_utf8(place, row, "the text")
+                        else:
+                            yield from_record(row, place, self)
         except (OSError, pyarrow.ArrowException) as error:
-            yield _broken(shard, number, str(error).splitlines()[0])
+            yield broken(f"{shard.path}:{number + 1}", error)
 
 
 def columns(keys: Any) -> list[str]:
@@ -146,10 +151,14 @@ def columns(keys: Any) -> list[str]:
 def from_record(record: dict[str, Any], place: str, keys: Any) -> Document | BadDocument:
     """Returns the document of a record by `text_key`, `prompt_key` and `group_key` of `keys`.
 
-    A dot in a key goes into the record: `meta.pile_set_name`.
+    A dot in a key goes into the record: `meta.pile_set_name`. Bytes are taken to be UTF-8.
     """
-    text = _value(record, keys.text_key)
-    prompt = "" if keys.prompt_key is None else _value(record, keys.prompt_key)
+    try:
+        text = _value(record, keys.text_key)
+        prompt = "" if keys.prompt_key is None else _value(record, keys.prompt_key)
+        group = "" if keys.group_key is None else _value(record, keys.group_key)
+    except UnicodeDecodeError as error:
+        return _not_utf8(place, error, "the text")
     for key, value in ((keys.text_key, text), (keys.prompt_key, prompt)):
         if not isinstance(value, str):
             return BadDocument(
@@ -157,35 +166,28 @@ def from_record(record: dict[str, Any], place: str, keys: Any) -> Document | Bad
                 f'no string under the key "{key}" - each document needs one - correct it, or name'
                 " the key that has the text",
             )
-    group = "" if keys.group_key is None else _value(record, keys.group_key)
     return Document(text, "" if group is None else str(group), prompt)
 
 
 def _value(record: Any, key: str) -> Any:
     for part in key.split("."):
         record = record.get(part) if isinstance(record, dict) else None
-    return record
+    return record.decode("utf-8") if isinstance(record, bytes) else record
 
 
 def _document(line: bytes, place: str, keys: Any) -> Document | BadDocument:
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return BadDocument(
-            place,
-            f"byte {error.start} of the line is not UTF-8 - text must be UTF-8 - convert the file"
-            " or leave the line out",
-        )
+        return _not_utf8(place, error, "the line")
     except json.JSONDecodeError as error:
-        return BadDocument(
-            place,
-            f"not JSON ({error.msg} at column {error.colno}) - each line must be an object with"
-            f' the key "{keys.text_key}" - correct the line',
-        )
+        return _not_json(place, f"{error.msg} at column {error.colno}", keys)
+    except (ValueError, RecursionError):
+        return _not_json(place, "a number of thousands of digits, or lists thousands deep", keys)
     document = from_record(record, place, keys)
     if (b"\\ud" in line or b"\\uD" in line) and isinstance(document, Document):
         try:
-            (document.prompt + document.text).encode("utf-8")
+            "".join(document).encode("utf-8")
         except UnicodeEncodeError as error:
             return BadDocument(
                 place,
@@ -197,32 +199,63 @@ def _document(line: bytes, place: str, keys: Any) -> Document | BadDocument:
 
 def _lines(shard: Shard) -> Iterator[tuple[str, bytes | BadDocument]]:
     """Yields (place, line) of each line, and a BadDocument where the rest cannot be read."""
-    number, rest = 0, b""
+    number, begun = 0, []  # joined when the line ends: a long one is copied once, not each time
     try:
         with paths.open_binary(shard.path) as stream:
             for chunk in _chunks(stream, shard.path):
-                *lines, rest = (rest + chunk).split(b"\n")
+                *lines, rest = chunk.split(b"\n")
+                if lines:
+                    lines[0] = b"".join([*begun, lines[0]])
+                    begun = []
                 for line in lines:
                     number += 1
                     yield f"{shard.path}:{number}", line
-    except _Broken as broken:
-        yield "", _broken(shard, number, str(broken))
+                begun.append(rest)
+    except _Broken as error:
+        yield "", broken(f"{shard.path}:{number + 1}", error)
         return
-    if rest:
+    if rest := b"".join(begun):
         yield f"{shard.path}:{number + 1}", rest
 
 
-def _broken(shard: Shard, number: int, why: str) -> BadDocument:
+def _rows(batch: Any) -> list[dict[str, Any] | UnicodeDecodeError]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:  # one row's, which none says
+        if len(batch) == 1:
+            return [error]
+        return [row for i in range(len(batch)) for row in _rows(batch.slice(i, 1))]
+
+
+def broken(place: str, error: Exception) -> BadDocument:
+    """Returns what stands for the rest of a file that is damaged or cut off at `place`."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
     return BadDocument(
-        f"{shard.path}:{number + 1}",
-        f"the file cannot be read from here on ({why}) - a whole file is needed - fetch it again,"
+        place,
+        f"the file cannot be read from here on ({first}) - a whole file is needed - fetch it again,"
         " or leave it out",
+    )
+
+
+def _not_json(place: str, why: str, keys: Any) -> BadDocument:
+    return BadDocument(
+        place,
+        f'not JSON ({why}) - each line must be an object with the key "{keys.text_key}" - correct'
+        " the line",
+    )
+
+
+def _not_utf8(place: str, error: UnicodeDecodeError, what: str) -> BadDocument:
+    return BadDocument(
+        place,
+        f"byte {error.start} of {what} is not UTF-8 - text must be UTF-8 - convert the file or"
+        " leave the document out",
     )
 
 
 def _chunks(stream: BinaryIO, path: str) -> Iterator[bytes]:
     if path.endswith(".zst"):
-        decompressor = zstandard.ZstdDecompressor()
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
         return _decompressed(stream, decompressor.decompressobj, zstandard.ZstdError)
     if path.endswith(".gz"):
         return _decompressed(stream, lambda: zlib.decompressobj(wbits=31), zlib.error)

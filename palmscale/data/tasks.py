@@ -191,11 +191,7 @@ class Tfds(TextSource):
         info = seqio.ShardInfo(index=int(number), num_shards=int(count))
         dataset = self._source().get_dataset(split=split, shuffle=False, shard_info=info)
         for row, example in enumerate(dataset.as_numpy_iterator(), 1):
-            record = {
-                key: value.decode("utf-8") if isinstance(value, bytes) else value
-                for key, value in example.items()
-            }
-            yield from_record(record, f"{self.dataset}/{shard.name}:{row}", self)
+            yield from_record(example, f"{self.dataset}/{shard.name}:{row}", self)
 
     def _source(self) -> Any:
         seqio = import_seqio()

@@ -53,6 +53,13 @@ def refusal(**options):
     except UserError as error:
         return str(error)
 
+streamed = HuggingFace(dataset=str(root / "json"), streaming=True)
+before = streamed.shards()
+(root / "json/a.jsonl").write_text('{"text": "new"}\n{"text": \n')
+hub._load.cache_clear()
+(after,) = streamed.shards()
+out["streamed stamp"] = before[0].stamp != after.stamp and before[0].name == after.name
+out["damaged"] = [list(d) for d in streamed.documents(after)]
 out["missing column"] = refusal(dataset=str(root / "disk"), text_key="body")
 out["unreachable"] = refusal(dataset="nobody/nothing-here")
 print(json.dumps(out))
@@ -86,6 +93,12 @@ def test_a_split_validation_is_kept(out):
 
 def test_ranges_of_rows_are_shards_and_lose_none(out):
     assert out["ranges"] and out["range count"] == 3 and out["stamps"] == 1
+
+
+def test_a_stream_has_a_stamp_and_its_damage_a_place(out):
+    assert out["streamed stamp"]
+    *_, (place, why) = out["damaged"]
+    assert "/json/train-00000-of-00001:" in place and "cannot be read from here on" in why
 
 
 def test_mistakes_are_one_line(out):

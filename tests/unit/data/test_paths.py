@@ -1,11 +1,61 @@
 import hashlib
+import io
+import json
 import os
+import subprocess
 import sys
 
 import pytest
 
 from palmscale.data import paths
 from palmscale.errors import UserError
+
+# The client library keeps threads and a loop: one process for it and the store.
+GCS = r"""
+import json, os, pathlib, sys
+from gcp_storage_emulator.server import create_server
+store = create_server("localhost", 0, in_memory=True, default_bucket="bucket")
+store.start()
+port = store._api._httpd.server_address[1]
+os.environ["STORAGE_EMULATOR_HOST"] = f"http://localhost:{port}"
+import gcsfs
+from palmscale.data import paths
+from palmscale.errors import UserError
+
+put, out = gcsfs.GCSFileSystem(skip_instance_cache=True).pipe, {}
+put("bucket/a/1.txt", b"one"), put("bucket/b/2.txt", b"two"), put("bucket/b/3.md", b"no")
+found = paths.find(["gs://bucket/*/*.txt"], "FILES")
+out["found"] = [(file.name, file.path, file.bytes) for file in found]
+with paths.open_binary(found[0].path) as stream:
+    out["read"] = [stream.read(2).decode(), stream.read().decode()]
+before = [paths.digest(file.path) for file in found]
+put("bucket/a/1.txt", b"ONE"), put("bucket/b/2.txt", b"two")
+now = [paths.digest(file.path) for file in found]
+out["same"] = [a == b for a, b in zip(before, now)]
+out["same stamp"] = [paths.stamp(file.path) == file.stamp for file in found]
+local = pathlib.Path(sys.argv[1]) / "x.txt"
+local.write_text("x")
+both = paths.find(["gs://bucket/a/*", str(local)], "FILES")
+out["both"] = [file.name for file in both]
+try:
+    paths.open_binary("gs://bucket/none")
+except UserError as error:
+    out["none"] = str(error)
+print(json.dumps(out))
+store.stop()
+"""
+
+
+def test_an_object_store_is_read_by_the_same_calls_and_known_by_its_checksums(tmp_path):
+    command = [sys.executable, "-c", GCS, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    out = json.loads(run.stdout.splitlines()[-1])
+    files = [["a/1.txt", "gs://bucket/a/1.txt", 3], ["b/2.txt", "gs://bucket/b/2.txt", 3]]
+    assert out["found"] == files and out["read"] == ["on", "e"]
+    assert out["same"] == out["same stamp"] == [False, True]  # written again is not changed
+    assert out["both"] == ["bucket/a/1.txt", f"{tmp_path}/x.txt".lstrip("/")]
+    assert out["none"].startswith("gs://bucket/none cannot be read (FileNotFoundError")
 
 
 def test_files_are_named_below_the_folder_they_share_and_sorted(tmp_path):
@@ -30,6 +80,31 @@ def test_a_relative_path_and_a_link_are_files_too(tmp_path, monkeypatch):
         assert stream.read() == b"text"
 
 
+def test_a_link_changes_with_its_file_and_one_to_none_is_named(tmp_path):
+    (tmp_path / "x").write_text("text")
+    (tmp_path / "link.txt").symlink_to("x")
+    os.utime(tmp_path / "x", (5, 5))
+    (before,) = paths.find([f"{tmp_path}/*.txt"], "FILES")
+    assert before.stamp == paths.stamp(before.path)
+    os.utime(tmp_path / "x", (6, 6))
+    (now,) = paths.find([f"{tmp_path}/*.txt"], "FILES")
+    assert now.stamp == paths.stamp(before.path) != before.stamp
+    (tmp_path / "x").unlink()
+    for call in (lambda: paths.find([f"{tmp_path}/*"], "FILES"), lambda: paths.size(now.path)):
+        with pytest.raises(UserError, match=f"{tmp_path}/link.txt cannot be read .No such file"):
+            call()
+
+
+def test_a_disk_that_fails_is_neither_the_users_mistake_nor_an_error_of_writing(tmp_path):
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError(5, "Input/output error")
+
+    stream = paths._Reading(Failing(), "a.txt")
+    with pytest.raises(RuntimeError, match="a.txt broke off while it was read .Input/output"):
+        stream.read()
+
+
 def test_a_pattern_without_files_names_itself_and_where_it_looked(tmp_path):
     with pytest.raises(UserError, match=f"FILES='.*/my/\\*.txt' matches no file in {tmp_path}/my "):
         paths.find([f"{tmp_path}/my/*.txt"], "FILES")
@@ -40,7 +115,7 @@ def test_a_stamp_changes_with_the_time_and_a_digest_with_the_content(tmp_path):
     path.write_text("one")
     os.utime(path, (5, 5))
     stamp, digest = paths.stamp(str(path)), paths.digest(str(path))
-    assert digest == hashlib.sha256(b"one").hexdigest()
+    assert digest == hashlib.sha256(b"one").hexdigest() == paths.digest(f"file://{path}")
     os.utime(path, (6, 6))
     assert paths.stamp(str(path)) != stamp and paths.digest(str(path)) == digest
     path.write_text("two")

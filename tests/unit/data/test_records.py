@@ -3,6 +3,7 @@ import json
 import pathlib
 import random
 import tempfile
+import time
 import tracemalloc
 
 import pyarrow
@@ -65,6 +66,22 @@ def test_lines_do_not_depend_on_where_the_file_is_cut_into_chunks(content, chunk
     assert found == (expected if expected[-1] else expected[:-1])
 
 
+def test_time_does_not_grow_with_the_square_of_a_lines_length(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_bytes(lines(["x" * 8_000_000]))
+    monkeypatch.setattr(records, "_PLAIN_BYTES", 256)
+    start = time.process_time()
+    (document,) = read(Jsonl(files=f"{tmp_path}/*"))
+    assert len(document.text) == 8_000_000 and time.process_time() - start < 3
+
+
+def test_a_window_of_any_size_is_read(tmp_path):
+    options = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)
+    compressor = zstandard.ZstdCompressor(compression_params=options).compressobj()
+    content = compressor.compress(lines(["far"])) + compressor.flush()
+    (tmp_path / "a.jsonl.zst").write_bytes(content)
+    assert read(Jsonl(files=f"{tmp_path}/*")) == [Document("far")]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst"])
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_a_broken_file_gives_what_is_before_the_break_and_names_the_line(tmp_path, suffix, damage):
@@ -98,6 +115,8 @@ def test_a_broken_file_gives_what_is_before_the_break_and_names_the_line(tmp_pat
         (b'["text"]', 'no string under the key "text"'),
         (b'{"text": "\\ud800"}', "surrogate"),
         (b'{"text": "\\uDC00x"}', "surrogate"),
+        (b'{"text": "a", "n": ' + b"1" * 5000 + b"}", "a number of thousands of digits"),
+        (b'{"text": "a", "n": ' + b"[" * 100_000, "lists thousands deep"),
     ],
 )
 def test_a_wrong_line_is_named_and_the_next_is_read(tmp_path, line, reason):
@@ -146,6 +165,34 @@ def test_parquet_reads_the_columns_it_needs(tmp_path):
     (tmp_path / "b.parquet").write_bytes(content[: len(content) // 2])
     (bad,) = read(Parquet(files=f"{tmp_path}/b.parquet"))
     assert bad.place.endswith("b.parquet:1") and "cannot be read from here on" in bad.why
+
+
+def test_a_row_of_parquet_that_is_not_utf8_is_named_and_the_next_is_read(tmp_path):
+    values = pyarrow.array([b"good", b"bad \xff", b"fine"])
+    for name, column in (("string", values.view(pyarrow.string())), ("binary", values)):
+        pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / name)
+        first, bad, last = read(Parquet(files=f"{tmp_path}/{name}"))
+        assert (first, last) == (Document("good"), Document("fine"))
+        assert bad.place == f"{tmp_path}/{name}:2" and "byte 4 of the text" in bad.why
+
+
+def test_a_flipped_bit_of_parquet_is_seen_by_the_pages_checksum(tmp_path):
+    noise = random.Random(0)
+    texts = ["".join(noise.choices("abcdefgh", k=500)) for _ in range(3000)]
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": texts}),
+        tmp_path / "a.parquet",
+        row_group_size=500,
+        compression="none",
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.parquet").write_bytes(content)
+    *good, bad = read(Parquet(files=f"{tmp_path}/a.parquet"))
+    assert texts_of(good) == texts[: len(good)] and 0 < len(good) < 1600
+    assert bad.place == f"{tmp_path}/a.parquet:{len(good) + 1}" and "CRC" in bad.why
 
 
 def test_memory_is_bounded_by_the_documents_not_by_the_file(tmp_path):

@@ -17,7 +17,7 @@ from palmscale.data import tasks
 from palmscale.data.cache import open_or_build
 from palmscale.data.files import TextFiles
 from palmscale.data.records import Jsonl
-from palmscale.data.sources import Corpus
+from palmscale.data.sources import BadDocument, Corpus, Example
 from palmscale.data.tasks import SeqioTask, Tfds, data_source
 from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary
 from palmscale.errors import UserError
@@ -145,15 +145,16 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict({"text": tfds.features.Text()}))
     def _split_generators(self, manager):
-        return {"train": self._generate_examples(12), "validation": self._generate_examples(3)}
-    def _generate_examples(self, count):
-        for i in range(count):
-            yield i, {"text": f"tiny {i}"}
+        return {"train": self._generate_examples(12), "validation": self._generate_examples(3, [b"\xff"])}
+    def _generate_examples(self, count, more=()):
+        for i, text in enumerate([*(f"tiny {i}" for i in range(count)), *more]):
+            yield i, {"text": text}
 Tiny(data_dir=str(root / "tfds")).download_and_prepare(
     download_config=tfds.download.DownloadConfig(try_download_gcs=False))
 tiny = Tfds(dataset="tiny:1.0.0", data_dir=str(root / "tfds"))
-out["tfds"] = [sorted(BYTES.decode(e.ids) for e in read(tiny, split))
-               for split in ("train", "validation")]
+found = [read(tiny, split) for split in ("train", "validation")]
+out["tfds"] = [sorted(BYTES.decode(e.ids) for e in f if isinstance(e, Example)) for f in found]
+out["tfds bad"] = [(e.place, e.why) for e in found[1] if isinstance(e, BadDocument)]
 
 cache = open_or_build(corpus=Corpus(source=mixture), vocabulary=BYTES, sequence_length=16, seed=0,
                       cache_directory=root / "caches")
@@ -225,6 +226,8 @@ def test_a_tfds_data_set_is_a_source(out):
         sorted(f"tiny {i}" for i in range(12)),
         sorted(f"tiny {i}" for i in range(3)),
     ]
+    ((place, why),) = out["tfds bad"]
+    assert place.startswith("tiny:1.0.0/validation-00000-of-00001:") and "not UTF-8" in why
     assert "TFDS_DATASET='no_such_set:1.0.0' cannot be loaded" in out["no data set"]
 
 
