@@ -145,7 +145,8 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict({"text": tfds.features.Text()}))
     def _split_generators(self, manager):
-        return {"train": self._generate_examples(12), "validation": self._generate_examples(3, [b"\xff"])}
+        held_out = self._generate_examples(3, [b"\xff"])
+        return {"train": self._generate_examples(12), "validation": held_out}
     def _generate_examples(self, count, more=()):
         for i, text in enumerate([*(f"tiny {i}" for i in range(count)), *more]):
             yield i, {"text": text}
