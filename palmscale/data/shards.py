@@ -196,17 +196,20 @@ def _documents(plan: ShardPlan, runs: Runs, writing: Writing) -> Iterator[tuple[
     for unit in runs:
         if plan.split not in runs[unit]:
             continue
-        stem = writing.work / f"{unit}.{plan.split}"
-        # Plain arrays: to slice a memmap costs more than to copy a short document.
-        stored = np.asarray(np.memmap(f"{stem}.tokens", writing.fields[0][1], mode="r"))
+        stem, dtype = writing.work / f"{unit}.{plan.split}", writing.fields[0][1]
         index = np.asarray(np.memmap(f"{stem}.index", INDEX, mode="r"))
         start = 0
         for length in runs[unit][plan.split]:
             run = index[start : start + length]
             low = bisect.bisect_left(run["key"], first_key, key=int)
             high = bisect.bisect_left(run["key"], end_key, key=int)
-            found.append(np.array(run[low:high]))
-            tokens.append(stored)
+            if low < high:  # neighbors in a run: one read brings them
+                part = np.array(run[low:high])
+                begin, count = int(part["start"][0]), int(part["length"].sum())
+                part["start"] -= begin
+                found.append(part)
+                offset = begin * dtype.itemsize
+                tokens.append(np.fromfile(f"{stem}.tokens", dtype, count, offset=offset))
             start += length
     index = np.concatenate(found)
     run_of = np.repeat(np.arange(len(found)), [len(run) for run in found])
