@@ -14,41 +14,42 @@ from palmscale.errors import UserError
 GCS = r"""
 import json, os, pathlib, sys
 from gcp_storage_emulator.server import create_server
-store = create_server("localhost", 0, in_memory=True, default_bucket="bucket")
-store.start()
-port = store._api._httpd.server_address[1]
-os.environ["STORAGE_EMULATOR_HOST"] = f"http://localhost:{port}"
 import gcsfs
 from palmscale.data import paths
 from palmscale.errors import UserError
 
-put, out = gcsfs.GCSFileSystem(skip_instance_cache=True).pipe, {}
-put("bucket/a/1.txt", b"one"), put("bucket/b/2.txt", b"two"), put("bucket/b/3.md", b"no")
-found = paths.find(["gs://bucket/*/*.txt"], "FILES")
-out["found"] = [(file.name, file.path, file.bytes) for file in found]
-with paths.open_binary(found[0].path) as stream:
-    out["read"] = [stream.read(2).decode(), stream.read().decode()]
-before = [paths.digest(file.path) for file in found]
-put("bucket/a/1.txt", b"ONE"), put("bucket/b/2.txt", b"two")
-now = [paths.digest(file.path) for file in found]
-out["same"] = [a == b for a, b in zip(before, now)]
-out["same stamp"] = [paths.stamp(file.path) == file.stamp for file in found]
-local = pathlib.Path(sys.argv[1]) / "x.txt"
-local.write_text("x")
-both = paths.find(["gs://bucket/a/*", str(local)], "FILES")
-out["both"] = [file.name for file in both]
-try:
-    paths.open_binary("gs://bucket/none")
-except UserError as error:
-    out["none"] = str(error)
-print(json.dumps(out))
-store.stop()
+def check(out):
+    put = gcsfs.GCSFileSystem(skip_instance_cache=True).pipe
+    put("bucket/a/1.txt", b"one"), put("bucket/b/2.txt", b"two"), put("bucket/b/3.md", b"no")
+    found = paths.find(["gs://bucket/*/*.txt"], "FILES")
+    out["found"] = [(file.name, file.path, file.bytes) for file in found]
+    with paths.open_binary(found[0].path) as stream:
+        out["read"] = [stream.read(2).decode(), stream.read().decode()]
+    before = [paths.digest(file.path) for file in found]
+    put("bucket/a/1.txt", b"ONE"), put("bucket/b/2.txt", b"two")
+    now = [paths.digest(file.path) for file in found]
+    out["same"] = [a == b for a, b in zip(before, now)]
+    out["same stamp"] = [paths.stamp(file.path) == file.stamp for file in found]
+    local = pathlib.Path(sys.argv[1]) / "x.txt"
+    local.write_text("x")
+    both = paths.find(["gs://bucket/a/*", str(local)], "FILES")
+    out["both"] = [file.name for file in both]
+    try:
+        paths.open_binary("gs://bucket/none")
+    except UserError as error:
+        out["none"] = str(error)
+    print(json.dumps(out))
+
+with create_server("localhost", 0, in_memory=True, default_bucket="bucket") as store:
+    port = store._api._httpd.server_address[1]
+    os.environ["STORAGE_EMULATOR_HOST"] = f"http://localhost:{port}"
+    check({})
 """
 
 
 def test_an_object_store_is_read_by_the_same_calls_and_known_by_its_checksums(tmp_path):
     command = [sys.executable, "-c", GCS, str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     out = json.loads(run.stdout.splitlines()[-1])
     files = [["a/1.txt", "gs://bucket/a/1.txt", 3], ["b/2.txt", "gs://bucket/b/2.txt", 3]]
