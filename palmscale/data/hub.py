@@ -117,10 +117,12 @@ def _load(source: HuggingFace) -> tuple[dict[str, Any], str]:
         builder = datasets.load_dataset_builder(
             name, source.config, data_files=files, revision=source.revision
         )
+        # On the hub, the hash is that of the commit; for files, of the library's own code.
+        stamp = builder.config_id if files else f"{builder.config_id}-{builder.hash}"
         if source.streaming:
-            return dict(builder.as_streaming_dataset()), builder.config_id
+            return dict(builder.as_streaming_dataset()), stamp
         builder.download_and_prepare()
-        return dict(builder.as_dataset()), builder.config_id
+        return dict(builder.as_dataset()), stamp
     except Exception as error:  # whatever the library raises: it has no base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(

@@ -1,9 +1,11 @@
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 
+from palmscale.data import hub
 from palmscale.data.hub import HuggingFace
 from palmscale.errors import UserError
 
@@ -105,6 +107,29 @@ def test_mistakes_are_one_line(out):
     assert "no column 'body' (it has text, source)" in out["missing column"]
     assert "HF_DATASET='nobody/nothing-here' cannot be loaded" in out["unreachable"]
     assert all("\n" not in out[key] for key in ("missing column", "unreachable"))
+
+
+def test_a_commit_on_the_hub_changes_the_stamp(monkeypatch):
+    commits = iter(["c1", "c2"])
+
+    def builder(*given, **options):
+        splits = {"train": types.SimpleNamespace(num_shards=2)}
+        return types.SimpleNamespace(
+            config_id="en", hash=next(commits), as_streaming_dataset=lambda: splits
+        )
+
+    library = types.SimpleNamespace(
+        load_dataset_builder=builder, disable_progress_bars=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    stamps = []
+    for _ in range(2):
+        hub._load.cache_clear()
+        shards = HuggingFace(dataset="a hub/name", streaming=True).shards()
+        assert [shard.name for shard in shards] == [f"train-0000{i}-of-00002" for i in range(2)]
+        stamps.append({shard.stamp for shard in shards})
+    hub._load.cache_clear()
+    assert stamps == [{"en-c1"}, {"en-c2"}]
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
