@@ -29,7 +29,7 @@ from palmscale.data.processes import LocalProcesses
 from palmscale.data.records import Pile
 from palmscale.data.rows import RowCache
 from palmscale.data.sources import Corpus
-from palmscale.data.stream import BatchSchedule, RowStream
+from palmscale.data.stream import BatchSchedule, RowStream, Shuffled
 from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from palmscale.data.vocab_training import train as train_vocabulary
 
@@ -87,7 +87,7 @@ def measure_seek(folder: Path) -> None:
     """Prints how long a cold reader takes to give the batch of step one million."""
     start = time.perf_counter()
     split = RowCache.open(folder / "uint16").split("train")
-    stream = RowStream(split=split, seed=0, schedule=BatchSchedule(((0, 16), (1000, 32))))
+    stream = RowStream(rows=Shuffled(split, seed=0), schedule=BatchSchedule(((0, 16), (1000, 32))))
     rows = stream.read(stream.batch_rows(stream.cursor(1_000_000)))["target"]
     print(f"{len(rows)} rows of step 1,000,000 in {1e3 * (time.perf_counter() - start):.1f} ms\n")
 
@@ -179,7 +179,7 @@ def built(folder: Path, vocabulary: Vocabulary, processes: int) -> int:
 
 def read_rows(cache: RowCache, batches: int = 1000) -> int:
     split = cache.split("train")
-    stream = RowStream(split=split, seed=0, schedule=BatchSchedule(((0, 16),)))
+    stream = RowStream(rows=Shuffled(split, seed=0), schedule=BatchSchedule(((0, 16),)))
     for step in range(batches):
         stream.read(stream.batch_rows(stream.cursor(step)))
     return 16 * batches

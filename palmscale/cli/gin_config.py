@@ -132,6 +132,7 @@ class _Reading:
         self.bindings: dict[tuple, _Binding] = {}  # the last one for each parameter
         self.macros: dict[str, _Binding] = {}
         self.mentions: dict[str, str] = {}  # macro -> the first place that uses it
+        self.scopes: set[str] = {""}  # that a reference names, overridden or not
         self.texts: list[str] = []  # for gin, in order
 
     def read_file(self, name: str, *, asked_by: str, open_files: tuple) -> None:
@@ -203,9 +204,11 @@ class _Reading:
         )
 
     def resolve_value(self, value: Any, names: dict, place: str) -> Any:
-        """Returns the value with its references resolved; notes the macros that it uses."""
+        """Returns the value with its references resolved; notes the macros and scopes it uses."""
         if isinstance(value, Reference):
-            target = symbols.resolve(value.name.rpartition("/")[2], names, place)
+            scope, _, selector = value.name.rpartition("/")
+            self.scopes.update(_outer_scopes(scope))
+            target = symbols.resolve(selector, names, place)
             return Reference(value.name, target, value.evaluated)
         if isinstance(value, _Macro) and value.name != _REQUIRED:
             self.mentions.setdefault(value.name, place)
@@ -234,6 +237,7 @@ class _Reading:
             raise UserError(f"{place}: {', '.join(required)} must be set - add {ways}")
         for binding in self.bindings.values():
             self.check_type(binding)
+        self.check_every_scope_is_used()
         self.check_references_are_complete()
 
     def check_every_macro_has_effect(self) -> None:
@@ -249,6 +253,16 @@ class _Reading:
                 raise UserError(
                     f"{binding.place}: {name} has no effect - {self.mentions[name]} uses it, "
                     f"but is overridden - set what overrides it"
+                )
+
+    def check_every_scope_is_used(self) -> None:
+        for (prefix, *_), binding in self.bindings.items():
+            scope = prefix.removesuffix("/")
+            # What a macro has made carries the macro's name in an operative config.
+            if scope not in self.scopes and scope.partition("/")[0] not in self.macros:
+                raise UserError(
+                    f"{binding.place}: nothing is made in the scope {scope}"
+                    f"{did_you_mean(scope, self.scopes - {''})}"
                 )
 
     def expand(self, value: Any, live: set, above: tuple = ()) -> Any:
@@ -282,17 +296,58 @@ class _Reading:
         )
 
     def check_references_are_complete(self) -> None:
-        bound: dict[Any, set] = {}
-        for binding in self.bindings.values():
-            bound.setdefault(binding.target, set()).add(binding.parameter)
-        for binding in self.bindings.values():
-            for reference in _references(self.expand(binding.value, set())):
-                missing = bound_types.missing(reference.target, bound.get(reference.target, set()))
-                if reference.evaluated and missing:
-                    name = f"{reference.name}.{missing[0]}"
-                    raise UserError(
-                        f"{binding.place}: {reference} lacks {', '.join(missing)} - bind {name}"
-                    )
+        """Follows the references as gin does, scopes included, from what no reference names."""
+        named = {
+            reference.target
+            for binding in self.bindings.values()
+            for reference, _ in self.references(binding.value, "")
+        }
+        reached = {("", b.target) for b in self.bindings.values() if b.target not in named}
+        waiting = list(reached)
+        while waiting:
+            scope, target = waiting.pop()
+            for binding in self.bound_in(scope, target).values():
+                for reference, inner in self.references(binding.value, scope):
+                    self.check_is_complete(reference, inner, binding.place)
+                    if (inner, reference.target) not in reached:
+                        reached.add((inner, reference.target))
+                        waiting.append((inner, reference.target))
+
+    def check_is_complete(self, reference: Reference, scope: str, place: str) -> None:
+        missing = bound_types.missing(reference.target, set(self.bound_in(scope, reference.target)))
+        if reference.evaluated and missing:
+            name = reference.name.rpartition("/")[2]
+            shown = name if not scope or scope in self.macros else f"{scope}/{name}"
+            raise UserError(
+                f"{place}: {reference} lacks {', '.join(missing)} - bind {shown}.{missing[0]}"
+            )
+
+    def references(self, value: Any, scope: str) -> Iterator[tuple[Reference, str]]:
+        """Yields the references in `value` and the scope in which gin calls each.
+
+        That is the reference's own, else that of what holds it; a macro's name is a scope too.
+        """
+        if isinstance(value, Reference):
+            yield value, value.name.rpartition("/")[0] or scope
+        elif isinstance(value, _Macro) and value.name != _REQUIRED:
+            yield from self.references(self.macros[value.name].value, value.name)
+        elif isinstance(value, (list, tuple, dict)):
+            for item in [*value, *value.values()] if isinstance(value, dict) else value:
+                yield from self.references(item, scope)
+
+    def bound_in(self, scope: str, target: Any) -> dict[str, _Binding]:
+        """Returns what is bound of `target` in `scope`: inner scopes win over outer ones."""
+        bound = {}
+        for outer in _outer_scopes(scope):
+            key = (f"{outer}/" if outer else "", target)
+            bound |= {b.parameter: b for k, b in self.bindings.items() if k[:2] == key}
+        return bound
+
+
+def _outer_scopes(scope: str) -> list[str]:
+    """Returns the scopes that hold in "a/b", outermost first: "", "a", "a/b"."""
+    parts = scope.split("/") if scope else []
+    return ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
 
 
 def _statements(text: str, shown: str) -> Iterator[Any]:
@@ -314,14 +369,6 @@ def _map(function: Any, value: Any) -> Any:
     if isinstance(value, dict):
         return {function(k): function(v) for k, v in value.items()}
     return type(value)(map(function, value)) if type(value) in (list, tuple) else value
-
-
-def _references(value: Any) -> Iterator[Reference]:
-    if isinstance(value, Reference):
-        yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for item in [*value, *value.values()] if isinstance(value, dict) else value:
-            yield from _references(item)
 
 
 def _for_gin(imports: dict[str, str], lines: list[str]) -> str:

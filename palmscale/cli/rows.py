@@ -16,6 +16,7 @@ from palmscale.data import cache as caches
 from palmscale.data.beam import BeamPipelines
 from palmscale.data.build import Progress
 from palmscale.data.cache import RowCache
+from palmscale.data.mixture import check_alike
 from palmscale.data.processes import Executor, LocalProcesses
 from palmscale.data.rows import Split
 from palmscale.data.sources import TRAIN, VALIDATION
@@ -43,8 +44,19 @@ def open_rows(data: Data, *, executor: Executor | None = None) -> RowCache:
     return cache
 
 
+def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, RowCache]:
+    """Returns the caches of a mixture by component, or that of a corpus or cache, named "".
+
+    Raises:
+        UserError: they cannot be mixed.
+    """
+    opened = {name: open_rows(part, executor=executor) for name, part in data.parts().items()}
+    check_alike(opened)
+    return opened
+
+
 def build(args: argparse.Namespace) -> None:
-    """`palmscale data build`: builds the cache, unless it is there, and prints what it holds."""
+    """`palmscale data build`: builds what is not there of the caches, and prints what they hold."""
     log.set_up()
     data = load_run(args.gin_file, args.gin_bindings).data
     executor: Executor | None = None
@@ -52,27 +64,34 @@ def build(args: argparse.Namespace) -> None:
         executor = BeamPipelines(shlex.split(args.beam), Path(data.cache_directory).expanduser())
     elif args.processes is not None:
         executor = _local(args.processes)
-    cache = open_rows(data, executor=executor)
-    print(f"{cache.directory}\n")
-    _print_splits(cache)
-    print()
-    tables.print_facts(_facts(cache))
+    for name, cache in open_caches(data, executor=executor).items():
+        print(f"{name}: {cache.directory}\n" if name else f"{cache.directory}\n")
+        _print_splits(cache)
+        print()
+        tables.print_facts(_facts(cache))
+        print()
 
 
 def verify(args: argparse.Namespace) -> None:
-    """`palmscale data verify`: reads the whole cache; a difference names its file."""
+    """`palmscale data verify`: reads the whole caches; a difference names its file."""
     log.set_up()
-    cache = _named(args)
-    with _bars() as show_progress:
-        caches.verify(cache.directory, _local(args.processes), show_progress)
-    rows = sum(cache.split(name).num_rows for name in cache.manifest["splits"])
-    print(f"{cache.directory}: {rows:,} rows are as they were built; digest {cache.digest}")
+    for cache in _named(args):
+        with _bars() as show_progress:
+            caches.verify(cache.directory, _local(args.processes), show_progress)
+        rows = sum(cache.split(name).num_rows for name in cache.manifest["splits"])
+        print(f"{cache.directory}: {rows:,} rows are as they were built; digest {cache.digest}")
 
 
 def show(args: argparse.Namespace) -> None:
     """`palmscale data show`: prints rows as text, statistics, and draws histograms if asked to."""
     log.set_up()
-    cache = _named(args)
+    cache, *others = _named(args)
+    if others:
+        folders = ", ".join(str(each.directory) for each in (cache, *others))
+        raise UserError(
+            f"the gin files describe a mixture of several caches ({folders}) - one is shown at a"
+            " time - name its folder in place of --gin_file"
+        )
     split, vocabulary = cache.split(args.split), cache.vocabulary
     if not split.num_rows:
         raise UserError(f"--split={args.split} of {cache.directory} has no rows; show the other.")
@@ -147,11 +166,12 @@ def _facts(cache: RowCache) -> list[tuple[str, str]]:
     return facts
 
 
-def _named(args: argparse.Namespace) -> RowCache:
-    """Returns the cache that the command line names, by its folder or by gin files."""
+def _named(args: argparse.Namespace) -> list[RowCache]:
+    """Returns the caches that the command line names, by one's folder or by gin files."""
     if args.cache is not None:
-        return RowCache.open(Path(args.cache))
-    return _open_or_build(load_run(args.gin_file, args.gin_bindings).data, None)
+        return [RowCache.open(Path(args.cache))]
+    parts = load_run(args.gin_file, args.gin_bindings).data.parts()
+    return [_open_or_build(part, None) for part in parts.values()]
 
 
 def _open_or_build(data: Data, executor: Executor | None) -> RowCache:

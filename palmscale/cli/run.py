@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,11 +22,63 @@ from palmscale.train.loop import Periods
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Component:
+    """A part of a mixture: text, or a built cache, and how much of it.
+
+    Attributes:
+        name: in metrics and messages: letters, digits, - and _.
+        weight: in proportion to the others' weights; or pairs (first step, weight), the first step
+            being 0. A change comes at the row number that the batch schedule gives the step: where
+            rows have been skipped, that many rows earlier.
+        corpus: the text.
+        cache: one built cache to open in place of the text.
+    """
+
+    name: str
+    weight: float | tuple[tuple[int, float], ...]
+    corpus: Corpus | None = None
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.name, re.ASCII):
+            raise UserError(
+                f"a component has the name {self.name!r} - needed are letters, digits, - and _ -"
+                " change its Component.name"
+            )
+        if (self.corpus is None) == (self.cache is None):
+            raise UserError(
+                f"the component {self.name} has {'neither' if self.corpus is None else 'both'} of"
+                " corpus and cache - needed is one of them - bind its Component.corpus"
+            )
+        steps, weights = zip(*self.weights, strict=True) if self.weights else ((), ())
+        if (
+            steps[:1] != (0,)
+            or any(a >= b for a, b in zip(steps, steps[1:]))
+            or any(weight < 0 or not math.isfinite(weight) for weight in weights)
+        ):
+            raise UserError(
+                f"the component {self.name} has weight={self.weight!r} - needed is a number of at"
+                " least 0, or pairs (first step, weight) whose first steps begin at 0 and increase"
+                " - write for example ((0, 50), (10_000, 25))"
+            )
+
+    @property
+    def weights(self) -> tuple[tuple[int, float], ...]:
+        """Pairs (first step, weight)."""
+        return self.weight if isinstance(self.weight, tuple) else ((0, self.weight),)
+
+    def weight_at(self, step: int) -> float:
+        """Returns the weight in the batch of `step`."""
+        return next(weight for first, weight in reversed(self.weights) if first <= step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
     """Which rows to train on.
 
     Attributes:
         corpus: the text, when the cache is to be found or built.
+        components: a mixture, in place of `corpus`.
         sentencepiece_model: a model file; None: bytes.
         sequence_length: tokens a row.
         packing: `concatenate`, for pretraining: documents joined and cut, no padding; `segments`,
@@ -34,13 +88,60 @@ class Data:
         cache: one built cache to open in place of all of the above.
     """
 
-    corpus: Corpus
+    corpus: Corpus | None = None
+    components: tuple[Component, ...] = ()
     sequence_length: int
     seed: int
     packing: str = CONCATENATE
     sentencepiece_model: str | None = None
     cache_directory: str = "~/.cache/palmscale/data"
     cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.components:
+            if self.corpus is None and self.cache is None:
+                raise UserError(
+                    "run.Data has no corpus, components or cache - needed is one of them - bind"
+                    " run.Data.corpus, or include configs/data/corpus.gin"
+                )
+            return
+        if self.corpus is not None or self.cache is not None:
+            raise UserError(
+                "run.Data has components and a corpus or cache of its own - a mixture takes the"
+                " place of both - write run.Data.corpus = None, and leave CACHE at None"
+            )
+        names = [component.name for component in self.components]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(
+                f"run.Data.components has the name {repeated[0]} more than once - each needs its"
+                " own - change one Component.name"
+            )
+        for step, weights in self.weight_stages():
+            if not any(weights.values()):
+                raise UserError(
+                    f"no component has weight from step {step} on - at least one needs it - make a"
+                    " Component.weight positive"
+                )
+
+    def parts(self) -> dict[str, "Data"]:
+        """Returns each component's data by its name; of a corpus or cache itself, named ""."""
+        if not self.components:
+            return {"": self}
+        return {
+            part.name: dataclasses.replace(
+                self, components=(), corpus=part.corpus, cache=part.cache
+            )
+            for part in self.components
+        }
+
+    def weight_stages(self) -> list[tuple[int, dict[str, float]]]:
+        """Returns pairs (first step, weights by component), one for each change."""
+        steps = {step for component in self.components for step, _ in component.weights}
+        return [(step, self.weights_at(step)) for step in sorted(steps)]
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Returns the components' weights in the batch of `step`; 1 for what is no mixture."""
+        return {part.name: part.weight_at(step) for part in self.components} or {"": 1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,11 +249,15 @@ class Run:
                     f"use a multiple of {parts}."
                 )
 
-    def identity(self, data_digest: str) -> dict[str, Any]:
+    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """Returns what must stay the same for a run to go on: names to JSON values.
 
+        `digests` are those of the caches, by the names that `Data.parts` gives.
         The mesh, hosts, periods, number of steps and reports may change between two starts.
         """
+        data: dict[str, Any] = {"digest": digests.get("", digests), "seed": self.data.seed}
+        if self.data.components:
+            data["weight"] = {part.name: part.weights for part in self.data.components}
         parts = {
             "model": self.model,
             "optimizer": self.optimizer,
@@ -161,7 +266,7 @@ class Run:
             "z_loss": self.z_loss,
             "loss_chunk_length": self.loss_chunk_length,
             "microbatches": self.microbatches,
-            "data": {"digest": data_digest, "seed": self.data.seed},
+            "data": data,
         }
         return {name: describe(value) for name, value in parts.items()}
 

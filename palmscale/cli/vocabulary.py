@@ -87,6 +87,11 @@ def _corpus(args: argparse.Namespace) -> Corpus:
             f"CACHE={data.cache} holds rows of tokens - a vocabulary needs text - give text in its"
             " place, for example TEXT_FILES='my/*.txt'"
         )
+    if data.corpus is None:
+        raise UserError(
+            "run.Data has a mixture - a vocabulary is of one corpus - bind run.Data.corpus in place"
+            " of run.Data.components"
+        )
     return data.corpus
 
 

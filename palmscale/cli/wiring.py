@@ -18,11 +18,14 @@ from palmscale import axes
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli import devices, gin_config, samples
-from palmscale.cli.rows import open_rows
+from palmscale.cli.rows import open_caches
 from palmscale.cli.run import Run, check_same_run, load_run
-from palmscale.data.cache import RowCache
 from palmscale.data.feed import Feed, held_out_batches
-from palmscale.data.stream import Cursor, RowStream
+from palmscale.data.mixture import Mixed
+from palmscale.data.rows import RowCache, Split
+from palmscale.data.sources import TRAIN, VALIDATION
+from palmscale.data.stream import Cursor, NumberedRows, RowStream, Shuffled
+from palmscale.data.vocab import Vocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log, writers
 from palmscale.observe.progress import Progress
@@ -31,8 +34,8 @@ from palmscale.partition.mesh import layout, make_mesh
 from palmscale.partition.rules import MeshAxes, layout_rules
 from palmscale.partition.shardings import spec
 from palmscale.train import loop
+from palmscale.train.evaluate import combine, make_eval_step
 from palmscale.train.evaluate import evaluate as held_out_loss
-from palmscale.train.evaluate import make_eval_step
 from palmscale.train.state import StatePlan, TrainState, init_state, plan_state
 from palmscale.train.step import make_train_step
 
@@ -42,10 +45,14 @@ CHECKPOINTS = "checkpoints"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a run needs before its first step: devices, rows and the plan of its state."""
+    """What a run needs before its first step: devices, rows and the plan of its state.
+
+    `caches` are by component; that of a run without a mixture is named "".
+    """
 
     run: Run
-    cache: RowCache
+    caches: Mapping[str, RowCache]
+    vocabulary: Vocabulary
     mesh: Mesh
     rules: Mapping[str, MeshAxes]
     plan: StatePlan
@@ -54,6 +61,11 @@ class Setting:
     def batch_sharding(self) -> NamedSharding:
         """Of a [batch, length] array."""
         return NamedSharding(self.mesh, spec((axes.BATCH, axes.LENGTH), self.rules))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Of the run; see `Run.identity`."""
+        return self.run.identity({name: cache.digest for name, cache in self.caches.items()})
 
     @property
     def num_params(self) -> int:
@@ -72,16 +84,19 @@ def setting(run: Run) -> Iterator[Setting]:
     mesh = make_mesh(run.layout.mesh)
     run.check_batches(mesh.shape[axes.REPLICA] * mesh.shape[axes.DATA])
     rules = layout_rules(run.layout.rules, run.layout.overrides)
-    cache = open_rows(run.data)
+    caches = open_caches(run.data)
+    vocabulary = next(iter(caches.values())).vocabulary
     num_tokens = getattr(run.model, "num_tokens", None)
-    if num_tokens is not None and cache.vocabulary.size > num_tokens:
+    if num_tokens is not None and vocabulary.size > num_tokens:
         raise UserError(
-            f"the vocabulary {cache.vocabulary.name} has {cache.vocabulary.size} tokens and "
+            f"the vocabulary {vocabulary.name} has {vocabulary.size} tokens and "
             f"NUM_TOKENS={num_tokens}: the model needs at least as many."
         )
     with layout(mesh, rules):
         plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
-        yield Setting(run=run, cache=cache, mesh=mesh, rules=rules, plan=plan)
+        yield Setting(
+            run=run, caches=caches, vocabulary=vocabulary, mesh=mesh, rules=rules, plan=plan
+        )
 
 
 def train(args: argparse.Namespace) -> None:
@@ -101,9 +116,9 @@ def train(args: argparse.Namespace) -> None:
                         f"TRAIN_STEPS={run.train_steps}. Ask for more, or: {command}")  # fmt: skip
                 return
             (workdir / CONFIG_FILE).write_text(gin_config.operative_config())
-            here.cache.vocabulary.save(_made(workdir / VOCABULARY))
+            here.vocabulary.save(_made(workdir / VOCABULARY))
             state = _train(here, store, workdir, state, cursor)
-    samples.say_sample(run, here.cache.vocabulary, state.params)
+    samples.say_sample(run, here.vocabulary, state.params)
     log.say(f"Trained {run.train_steps:,} steps; checkpoints are in {workdir}. Next: {command}")
 
 
@@ -112,7 +127,7 @@ def _resume_or_begin(here: Setting, store: CheckpointStore) -> tuple[TrainState,
     run, abstract = here.run, here.plan.abstract
     meta = store.read_meta()
     if meta is not None:
-        identity = run.identity(here.cache.digest)
+        identity = here.identity
         for name, (old, new) in check_same_run(
             meta["identity"], identity, run.allow_changes
         ).items():
@@ -139,7 +154,7 @@ def _train(
     step = make_train_step(
         model=run.model,
         plan=here.plan,
-        bos_id=here.cache.vocabulary.bos_id,
+        bos_id=here.vocabulary.bos_id,
         seed=run.seed,
         z_loss=run.z_loss,
         loss_chunk_length=run.loss_chunk_length,
@@ -211,44 +226,56 @@ def _existing_config(workdir: Path) -> str:
 
 
 def _evaluator(here: Setting) -> Any:
-    """Returns a function of anything with `params` that gives its held-out metrics."""
-    split = here.cache.split("validation")
-    if not split.num_rows:
-        log.warn("nothing is held out (the text is a single unit): there is no held-out loss.")
-        return lambda state: {}
+    """Returns a function of anything with `params` and a `step` that gives its held-out metrics."""
+    splits = {name: cache.split(VALIDATION) for name, cache in here.caches.items()}
+    for name, split in splits.items():
+        if not split.num_rows:
+            of = f" of {name}" if name else ""
+            log.warn(f"nothing is held out{of} (the text is a single unit): no held-out loss{of}.")
     eval_step = make_eval_step(
         model=here.run.model,
-        bos_id=here.cache.vocabulary.bos_id,
+        bos_id=here.vocabulary.bos_id,
         loss_chunk_length=here.run.loss_chunk_length,
     )
 
-    def evaluate_state(state: Any) -> dict[str, float]:
+    def evaluate_split(split: Split, params: Any) -> dict[str, float]:
         batches = held_out_batches(
             split,
             sharding=here.batch_sharding,
             batch_sequences=here.run.batch_schedule.stages[0][1],
             max_sequences=here.run.held_out_sequences,
         )
-        return held_out_loss(
-            eval_step, state.params, batches, bytes_per_token=split.bytes_per_token
-        )
+        bytes_per_token = None if split.is_packed else split.bytes_per_token
+        return held_out_loss(eval_step, params, batches, bytes_per_token=bytes_per_token)
+
+    def evaluate_state(state: Any) -> dict[str, float]:
+        values = {
+            name: evaluate_split(split, state.params)
+            for name, split in splits.items()
+            if split.num_rows
+        }
+        return combine(values, here.run.data.weights_at(int(state.step)))
 
     return evaluate_state
 
 
 def _stream(here: Setting) -> RowStream:
-    return RowStream(
-        split=here.cache.split("train"),
-        seed=here.run.data.seed,
-        schedule=here.run.batch_schedule,
-    )
+    data, schedule = here.run.data, here.run.batch_schedule
+    splits = {name: cache.split(TRAIN) for name, cache in here.caches.items()}
+    rows: NumberedRows
+    if data.components:
+        stages = [(schedule.rows_before(step), weights) for step, weights in data.weight_stages()]
+        rows = Mixed(splits, stages, seed=data.seed)
+    else:
+        rows = Shuffled(splits[""], seed=data.seed)
+    return RowStream(rows=rows, schedule=schedule)
 
 
 def _throughput(here: Setting) -> Throughput:
     """Counts tokens, and MFU by the paper's formula: 6 FLOPs a parameter, and attention's."""
     model: nn.Module = here.run.model
     attention = getattr(model, "attention_flops_per_token", lambda sequence_length: 0)
-    flops = 6 * here.num_params + attention(here.cache.sequence_length)
+    flops = 6 * here.num_params + attention(here.run.data.sequence_length)
     peak = here.run.reporting.peak_flops_per_device
     if peak is None:
         peak = peak_flops_per_device(jax.devices()[0].device_kind)
@@ -276,9 +303,9 @@ def _writers(run: Run, workdir: Path) -> writers.Writers:
 def _meta(here: Setting) -> dict[str, Any]:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
-        "identity": here.run.identity(here.cache.digest),
-        "vocabulary": here.cache.vocabulary.description(),
-        "sequence_length": here.cache.sequence_length,
+        "identity": here.identity,
+        "vocabulary": here.vocabulary.description(),
+        "sequence_length": here.run.data.sequence_length,
         "num_params": here.num_params,
         "operative_config": gin_config.operative_config(),
         "mesh": {name: int(size) for name, size in here.mesh.shape.items()},

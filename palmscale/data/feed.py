@@ -2,7 +2,6 @@
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import jax
@@ -19,9 +18,8 @@ class Feed:
     """Iterates over (cursor of the batch, Batch of global arrays) from `cursor` on, endlessly.
 
     A background thread reads and places up to `prefetch` batches ahead. What goes wrong in it is
-    raised by the next `next()`. `wait_seconds` adds up how long the caller waited. `sharding` is
-    that of a [batch, length] array; every batch size of the schedule must divide over it
-    (UserError).
+    raised by the next `next()`. `sharding` is that of a [batch, length] array; every batch size of
+    the schedule must divide over it (UserError).
     """
 
     def __init__(
@@ -29,7 +27,6 @@ class Feed:
     ):
         for _, batch_sequences in stream.schedule.stages:
             check_divides(sharding, batch_sequences)
-        self.wait_seconds = 0.0
         self._stream, self._sharding, self._prefetch = stream, sharding, max(1, prefetch)
         self._start(cursor)
 
@@ -41,9 +38,7 @@ class Feed:
             raise self._failure
         if self._stopped.is_set():
             raise StopIteration
-        start = time.perf_counter()
         item = self._ready.get()
-        self.wait_seconds += time.perf_counter() - start
         if isinstance(item, Exception):
             self._failure = item
             raise item
@@ -140,7 +135,7 @@ def _put(item, ready, stopped) -> None:
 
 def _place_batch(stream: RowStream, sharding: NamedSharding, cursor: Cursor) -> Batch:
     row_numbers = stream.batch_rows(cursor)
-    shape = (len(row_numbers), stream.split.sequence_length)
+    shape = (len(row_numbers), stream.rows.sequence_length)
     return _place(shape, sharding, lambda wanted: stream.read(row_numbers[wanted]))
 
 

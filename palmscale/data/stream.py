@@ -5,6 +5,7 @@ and a permutation keyed by (seed, epoch) says which stored row it is. Which host
 no part.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -116,21 +117,71 @@ class Rows(Protocol):
         """Returns [n, sequence_length] by field of a Batch, in the order asked for."""
 
 
-class RowStream:
-    """The endless sequence of rows that training consumes, each stored row once an epoch.
+class NumberedRows(Protocol):
+    """Rows by their number: those of one split, shuffled, or of several in proportion."""
 
-    Everything is a pure function of (stored rows, seed, cursor), and a jump anywhere costs what a
-    step does. Raises UserError when there are no rows.
+    sequence_length: int
+
+    def read(self, row_numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns [n, sequence_length] by field of a Batch, in the order asked for."""
+
+    def epochs(self, row_number: int) -> dict[str, float]:
+        """Returns how often the rows before `row_number` went through each split, by its name."""
+
+
+class Shuffled:
+    """A split's rows for ever: each stored row once an epoch, in another order each epoch.
+
+    `name` is that of a mixture's component; each has orders of its own. Raises UserError when there
+    are no rows.
     """
 
-    def __init__(self, *, split: Rows, seed: int, schedule: BatchSchedule):
+    def __init__(self, split: Rows, *, seed: int, name: str = ""):
         if split.num_rows < 1:
             raise UserError(
-                "the split has no rows - a stream needs at least one - add text, or make"
-                " SEQUENCE_LENGTH smaller"
+                f"the split {f'of {name} ' if name else ''}has no rows - a stream needs at least"
+                " one - add text, or make SEQUENCE_LENGTH smaller"
             )
-        self.split, self.seed, self.schedule = split, seed, schedule
-        self._last: tuple[Any, np.ndarray] = (None, np.zeros(0, np.int64))
+        self.sequence_length = split.sequence_length
+        self._split, self._name = split, name
+        self._key = f"rows:{seed}:{name}:" if name else f"rows:{seed}:"
+        # Two: the rows of a batch may lie on both sides of a block's end.
+        self._ordered = functools.lru_cache(maxsize=2)(self._order)
+
+    def read(self, row_numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the rows [n, sequence_length] by field of a Batch: `target`, and what else."""
+        return self._split.read(self.indices(row_numbers))
+
+    def indices(self, row_numbers: np.ndarray) -> np.ndarray:
+        """Returns the stored row of each row number."""
+        epochs, index = np.divmod(np.asarray(row_numbers, dtype=np.int64), self._split.num_rows)
+        stored = np.empty_like(index)
+        blocks, places = np.divmod(index, _ORDERED_ROWS)
+        for epoch, block in set(zip(epochs.tolist(), blocks.tolist())):
+            here = (epochs == epoch) & (blocks == block)
+            stored[here] = self._ordered(epoch, block)[places[here]]
+        return stored
+
+    def epochs(self, row_number: int) -> dict[str, float]:
+        """Returns how often the rows before `row_number` went through the split."""
+        return {self._name: row_number / self._split.num_rows}
+
+    def _order(self, epoch: int, block: int) -> np.ndarray:
+        """Returns the stored rows of a block of an epoch's order."""
+        size, start = self._split.num_rows, block * _ORDERED_ROWS
+        index = np.arange(start, min(start + _ORDERED_ROWS, size))
+        return permute(index, size=size, key=f"{self._key}{epoch}")
+
+
+class RowStream:
+    """The endless sequence of batches that training consumes.
+
+    Everything is a pure function of (rows, schedule, cursor), and a jump anywhere costs what a step
+    does.
+    """
+
+    def __init__(self, *, rows: NumberedRows, schedule: BatchSchedule):
+        self.rows, self.schedule = rows, schedule
 
     def cursor(self, step: int, skips: tuple[tuple[int, int], ...] = ()) -> Cursor:
         """Returns where a run from step 0 on this schedule stands at `step`, hopping over skips."""
@@ -159,30 +210,14 @@ class RowStream:
         skips = _merge([*cursor.skips, *spans])
         return replace(cursor, next_row=_after(cursor.next_row, 0, skips), skips=skips)
 
-    def indices(self, row_numbers: np.ndarray) -> np.ndarray:
-        """Returns the stored row of each row number, shuffled anew each epoch."""
-        epochs, index = np.divmod(np.asarray(row_numbers, dtype=np.int64), self.split.num_rows)
-        stored = np.empty_like(index)
-        blocks, places = np.divmod(index, _ORDERED_ROWS)
-        for epoch, block in set(zip(epochs.tolist(), blocks.tolist())):
-            here = (epochs == epoch) & (blocks == block)
-            stored[here] = self._ordered(epoch, block)[places[here]]
-        return stored
-
-    def _ordered(self, epoch: int, block: int) -> np.ndarray:
-        """Returns the stored rows of a block of an epoch's order; the last block is kept."""
-        if self._last[0] != (epoch, block):
-            start = block * _ORDERED_ROWS
-            index = np.arange(start, min(start + _ORDERED_ROWS, self.split.num_rows))
-            key = f"rows:{self.seed}:{epoch}"
-            order = permute(index, size=self.split.num_rows, key=key)
-            self._last = (epoch, block), order  # one assignment: threads may share the stream
-        last, order = self._last
-        return order if last == (epoch, block) else self._ordered(epoch, block)
-
     def read(self, row_numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the rows [n, sequence_length] by field of a Batch: `target`, and what else."""
-        return self.split.read(self.indices(row_numbers))
+        return self.rows.read(row_numbers)
+
+    def epochs(self, cursor: Cursor) -> dict[str, float]:
+        """Returns the epochs before the cursor: `epochs`, or `epochs/<name>` of each component."""
+        epochs = self.rows.epochs(cursor.next_row)
+        return {f"epochs/{name}" if name else "epochs": value for name, value in epochs.items()}
 
 
 def _whole(value) -> int:

@@ -52,7 +52,7 @@ def train(
         state: at `cursor`; donated.
         train_step: compiled on first use, donating its state.
         feed: yields the batches from `cursor` on.
-        stream: tells the cursor that follows another.
+        stream: tells the cursor that follows another, and the epochs before one.
         cursor: of the first step to run.
         train_steps: steps done at the end, those before `cursor` included.
         periods: of evaluation, saving and rates.
@@ -73,7 +73,9 @@ def train(
         if metrics["skipped"]:
             log.warn(f"step {step}: loss or gradient is not finite; the parameters were kept.")
         throughput.add(int(metrics["tokens"]))
-        rates = throughput.report() if step % periods.rates_every_steps == 0 else {}
+        rates = {}
+        if step % periods.rates_every_steps == 0:
+            rates = throughput.report() | stream.epochs(cursor)
         report(step, metrics | rates | dict(held_out or {}))
 
     while cursor.step < train_steps:

@@ -36,6 +36,10 @@ def train(
     return model, steps, rate, mesh, files
 
 
+def hold(held: Any):
+    return held
+
+
 def refuse(heads: int = 3):
     raise CorruptionError(f"heads = {heads} is odd")
 
@@ -44,7 +48,7 @@ def refuse(heads: int = 3):
 def toy(monkeypatch, tmp_path):
     """A module `toy.palm` to configure, in an empty current directory."""
     palm = types.ModuleType("toy.palm")
-    for thing in (PaLM, MeshSpec, train, refuse):
+    for thing in (PaLM, MeshSpec, train, hold, refuse):
         setattr(palm, thing.__name__, thing)
     package = types.ModuleType("toy")
     package.palm, package.__path__ = palm, []
@@ -265,6 +269,102 @@ def test_a_reference_that_lacks_parameters_is_refused_before_anything_is_built(t
         UserError, match=r"run.gin:4: @palm.PaLM\(\) lacks dim - bind palm.PaLM.dim"
     ):
         _load(tmp_path, text)
+
+
+SCOPED = (
+    RUN
+    + """\
+palm.train.files = (@small/palm.PaLM(), @large/palm.PaLM())
+palm.PaLM.norm = 'rms'
+large/palm.PaLM.dim = 64
+small/palm.PaLM.depth = 1
+"""
+)
+
+
+def test_in_a_scope_holds_what_is_bound_there_over_what_is_bound_everywhere(tmp_path):
+    _load(tmp_path, SCOPED, "small/palm.PaLM.sizes=(3,)")
+    model, *_, models = gin_config.bound_call(train)
+    found = [(m.dim, m.depth, m.norm, m.sizes) for m in (model, *models)]
+    assert found == [(8, 2, "rms", ()), (8, 1, "rms", (3,)), (64, 2, "rms", ())]
+    assert all(type(m) is PaLM for m in models)
+    saved = gin_config.operative_config()
+    _load(tmp_path, saved)
+    assert gin_config.bound_call(train)[-1] == models
+
+
+def test_a_reference_is_made_in_the_scope_of_what_holds_it(tmp_path):
+    text = (
+        RUN
+        + """\
+palm.train.files = @inner/palm.hold()
+palm.hold.held = @palm.PaLM()
+inner/palm.PaLM.depth = 7
+"""
+    )
+    _load(tmp_path, text)
+    model, *_, held = gin_config.bound_call(train)
+    assert (model.depth, held.depth) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            "lagre/palm.PaLM.dim = 4",
+            r"run.gin:12: nothing is made in the scope lagre; did you mean large\?",
+        ),
+        ("large/palm.PaLM.dmi = 4", r"run.gin:12: palm.PaLM has no parameter dmi"),
+        ("large/palm.PaLM.dim = '4'", r"large/palm.PaLM.dim = '4' has the wrong type"),
+        ("palm.train.mesh = @small/palm.Mesh()", "unknown name palm.Mesh"),
+    ],
+)
+def test_a_mistake_in_a_scope_is_refused(tmp_path, more, message):
+    with pytest.raises(UserError, match=message) as caught:
+        _load(tmp_path, SCOPED + more + "\n")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scope_may_be_left_unused_where_what_names_it_is_overridden(tmp_path):
+    _load(tmp_path, SCOPED + "palm.train.files = (@small/palm.PaLM(),)\n")
+    assert len(gin_config.bound_call(train)[-1]) == 1
+
+
+def test_a_reference_is_complete_only_with_what_is_bound_in_its_own_scope(tmp_path):
+    text = (
+        HEAD
+        + """\
+palm.train.steps = 1
+palm.train.model = @small/palm.PaLM()
+palm.train.files = @large/palm.PaLM()
+small/palm.PaLM.dim = 1
+"""
+    )
+    with pytest.raises(
+        UserError, match=r"run.gin:5: @large/palm.PaLM\(\) lacks dim - bind large/palm.PaLM.dim"
+    ):
+        _load(tmp_path, text)
+    _load(tmp_path, text, "large/palm.PaLM.dim=2")
+    assert gin_config.bound_call(train)[0].dim == 1
+
+
+def test_what_a_macro_makes_is_made_in_no_scope_but_the_macros(tmp_path):
+    text = (
+        HEAD
+        + """\
+MODEL = @palm.PaLM()
+palm.train.steps = 1
+palm.train.model = %MODEL
+"""
+    )
+    with pytest.raises(UserError, match=r"@palm.PaLM\(\) lacks dim - bind palm.PaLM.dim"):
+        _load(tmp_path, text)
+    _load(tmp_path, text, "palm.PaLM.dim=2")
+    gin_config.bound_call(train)
+    saved = gin_config.operative_config()
+    assert "MODEL/palm.PaLM.dim = 2" in saved
+    _load(tmp_path, saved)
+    assert gin_config.bound_call(train)[0].dim == 2
 
 
 def test_a_call_that_lacks_parameters_names_them(tmp_path):

@@ -1,10 +1,11 @@
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
 from palmscale.cli import gin_config, main, rows
-from palmscale.cli.run import Data
+from palmscale.cli.run import Component, Data
 from palmscale.data.files import TextFiles
 from palmscale.data.sources import Corpus
 from palmscale.data.vocab import ByteVocabulary
@@ -142,3 +143,63 @@ def test_text_shows_ends_of_documents_and_does_not_command_the_terminal():
     ids = [*BYTES.encode("a\tb\n\x1b[31m\r"), BYTES.eod_id, *BYTES.encode("é"), BYTES.eod_id]
     shown = rows.text_of(np.array(ids), BYTES)
     assert shown == "a\tb\n\\x1b[31m\\x0d\n[eod]\né\n[eod]\n"
+
+
+MIXTURE = """\
+from __gin__ import dynamic_registration
+from palmscale.cli import run
+run.Data.corpus = None
+run.Data.components = (@first/run.Component(), @second/run.Component())
+run.Component.weight = 1
+first/run.Component.name = 'first'
+second/run.Component.name = 'second'
+first/run.Component.cache = '{first}'
+second/run.Component.cache = '{second}'
+"""
+
+
+@pytest.fixture
+def mixture_flags(gin_flags, text, folder, tmp_path):
+    """Gin flags of a mixture of two caches, and their folders."""
+    lone = Data(
+        corpus=Corpus(source=TextFiles(files=f"{text}/a.txt")),
+        sequence_length=32,
+        seed=0,
+        cache_directory=str(tmp_path),
+    )
+    folders = [folder, rows.open_rows(lone).directory]
+    names = dict(zip(("first", "second"), folders))
+    (tmp_path / "mixture.gin").write_text(MIXTURE.format(**names))
+    return [*gin_flags, f"--gin_file={tmp_path}/mixture.gin"], folders
+
+
+def test_the_caches_of_a_mixture_are_opened_by_component_and_must_go_together(data, folder):
+    parts = [Component(name=name, weight=1, cache=str(folder)) for name in "ab"]
+    mixture = dataclasses.replace(data, corpus=None, components=tuple(parts))
+    assert {name: c.directory for name, c in rows.open_caches(mixture).items()} == {
+        "a": folder,
+        "b": folder,
+    }
+    assert list(rows.open_caches(data)) == [""]
+    with pytest.raises(UserError, match="SEQUENCE_LENGTH=64"):
+        rows.open_caches(dataclasses.replace(mixture, sequence_length=64))
+
+
+def test_build_and_verify_go_through_a_mixture(mixture_flags, capsys):
+    flags, folders = mixture_flags
+    assert main.run(["data", "build", *flags]) == 0
+    built = capsys.readouterr().out
+    assert re.findall(r"^(\w+): (/.*)$", built, re.MULTILINE) == [
+        ("first", str(folders[0])),
+        ("second", str(folders[1])),
+    ]
+    assert main.run(["data", "verify", *flags]) == 0
+    verified = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in verified] == list(map(str, folders))
+
+
+def test_show_asks_for_one_cache_of_a_mixture(mixture_flags, capsys):
+    flags, folders = mixture_flags
+    assert main.run(["data", "show", *flags]) == 2
+    err = capsys.readouterr().err
+    assert all(str(folder) in err for folder in folders) and "name its folder" in err

@@ -6,9 +6,11 @@ from flax import linen as nn
 
 from palmscale import PaLM
 from palmscale.checkpoint.policy import KeepPolicy
+from palmscale.cli import gin_config
 from palmscale.cli import run as runs
-from palmscale.cli.run import Data, Layout, Reporting, Run
+from palmscale.cli.run import Component, Data, Layout, Reporting, Run, load_run
 from palmscale.data.files import StandardLibrary
+from palmscale.data.records import Jsonl
 from palmscale.data.sources import Corpus
 from palmscale.data.stream import BatchSchedule
 from palmscale.errors import UserError
@@ -53,8 +55,20 @@ def changed(**fields):
 
 def resumed(new, allow_changes=(), data_digest="d"):
     """Checks `new` against a checkpoint of RUN, whose identity has been through JSON."""
-    old = json.loads(json.dumps(RUN.identity("d")))
-    return runs.check_same_run(old, new.identity(data_digest), allow_changes)
+    old = json.loads(json.dumps(RUN.identity({"": "d"})))
+    return runs.check_same_run(old, new.identity({"": data_digest}), allow_changes)
+
+
+def part(name, weight=1.0, **fields):
+    where = fields or {"corpus": Corpus(source=StandardLibrary())}
+    return Component(name=name, weight=weight, **where)
+
+
+def mixed(*components, **fields):
+    return dataclasses.replace(DATA, corpus=None, components=components, **fields)
+
+
+MIXTURE = mixed(part("a", 3), part("b", ((0, 1), (10, 0), (20, 2))), part("c", 1.5, cache="there"))
 
 
 @pytest.mark.parametrize(
@@ -170,3 +184,74 @@ def test_a_batch_divides_over_devices_and_microbatches():
         changed(microbatches=2).check_batches(8)
     with pytest.raises(UserError, match="over 3 data-parallel devices"):
         RUN.check_batches(3)
+
+
+def test_the_parts_of_a_mixture_are_its_components_and_of_a_corpus_itself():
+    parts = MIXTURE.parts()
+    assert list(parts) == ["a", "b", "c"]
+    assert parts["a"] == DATA
+    assert parts["c"] == dataclasses.replace(DATA, corpus=None, cache="there")
+    assert DATA.parts() == {"": DATA}
+
+
+def test_weights_hold_from_their_step_on():
+    assert MIXTURE.weight_stages() == [
+        (0, {"a": 3, "b": 1, "c": 1.5}),
+        (10, {"a": 3, "b": 0, "c": 1.5}),
+        (20, {"a": 3, "b": 2, "c": 1.5}),
+    ]
+    assert [MIXTURE.weights_at(step)["b"] for step in (9, 10, 19, 20, 999)] == [1, 0, 0, 2, 2]
+    assert DATA.weights_at(7) == {"": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: part("a/b"), "the name 'a/b' - needed are letters"),
+        (lambda: part(""), "the name ''"),
+        (lambda: part("a", -1), "the component a has weight=-1"),
+        (lambda: part("a", float("nan")), "weight=nan"),
+        (lambda: part("a", ()), "weight=()"),
+        (lambda: part("a", ((1, 2.0),)), "first steps begin at 0 and increase"),
+        (lambda: part("a", ((0, 2.0), (5, 1.0), (5, 2.0))), "first steps begin at 0 and increase"),
+        (lambda: part("a", corpus=None), "the component a has neither of corpus and cache"),
+        (lambda: part("a", corpus=DATA.corpus, cache="x"), "a has both of corpus and cache"),
+        (lambda: mixed(part("a"), part("a")), "the name a more than once"),
+        (lambda: mixed(part("a", 0), part("b", ((0, 1), (9, 0)))), "no component has weight from"),
+        (lambda: mixed(part("a"), cache="x"), "components and a corpus or cache of its own"),
+        (lambda: mixed(), "no corpus, components or cache"),
+    ],
+)
+def test_a_wrong_mixture_is_refused_by_name(wrong, message):
+    with pytest.raises(UserError) as refused:
+        wrong()
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_another_weight_or_other_rows_of_one_component_are_another_run():
+    digests = {"a": "d", "b": "e", "c": "f"}
+    run = changed(data=MIXTURE)
+    old = json.loads(json.dumps(run.identity(digests)))
+    assert runs.check_same_run(old, run.identity(digests), ()) == {}
+    with pytest.raises(UserError, match=r"data.digest.b: 'e' -> 'x'"):
+        runs.check_same_run(old, run.identity(digests | {"b": "x"}), ())
+    heavier = changed(data=mixed(part("a", ((0, 3), (50, 4))), *MIXTURE.components[1:]))
+    name = "data.weight.a"
+    with pytest.raises(UserError, match=rf"{name}: \[\[0, 3\]\] -> \[\[0, 3\], \[50, 4\]\]"):
+        runs.check_same_run(old, heavier.identity(digests), ())
+    assert list(runs.check_same_run(old, heavier.identity(digests), (name,))) == [name]
+    assert run.identity(digests)["data"]["weight"]["a"] == [[0, 3]]
+
+
+def test_the_papers_mixture_has_the_papers_weights_and_goes_with_a_recipe():
+    weights = {"social": 50, "webpages": 27, "books": 13, "code": 5, "wikipedia": 4, "news": 1}
+    files = [f"{name.upper()}_FILES={name}/*.jsonl.zst" for name in weights]
+    given = ["configs/recipes/palm_8b.gin", "configs/data/palm_mixture.gin"]
+    try:
+        run = load_run(given, files)
+    finally:
+        gin_config.reset()
+    assert run.data.weights_at(0) == weights and sum(weights.values()) == 100
+    for name, data in run.data.parts().items():
+        assert data.corpus.source == Jsonl(files=f"{name}/*.jsonl.zst")
+        assert data.sequence_length == 2048

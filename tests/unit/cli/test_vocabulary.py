@@ -101,6 +101,12 @@ def test_a_smaller_sample_gives_another_model_and_so_does_a_seed(vocab, tmp_path
             "train --size=400 --out=TMP/m --gin.SOURCE=@memory_source.MemorySource()",
             "MemorySource brings tokens of its own",
         ),
+        (
+            "train --size=400 --out=TMP/m --gin.run.Data.corpus=None"
+            " --gin.run.Data.components=(@a/run.Component(),) --gin.a/run.Component.name=a"
+            " --gin.a/run.Component.weight=1 --gin.a/run.Component.cache=rows",
+            "run.Data has a mixture - a vocabulary is of one corpus",
+        ),
         ("check TMP/none.model", "none.model' cannot be read (No such file"),
         ("check TMP/corpus.gin", "is not a SentencePiece model"),
     ],

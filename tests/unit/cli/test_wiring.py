@@ -7,8 +7,11 @@ import signal
 import subprocess
 import time
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import tiny_run
+import zstandard
 
 from palmscale.cli import gin_config, wiring
 from palmscale.cli.run import load_run
@@ -144,3 +147,127 @@ def test_interrupted_training_says_how_to_go_on(tiny, tmp_path, said):
     assert process.returncode == 130, err
     wanted = f"interrupted; to go on from {workdir}, run the same command again"
     assert wanted in err and "Traceback" not in err
+
+
+MIXTURE = """\
+from __gin__ import dynamic_registration
+from palmscale.cli import run
+from palmscale.data import files
+from palmscale.data import records
+from palmscale.data import sources
+
+include 'configs/runs/quickstart.gin'
+
+run.Data.corpus = None
+run.Data.components = (@pile/run.Component(), @parquet/run.Component(), @lone/run.Component())
+run.Component.corpus = @sources.Corpus()
+pile/run.Component.name = 'pile'
+pile/run.Component.weight = 3
+pile/sources.Corpus.source = @records.Pile()
+pile/records.Pile.files = '{folder}/pile.jsonl.zst'
+parquet/run.Component.name = 'parquet'
+parquet/run.Component.weight = 1
+parquet/sources.Corpus.source = @records.Parquet()
+parquet/records.Parquet.files = '{folder}/*.parquet'
+lone/run.Component.name = 'lone'
+lone/run.Component.weight = ((0, 4), (2, 0))
+lone/sources.Corpus.source = @files.TextFiles()
+lone/files.TextFiles.files = '{folder}/lone.txt'
+"""
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """The folder of a run on The Pile's format, Parquet and a text file, and what was said."""
+    folder = tmp_path_factory.mktemp("mixed")
+    texts = [f"def f{number}(x):\n    return x + {number}\n" * 8 for number in range(60)]
+    lines = [{"text": text, "meta": {"pile_set_name": "Github"}} for text in texts]
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "pile.jsonl.zst").write_bytes(zstandard.compress(content.encode()))
+    for name in "ab":
+        table = pyarrow.table({"text": [f"{name} {text}" for text in texts]})
+        pyarrow.parquet.write_table(table, folder / f"{name}.parquet")
+    (folder / "lone.txt").write_text("Alone is the text.\n" * 100)
+    (folder / "mixture.gin").write_text(MIXTURE.format(folder=folder))
+    values = tiny_run.TINY | {
+        "CACHE_DIRECTORY": folder / "caches",
+        "TRAIN_STEPS": 4,
+        "EVAL_EVERY_STEPS": 2,
+        "SAVE_EVERY_STEPS": 4,
+        "HELD_OUT_FRACTION": 0.2,
+        "HELD_OUT_SEQUENCES": None,
+        "SIMULATED_DEVICES": 2,
+        "DATA": 2,
+        "MODEL_PARALLEL": 1,
+        "loop.Periods.rates_every_steps": 2,
+    }
+
+    def train(name="run", gin_file=folder / "mixture.gin", **changes):
+        start = ["train", f"--gin_file={gin_file}", f"--workdir={folder / name}"]
+        return [*start, *tiny_run.bindings(values | changes)]
+
+    prompted = [{"text": text, "prompt": "write f\n"} for text in texts]
+    (folder / "tune.jsonl").write_text("".join(json.dumps(line) + "\n" for line in prompted))
+    tuning = {
+        "gin_file": "configs/runs/quickstart.gin",
+        "TRAIN_STEPS": 2,
+        "SOURCE": "@records.Jsonl()",
+        "records.Jsonl.files": f"{folder}/tune.jsonl",
+        "records.Jsonl.prompt_key": "prompt",
+        "PACKING": "segments",
+        "SEQUENCE_LENGTH": 256,
+    }
+    commands = {
+        "begin": train(),
+        "eval": ["eval", f"--workdir={folder}/run"],
+        "heavier": train(TRAIN_STEPS=6, **{"parquet/run.Component.weight": 2}),
+        "unlike": train(**{"lone/run.Component.corpus": None, "lone/run.Component.cache": folder}),
+        "tune": train("tune", **tuning),
+    }
+    said = dict(zip(commands, tiny_run.run_each(commands.values(), "pass"), strict=True))
+    return folder, said
+
+
+def test_a_mixture_trains_and_tells_epochs_and_held_out_metrics_of_each_component(mixed):
+    folder, said = mixed
+    assert said["begin"].returncode == 0, said["begin"].stderr
+    assert "nothing is held out of lone" in said["begin"].stderr
+    last = tiny_run.metrics(folder / "run")[3]
+    consumed = {}
+    for name, kind in {"pile": "pile", "parquet": "parquet", "lone": "textfiles"}.items():
+        (path,) = folder.glob(f"caches/{kind}-*/manifest.json")
+        rows = json.loads(path.read_text())["splits"]["train"]["rows"]
+        consumed[name] = last[f"epochs/{name}"] * rows
+    assert sum(consumed.values()) == pytest.approx(4 * 8)
+    assert consumed["pile"] > 16 > consumed["lone"] > 0
+    for metric in ("held_out_loss", "held_out_bits_per_byte", "held_out_accuracy"):
+        pile, parquet = last[f"{metric}/pile"], last[f"{metric}/parquet"]
+        assert pile != parquet and f"{metric}/lone" not in last
+        assert last[metric] == pytest.approx((3 * pile + parquet) / 4)
+
+
+def test_eval_of_a_mixture_needs_the_workdir_alone(mixed):
+    folder, said = mixed
+    assert said["eval"].returncode == 0, said["eval"].stderr
+    told = {k: float(v) for k, v in map(str.split, said["eval"].stdout.splitlines()[1:])}
+    saved = json.loads((folder / "run/checkpoints/4/MANIFEST.json").read_text())["metrics"]
+    assert told == pytest.approx(saved, abs=1e-4) and "held_out_loss/pile" in told
+
+
+def test_a_mixture_of_other_weights_is_another_run(mixed):
+    assert mixed[1]["heavier"].returncode == 2
+    assert "data.weight.parquet: [[0, 1]] -> [[0, 2]]" in mixed[1]["heavier"].stderr
+
+
+def test_a_components_cache_is_one(mixed):
+    assert mixed[1]["unlike"].returncode == 2
+    assert "manifest.json" in mixed[1]["unlike"].stderr
+
+
+def test_fine_tuning_is_measured_per_token_with_weight_and_not_in_bits_per_byte(mixed):
+    folder, said = mixed
+    assert said["tune"].returncode == 0, said["tune"].stderr
+    last = tiny_run.metrics(folder / "tune")[-1]
+    assert {"held_out_loss", "held_out_accuracy"} <= last.keys()
+    assert "held_out_bits_per_byte" not in last
+    assert 0 < last["tokens"] < 8 * 256

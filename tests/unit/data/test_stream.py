@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palmscale.data.stream import BatchSchedule, Cursor, RowStream
+from palmscale.data import stream as streams
+from palmscale.data.permutation import permute
+from palmscale.data.stream import BatchSchedule, Cursor, RowStream, Shuffled
 from palmscale.errors import UserError
 
 
@@ -18,11 +20,12 @@ class Numbers:
         self.num_rows = num_rows
 
     def read(self, row_indices):
-        return np.repeat(np.asarray(row_indices, np.int32)[:, None], 2, axis=1)
+        return {"target": np.repeat(np.asarray(row_indices, np.int32)[:, None], 2, axis=1)}
 
 
 def stream_of(num_rows=97, stages=((0, 4), (5, 7), (9, 16)), seed=0):
-    return RowStream(split=Numbers(num_rows), seed=seed, schedule=BatchSchedule(stages))
+    rows = Shuffled(Numbers(num_rows), seed=seed)
+    return RowStream(rows=rows, schedule=BatchSchedule(stages))
 
 
 def run(stream, cursor, steps):
@@ -87,18 +90,43 @@ def test_a_wrong_schedule_is_refused_by_its_macro_name(stages):
 @settings(deadline=None)
 @given(num_rows=st.integers(1, 300), seed=st.integers(0, 3))
 def test_each_row_comes_once_an_epoch(num_rows, seed):
-    stream = stream_of(num_rows, seed=seed)
+    rows = Shuffled(Numbers(num_rows), seed=seed)
     for epoch in range(3):
         numbers = np.arange(epoch * num_rows, (epoch + 1) * num_rows)
-        assert np.array_equal(np.sort(stream.indices(numbers)), np.arange(num_rows))
+        assert np.array_equal(np.sort(rows.indices(numbers)), np.arange(num_rows))
 
 
-def test_epochs_and_seeds_are_shuffled_differently():
-    stream, other = stream_of(1000), stream_of(1000, seed=1)
-    first, second = stream.indices(np.arange(1000)), stream.indices(np.arange(1000, 2000))
-    assert (first == second).mean() < 0.02 and (
-        first == other.indices(np.arange(1000))
-    ).mean() < 0.02
+def test_the_order_is_that_of_the_seed_and_the_epoch_and_has_not_changed_since_the_first_runs():
+    rows = Shuffled(Numbers(5000), seed=3)
+    for epoch in range(2):
+        key = f"rows:3:{epoch}"
+        order = permute(np.arange(5000), size=5000, key=key)
+        assert np.array_equal(rows.indices(np.arange(5000) + epoch * 5000), order)
+
+
+def test_epochs_seeds_and_names_are_shuffled_differently():
+    shuffled = Shuffled(Numbers(1000), seed=0)
+    first = shuffled.indices(np.arange(1000))
+    for other in (
+        shuffled.indices(np.arange(1000, 2000)),
+        Shuffled(Numbers(1000), seed=1).indices(np.arange(1000)),
+        Shuffled(Numbers(1000), seed=0, name="books").indices(np.arange(1000)),
+    ):
+        assert (first == other).mean() < 0.02
+
+
+def test_the_rows_of_a_batch_on_both_sides_of_a_blocks_end_are_ordered_once(monkeypatch):
+    sizes = []
+
+    def counted(index, **options):
+        sizes.append(len(index))
+        return permute(index, **options)
+
+    monkeypatch.setattr(streams, "permute", counted)
+    rows = Shuffled(Numbers(10_000), seed=0)
+    for first in range(4000, 4100):
+        rows.indices(np.arange(first, first + 50))
+    assert sizes == [4096, 4096]
 
 
 @given(stages=schedules, steps=st.integers(0, 40))
@@ -149,16 +177,26 @@ def test_skipping_nothing_changes_nothing():
 
 
 def test_rows_are_the_same_however_the_batch_is_sliced_and_whatever_its_size():
-    stream = stream_of(50)
+    rows = stream_of(50)
     numbers = np.arange(40, 120)  # across two epochs' ends
-    whole = stream.read(numbers)
+    whole = rows.read(numbers)["target"]
     for pieces in (2, 5, 8):
-        assert np.array_equal(
-            np.concatenate([stream.read(p) for p in np.split(numbers, pieces)]), whole
-        )
+        parts = [rows.read(part)["target"] for part in np.split(numbers, pieces)]
+        assert np.array_equal(np.concatenate(parts), whole)
     other = stream_of(50, stages=((0, 3), (2, 11)))
-    a, b = (s.read(np.array(flat(run(s, Cursor(), 12)[0])[:36])) for s in (stream, other))
+    a, b = (s.read(np.array(flat(run(s, Cursor(), 12)[0])[:36]))["target"] for s in (rows, other))
     assert np.array_equal(a, b)
+
+
+def test_epochs_count_the_rows_before_the_cursor():
+    rows = stream_of(num_rows=40)
+    assert rows.epochs(rows.cursor(0)) == {"epochs": 0}
+    assert rows.epochs(rows.cursor(10)) == {"epochs": (5 * 4 + 4 * 7 + 16) / 40}
+    named = Shuffled(Numbers(40), seed=0, name="books")
+    schedule = BatchSchedule(((0, 10),))
+    assert RowStream(rows=named, schedule=schedule).epochs(Cursor(next_row=100)) == {
+        "epochs/books": 2.5
+    }
 
 
 def test_a_cursor_survives_json():
@@ -173,5 +211,7 @@ def test_skips_out_of_order_are_refused(skips):
 
 
 def test_a_split_without_rows_is_refused():
-    with pytest.raises(UserError, match="SEQUENCE_LENGTH"):
+    with pytest.raises(UserError, match="the split has no rows.*SEQUENCE_LENGTH"):
         stream_of(0)
+    with pytest.raises(UserError, match="the split of books has no rows"):
+        Shuffled(Numbers(0), seed=0, name="books")

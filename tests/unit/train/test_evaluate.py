@@ -10,7 +10,7 @@ from tiny_training import BOS, LENGTH, MODEL, targets
 
 from palmscale.data.stream import Batch
 from palmscale.model.loss import TokenLoss
-from palmscale.train.evaluate import evaluate, make_eval_step
+from palmscale.train.evaluate import combine, evaluate, make_eval_step
 
 ROWS = 4
 
@@ -77,6 +77,12 @@ def test_bits_a_byte_are_nats_a_token_over_log_two_and_the_bytes_of_a_token():
     )
 
 
+def test_where_tokens_have_no_weight_there_are_no_bits_a_byte_and_means_are_per_weighted_token():
+    half = np.tile([1.0, 0.0], (3, LENGTH // 2))
+    found = evaluate(constant_step, 2.0, [batch(targets(3), half)], bytes_per_token=None)
+    assert found == pytest.approx({"held_out_loss": 2.0, "held_out_accuracy": 1 / 3})
+
+
 def test_each_token_weighs_the_same_in_whichever_batch_it_is():
     def loss_is_number_of_rows(params, batch):
         tokens = jnp.sum(batch.weight_BL)
@@ -91,3 +97,23 @@ def test_nothing_held_out_is_no_metric():
     nothing = batch(targets(2), np.zeros((2, LENGTH)))
     assert evaluate(constant_step, 2.0, [], bytes_per_token=1.0) == {}
     assert evaluate(constant_step, 2.0, [nothing], bytes_per_token=1.0) == {}
+
+
+def test_components_are_told_one_by_one_and_as_their_mean_by_weight():
+    values = {"a": {"loss": 1.0, "accuracy": 0.5}, "b": {"loss": 4.0, "accuracy": 0.2}}
+    assert combine(values, {"a": 50, "b": 25, "c": 25}) == pytest.approx(
+        {
+            "loss": 2.0,
+            "accuracy": 0.4,
+            "loss/a": 1.0,
+            "loss/b": 4.0,
+            "accuracy/a": 0.5,
+            "accuracy/b": 0.2,
+        }
+    )
+
+
+def test_without_weight_there_is_no_mean_and_without_components_the_metrics_are_as_they_are():
+    assert combine({"a": {"loss": 1.0}}, {"a": 0, "b": 1}) == {"loss/a": 1.0}
+    assert combine({"": {"loss": 1.0}}, {"": 1}) == {"loss": 1.0}
+    assert combine({}, {"": 1}) == {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from palmscale.data.stream import BatchSchedule, Cursor, RowStream
+from palmscale.data.stream import BatchSchedule, Cursor, RowStream, Shuffled
 from palmscale.errors import UserError
 from palmscale.observe.throughput import Throughput
 from palmscale.train.loop import Periods, train
@@ -34,7 +34,9 @@ class Run:
     def __init__(self, *, skipped_steps=(), never=None, feed_fails_at=None):
         self.events, self.reported, self.saved = [], [], []
         self.skipped_steps, self.feed_fails_at = skipped_steps, feed_fails_at
-        self.stream = RowStream(split=Rows(), seed=0, schedule=BatchSchedule(((0, 2), (3, 5))))
+        self.stream = RowStream(
+            rows=Shuffled(Rows(), seed=0), schedule=BatchSchedule(((0, 2), (3, 5)))
+        )
 
     def feed(self, cursor):
         while True:
@@ -167,6 +169,15 @@ def test_rates_come_every_so_many_steps():
     run.train(train_steps=6, rates_every=2)
     with_rates = [done for done, metrics in run.reported if "tokens_per_second" in metrics]
     assert with_rates == [2, 4, 6]
+
+
+@pytest.mark.parametrize("eval_every", [None, 2])
+def test_with_the_rates_come_the_epochs_up_to_the_step(eval_every):
+    run = Run()
+    run.train(train_steps=5, rates_every=1, eval_every=eval_every)
+    rows = [run.stream.schedule.rows_before(done) for done in range(1, 6)]
+    told = [metrics["epochs"] for _, metrics in run.reported]
+    assert told == [number / Rows.num_rows for number in rows]
 
 
 def test_what_goes_wrong_in_the_feed_reaches_the_caller():
