@@ -212,6 +212,10 @@ class CheckpointStore:
         """Every step on disk, oldest first. Reads the manifests, not the arrays."""
         return [self._folders.info(step) for step in self._folders.steps()]
 
+    def verified_steps(self) -> list[int]:
+        """Every verified step, oldest first."""
+        return self._folders.in_state("verified")
+
     def latest_verified(self) -> int | None:
         """The newest verified step, or None."""
         return max(self._folders.in_state("verified"), default=None)

@@ -106,16 +106,24 @@ def _add_training(commands: Any) -> None:
     train = _command(
         commands,
         "train",
-        "wiring.train",
+        "training.train",
         "Train a model, or go on where its workdir stopped.",
         gin=True,
     )
     train.add_argument("--workdir", help="the run's folder (default: runs/<name of the gin file>)")
+    train.add_argument(
+        "--inject",
+        default="",
+        metavar="FAULTS",
+        help="put faults in, to see what is done about them: spike@120,nan@200",
+    )
+    _add_place(train)
     evaluate = _command(
         commands, "eval", "wiring.evaluate", "Evaluate a checkpoint on held-out text.", gin=True
     )
     _add_workdir(evaluate)
     _add_checkpoint_choice(evaluate)
+    _add_place(evaluate)
     _command(
         commands,
         "explain",
@@ -267,6 +275,16 @@ def _add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
         metavar="WHICH",
         help="latest (default), best, or a step",
     )
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "several processes",
+        "Cloud TPU, GKE, Slurm and Open MPI tell by themselves; elsewhere, for each process:",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num_processes", type=_at_least(int, 1), metavar="N")
+    group.add_argument("--process_id", type=_at_least(int, 0), metavar="I", help="0 to N - 1")
 
 
 def _checkpoint(text: str) -> str | int:

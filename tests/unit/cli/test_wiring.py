@@ -67,8 +67,8 @@ def test_training_leaves_all_that_is_needed_to_go_on(tiny, said):
     assert said["begin"].returncode == 0, said["begin"].stderr
     assert {path.name for path in tiny.workdir.iterdir()} >= {
         wiring.CONFIG_FILE,
-        wiring.METRICS_FILE,
-        wiring.VOCABULARY,
+        training.METRICS_FILE,
+        training.VOCABULARY,
         wiring.CHECKPOINTS,
     }
     meta = json.loads((tiny.workdir / "checkpoints/2/meta.json").read_text())
@@ -136,7 +136,7 @@ def test_interrupted_training_says_how_to_go_on(tiny, tmp_path, said):
     line = [*tiny(TRAIN_STEPS=100_000, EVAL_EVERY_STEPS=None), f"--workdir={workdir}"]
     with tiny_run.start(*line) as process:
         try:
-            metrics, end = workdir / wiring.METRICS_FILE, time.monotonic() + 60
+            metrics, end = workdir / training.METRICS_FILE, time.monotonic() + 60
             while not (metrics.exists() and metrics.read_text()) and time.monotonic() < end:
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
