@@ -106,7 +106,8 @@ class Watchdog:
                 f" {stands['age']:.0f} s long."
             )
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        message = f"{who or 'this process'} stood still for {self._stall_seconds:g} s"
+        who = who or self._peers.name(self._peers.index)
+        message = f"{who} stood still for {self._stall_seconds:g} s"
         say_why(self._peers, RESTART_ME, message)
         self._finish(RESTART_ME)
 
@@ -121,11 +122,11 @@ def laggards(standing: Mapping[int, Mapping[str, Any]]) -> list[int]:
     """Returns the processes that the others wait for: the earliest, if not all stand alike.
 
     Whoever waits for the devices waits for another host, who has yet to start that step: it stands
-    at an earlier step, or at the same one in its own code (input, saving).
+    at an earlier step, or at the same one in its own code, the input.
     """
     if not standing:
         return []
-    rank = {i: (s["step"], s["where"] == "devices") for i, s in standing.items()}
+    rank = {i: (s["step"], s["where"] != "input") for i, s in standing.items()}
     first = min(rank.values())
     found = sorted(i for i, at in rank.items() if at == first)
     return found if len(found) < len(standing) else []

@@ -145,8 +145,9 @@ class _Loop:
         every = self._periods.check_every_steps
         checks = every is not None and self._is_due(cursor.step, every)
         if evaluates or saves or checks:
-            hooks.beat(EVALUATION, cursor.step)
+            hooks.beat(DEVICES, cursor.step)
             jax.block_until_ready(state)
+            hooks.beat(EVALUATION, cursor.step)
             with self._throughput.paused():
                 held_out = hooks.evaluate(state) if evaluates else {}
             spike = self._finish(cursor, held_out)
