@@ -51,8 +51,8 @@ def joined(
     place = given_place(args) or detect(deadlines.join_seconds)
     if place is not None:
         log.set_up(process_index=place.process_id, process_count=place.num_processes)
-    with join(place, deadlines) as peers:
-        with Watchdog(peers, stall_seconds=deadlines.step_seconds) as watchdog:
+    with join(place, deadlines, say=log.warn) as peers:
+        with Watchdog(peers, stall_seconds=deadlines.step_seconds, warn=log.warn) as watchdog:
             try:
                 yield Job(peers=peers, watchdog=watchdog, deadlines=deadlines)
             except BaseException as error:

@@ -17,7 +17,8 @@ import jax
 
 from palmscale.cluster.agree import Peers
 from palmscale.errors import HostLost, UserError
-from palmscale.observe import log
+
+_Tell = Callable[[Callable[[], str]], None]
 
 _RETRY_SECONDS = 0.2
 _ANSWER_SECONDS = 5.0  # within which whoever connects says who it is
@@ -104,8 +105,12 @@ def detect(timeout_seconds: int) -> Place | None:
 
 
 @contextlib.contextmanager
-def join(place: Place | None, deadlines: Deadlines) -> Iterator[Peers]:
+def join(
+    place: Place | None, deadlines: Deadlines, *, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Peers]:
     """Joins the job before JAX's first use, and yields the processes in it.
+
+    `say` is told whom it waits for.
 
     On an orderly end all wait for one another; after an exception nobody may: whoever handles it
     ends the process with `os._exit`, else it would stand in JAX's shutdown barrier.
@@ -117,7 +122,7 @@ def join(place: Place | None, deadlines: Deadlines) -> Iterator[Peers]:
     if place is None:
         yield Peers(["localhost"], index=0)
         return
-    hosts = roll_call(place, deadlines.join_seconds)
+    hosts = roll_call(place, deadlines.join_seconds, say=say)
     jax.distributed.initialize(
         place.coordinator,
         place.num_processes,
@@ -132,29 +137,29 @@ def join(place: Place | None, deadlines: Deadlines) -> Iterator[Peers]:
     jax.distributed.shutdown()
 
 
-def roll_call(place: Place, timeout_seconds: float) -> list[str]:
+def roll_call(
+    place: Place, timeout_seconds: float, *, say: Callable[[str], None] = lambda text: None
+) -> list[str]:
     """Returns every process's host name, by process, once all are there.
 
     Raises:
         HostLost: some are not in time; all who came are told who is missing.
         UserError: two processes say that they are the same one, or they do not count alike.
     """
-    deadline = time.monotonic() + timeout_seconds
-    if place.process_id == 0:
-        verdict = _call(place, deadline, timeout_seconds)
-    else:
-        verdict = _answer(place, deadline, timeout_seconds)
+    take_part = _call if place.process_id == 0 else _answer
+    tell = _once_after(_TELL_AFTER_SECONDS, say)
+    verdict = take_part(place, timeout_seconds, tell)
     if "hosts" in verdict:
         return verdict["hosts"]
     raise (HostLost if verdict["lost"] else UserError)(verdict["error"])
 
 
-def _call(place: Place, deadline: float, timeout_seconds: float) -> dict[str, Any]:
+def _call(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
     """Process 0: waits for the others, and tells them all the outcome."""
+    deadline = time.monotonic() + timeout_seconds
     came: dict[int, tuple[str, socket.socket | None]] = {0: (socket.gethostname(), None)}
     expected = range(place.num_processes)
     error = ""
-    tell = _once_after(_TELL_AFTER_SECONDS)
     try:
         listener = socket.create_server(("", place.address[1]), backlog=place.num_processes)
     except OSError as problem:
@@ -198,14 +203,14 @@ def _call(place: Place, deadline: float, timeout_seconds: float) -> dict[str, An
     return verdict
 
 
-def _answer(place: Place, deadline: float, timeout_seconds: float) -> dict[str, Any]:
+def _answer(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
     """Another process: says who it is until process 0 has told it the outcome."""
+    deadline = time.monotonic() + timeout_seconds
     me = {
         "process": place.process_id,
         "processes": place.num_processes,
         "host": socket.gethostname(),
     }
-    tell = _once_after(_TELL_AFTER_SECONDS)
     problem = ""
     while (left := deadline - time.monotonic()) > 0:
         tell(lambda: f"process 0 at {place.coordinator} does not answer yet")
@@ -229,14 +234,14 @@ def _answer(place: Place, deadline: float, timeout_seconds: float) -> dict[str, 
     }
 
 
-def _once_after(seconds: float) -> Callable[[Callable[[], str]], None]:
+def _once_after(seconds: float, say: Callable[[str], None]) -> _Tell:
     start, told = time.monotonic(), False
 
     def tell(text: Callable[[], str]) -> None:
         nonlocal told
         if not told and time.monotonic() - start > seconds:
             told = True
-            log.say(text())
+            say(text())
 
     return tell
 

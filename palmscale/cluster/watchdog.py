@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from palmscale.cluster.agree import Peers
-from palmscale.observe import log
 
 RESTART_ME = 75
 _BOARD, _LAST_WORDS = "progress", "last words"
@@ -33,14 +32,21 @@ class Watchdog:
 
     Args:
         peers: all processes of the job.
+        warn: takes what a person should know.
         stall_seconds: after a `beat` without another, when the process ends with code 75.
         end: ends the process, with an exit code; for tests.
     """
 
     def __init__(
-        self, peers: Peers, *, stall_seconds: float, end: Callable[[int], None] = os._exit
+        self,
+        peers: Peers,
+        *,
+        stall_seconds: float,
+        warn: Callable[[str], None],
+        end: Callable[[int], None] = os._exit,
     ) -> None:
-        self._peers, self._stall_seconds, self._end = peers, stall_seconds, end
+        self._peers, self._stall_seconds = peers, stall_seconds
+        self._warn, self._end = warn, end
         self._where, self._step = "the start", 0
         self._since: float | None = None
         self._stopped = threading.Event()
@@ -49,7 +55,9 @@ class Watchdog:
     def beat(self, where: str, step: int) -> None:
         """Notes what the process is about to wait for, such as `input`, and at which step."""
         self._where, self._step, self._since = where, step, time.monotonic()
-        faulthandler.dump_traceback_later(self._stall_seconds * _BACKSTOP, exit=True)
+        faulthandler.dump_traceback_later(
+            self._stall_seconds * _BACKSTOP, exit=True, file=sys.__stderr__
+        )
 
     def go_on(self) -> None:
         """Notes that the process has moved, though it is where it was."""
@@ -79,7 +87,7 @@ class Watchdog:
             self._publish()
             if words := said_by_others(self._peers):
                 code, message = words
-                log.warn(f"{message}; this process ends too.")
+                self._warn(f"{message}; this process ends too.")
                 self._finish(code)
             elif self._age() > self._stall_seconds:
                 self._stalled()
@@ -96,16 +104,16 @@ class Watchdog:
         standing = {i: json.loads(text) for i, text in self._peers.read(_BOARD).items()}
         who = " and ".join(self._peers.name(index) for index in laggards(standing)[:4])
         told = f"the others wait for {who}" if who else "here are its stacks"
-        log.warn(
+        self._warn(
             f"no progress for {self._stall_seconds:g} s: this process waits for {self._where} at"
             f" step {self._step}; {told}."
         )
         for index, stands in sorted(standing.items())[:_PROCESSES_SHOWN]:
-            log.warn(
+            self._warn(
                 f"{self._peers.name(index)} waits for {stands['where']} at step {stands['step']},"
                 f" {stands['age']:.0f} s long."
             )
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
         who = who or self._peers.name(self._peers.index)
         message = f"{who} stood still for {self._stall_seconds:g} s"
         say_why(self._peers, RESTART_ME, message)

@@ -13,7 +13,7 @@ import pytest
 import tiny_run
 import zstandard
 
-from palmscale.cli import gin_config, wiring
+from palmscale.cli import gin_config, training, wiring
 from palmscale.cli.run import load_run
 
 
