@@ -56,29 +56,29 @@ def train(args: argparse.Namespace) -> int:
     command = (
         f"palmscale generate --workdir={workdir} --prompt='{run.reporting.sample_prompt or ''}'"
     )
-    with (
-        joined(
-            args, simulated_devices=run.layout.simulated_devices, deadlines=run.deadlines
-        ) as job,
-        Lease(workdir, process_index=job.peers.index) as lease,
-        setting(run) as here,
-        CheckpointStore(workdir / CHECKPOINTS, keep=run.keep, lease=lease) as store,
-    ):
-        training = Training(here, job, store, workdir)
-        training.agree()
-        state, cursor = training.resume_or_begin()
-        if cursor.step >= run.train_steps:
-            log.say(f"There is nothing to do: {workdir} stands at step {cursor.step:,}, and "
-                    f"TRAIN_STEPS={run.train_steps}. Ask for more, or: {command}")  # fmt: skip
-            return 0
-        if job.leads:
-            (workdir / CONFIG_FILE).write_text(gin_config.operative_config())
-            here.vocabulary.save(_made(workdir / VOCABULARY))
-        state, cursor = training.train(state, cursor, faults)
-        store.wait()
+    with joined(
+        args, simulated_devices=run.layout.simulated_devices, deadlines=run.deadlines
+    ) as job:
+        with (
+            Lease(workdir, process_index=job.peers.index) as lease,
+            setting(run) as here,
+            CheckpointStore(workdir / CHECKPOINTS, keep=run.keep, lease=lease) as store,
+        ):
+            training = Training(here, job, store, workdir)
+            training.agree()
+            state, cursor = training.resume_or_begin()
+            if cursor.step >= run.train_steps:
+                log.say(f"There is nothing to do: {workdir} stands at step {cursor.step:,}, and "
+                        f"TRAIN_STEPS={run.train_steps}. Ask for more, or: {command}")  # fmt: skip
+                return 0
+            if job.leads:
+                (workdir / CONFIG_FILE).write_text(gin_config.operative_config())
+                here.vocabulary.save(_made(workdir / VOCABULARY))
+            state, cursor = training.train(state, cursor, faults)
         if cursor.step < run.train_steps:
             log.say(f"Asked to end: saved step {cursor.step:,}. The same command goes on from it.")
             return RESTART_ME
+        # Outside the run's mesh: the sample is written by one device.
         if job.peers.count == 1:
             samples.say_sample(run, here.vocabulary, state.params)
     log.say(f"Trained {run.train_steps:,} steps; checkpoints are in {workdir}. Next: {command}")

@@ -101,6 +101,7 @@ class Watchdog:
 
     def _stalled(self) -> None:
         """Says where everybody stands, and ends the process."""
+        faulthandler.cancel_dump_traceback_later()
         standing = {i: json.loads(text) for i, text in self._peers.read(_BOARD).items()}
         who = " and ".join(self._peers.name(index) for index in laggards(standing)[:4])
         told = f"the others wait for {who}" if who else "here are its stacks"
