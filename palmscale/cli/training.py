@@ -62,7 +62,13 @@ def train(args: argparse.Namespace) -> int:
         with (
             Lease(workdir, process_index=job.peers.index) as lease,
             setting(run) as here,
-            CheckpointStore(workdir / CHECKPOINTS, keep=run.keep, lease=lease) as store,
+            CheckpointStore(
+                workdir / CHECKPOINTS,
+                keep=run.keep,
+                lease=lease,
+                peers=job.peers,
+                timeout_seconds=run.deadlines.agree_seconds,
+            ) as store,
         ):
             training = Training(here, job, store, workdir)
             training.agree()

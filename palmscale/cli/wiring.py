@@ -101,7 +101,7 @@ def evaluate(args: argparse.Namespace) -> None:
             args, simulated_devices=run.layout.simulated_devices, deadlines=run.deadlines
         ) as job,
         setting(run) as here,
-        CheckpointStore(workdir / CHECKPOINTS, keep=run.keep) as store,
+        CheckpointStore(workdir / CHECKPOINTS, keep=run.keep, peers=job.peers) as store,
     ):
         snapshot = store.restore(which, abstract_params=here.plan.abstract.params)
         if snapshot is None:

@@ -51,8 +51,11 @@ class Peers:
         # million requests.
         if self.index == 0:
             texts, missing = self._collect(path, timeout_seconds)
-            verdict = {"missing": missing, "decision": None if missing else decide(texts)}
-            self._client.key_value_set(f"{path}/all", json.dumps(verdict))
+            verdict: dict[str, Any] = {"missing": missing, "failed": "process 0 failed"}
+            try:
+                verdict = {"missing": missing, "decision": None if missing else decide(texts)}
+            finally:
+                self._client.key_value_set(f"{path}/all", json.dumps(verdict))
         else:
             found = self._get(f"{path}/all", timeout_seconds + _SLACK_SECONDS)
             verdict = {"missing": [0]} if found is None else json.loads(found)
@@ -62,6 +65,8 @@ class Peers:
                 f"{named} did not come to the {key} within {timeout_seconds:g} s; that process's"
                 " log tells where it stands"
             )
+        if "failed" in verdict:
+            raise HostLost(f"{self.name(0)} failed at the {key}; its log tells why")
         return verdict["decision"]
 
     def _collect(self, key: str, timeout_seconds: float) -> tuple[list[str], list[int]]:
