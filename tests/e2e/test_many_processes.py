@@ -1,7 +1,9 @@
 """Runs on several real processes: they train as one, and end as one whatever befalls them."""
 
+import json
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -167,3 +169,49 @@ def test_what_differs_between_hosts_is_named_before_the_first_step(tiny, tmp_pat
         job.said(0),
     )
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+# Notes the state as it comes back, and ends.
+PROBE = """
+import json, os, sys
+from palmscale.cli.training import Training
+resumed = Training.resume_or_begin
+def note(self):
+    state, cursor = resumed(self)
+    from palmscale.checkpoint.describe import described
+    optimizer = {{"step": state.step, "state": state.optimizer_state}}
+    arrays = {{"params": described(state.params), "optimizer": described(optimizer)}}
+    if self._job.leads:
+        with open({out!r}, "w") as file:
+            json.dump([arrays, cursor.to_json()], file)
+    from palmscale.errors import HostLost
+    raise HostLost("noted")
+Training.resume_or_begin = note
+"""
+
+
+@pytest.mark.parametrize(
+    ("processes", "mesh"),
+    [
+        (1, {"SIMULATED_DEVICES": 8, "DATA": 8, "MODEL_PARALLEL": 1}),
+        (2, {"SIMULATED_DEVICES": 2, "DATA": 1, "MODEL_PARALLEL": 4}),
+        (3, {"SIMULATED_DEVICES": 2, "DATA": 3, "MODEL_PARALLEL": 2}),
+    ],
+)
+def test_what_four_processes_saved_comes_back_to_any_number_on_any_mesh(
+    processes, mesh, tiny, four, tmp_path
+):
+    workdir = shutil.copytree(four, tmp_path / "run")
+    if processes == 3:  # nothing of the model divides by three
+        mesh |= {
+            "BATCH_SCHEDULE": "((0, 9),)",
+            "ALLOW_CHANGES": "('batch_schedule',)",
+            "RULE_OVERRIDES": "{'embed': None, 'vocab_embed': None}",
+        }
+    command = tiny(workdir, **(MESH | mesh | {"TRAIN_STEPS": 30}))
+    probe = PROBE.format(out=str(tmp_path / "noted"))
+    with Job(
+        command, tmp_path / "logs", processes=processes, code=dict.fromkeys(range(3), probe)
+    ) as job:
+        assert job.wait() == [75] * processes, job.said(0)
+    assert json.loads((tmp_path / "noted").read_text()) == [*tiny_run.saved(four)]
