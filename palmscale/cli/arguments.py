@@ -117,7 +117,37 @@ def _add_training(commands: Any) -> None:
         metavar="FAULTS",
         help="put faults in, to see what is done about them: spike@120,nan@200",
     )
+    train.add_argument(
+        "--witness", metavar="FILE", help="note each step's batch and randomness there"
+    )
     _add_place(train)
+    verify = _command(
+        commands,
+        "verify-resume",
+        "verify_resume.verify_resume",
+        "Show that a run which is killed and resumed is the run that would have been.",
+        gin=True,
+    )
+    verify.add_argument("--workdir", required=True, help="an empty folder for both runs")
+    verify.add_argument(
+        "--steps", type=_at_least(int, 1), default=20, metavar="N", help="before the kill"
+    )
+    verify.add_argument(
+        "--more", type=_at_least(int, 1), default=20, metavar="M", help="after it (default: 20)"
+    )
+    verify.add_argument(
+        "--processes", type=_at_least(int, 1), default=1, metavar="P", help="default: 1"
+    )
+    verify.add_argument(
+        "--resume_processes", type=_at_least(int, 1), metavar="P", help="default: as before"
+    )
+    verify.add_argument(
+        "--resume_with",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a gin setting of the resumed run, such as another mesh; repeat it for more",
+    )
     evaluate = _command(
         commands, "eval", "wiring.evaluate", "Evaluate a checkpoint on held-out text.", gin=True
     )

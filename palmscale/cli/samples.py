@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli import devices
 from palmscale.cli.run import Run, rebuild_model
@@ -75,6 +76,13 @@ def generate(args: argparse.Namespace) -> None:
     for number, ids_L in enumerate(ids_BL):
         text = vocabulary.decode(until_end(ids_L.tolist(), vocabulary))
         print(f"--- sample {number}\n{prompt}{text}")
+
+
+def stored_params(store: CheckpointStore) -> dict[str, Any]:
+    """Returns the newest parameters of a run, by their paths, on one device."""
+    meta = store.read_meta()
+    model = rebuild_model(meta["identity"]["model"])
+    return named_leaves(store.restore(abstract_params=unbox(abstract_params(model))).params)
 
 
 def _stream_text(prompt: str, tokens: Any, vocabulary: Vocabulary) -> None:

@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from palmscale.cli.job import Job, joined
 from palmscale.cli.outcome import RESTART_ME
 from palmscale.cli.run import Run, check_same_run, describe, load_run
 from palmscale.cli.wiring import CHECKPOINTS, CONFIG_FILE, Setting, evaluator, setting
+from palmscale.cli.witness import Witness
 from palmscale.cluster.agree import check_alike
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.feed import Feed, abstract_batch
 from palmscale.data.mixture import Mixed
 from palmscale.data.sources import TRAIN
-from palmscale.data.stream import Cursor, NumberedRows, RowStream, Shuffled
+from palmscale.data.stream import Batch, Cursor, NumberedRows, RowStream, Shuffled
 from palmscale.errors import UserError
 from palmscale.observe import log, writers
 from palmscale.observe.progress import Progress
@@ -70,7 +71,8 @@ def train(args: argparse.Namespace) -> int:
                 timeout_seconds=run.deadlines.agree_seconds,
             ) as store,
         ):
-            training = Training(here, job, store, workdir)
+            witness = Witness(args.witness, seed=run.seed, leads=job.leads)
+            training = Training(here, job, store, workdir, witness)
             training.agree()
             state, cursor = training.resume_or_begin()
             if cursor.step >= run.train_steps:
@@ -94,8 +96,11 @@ def train(args: argparse.Namespace) -> int:
 class Training:
     """A run on this process: what it is made of, and how it goes on."""
 
-    def __init__(self, here: Setting, job: Job, store: CheckpointStore, workdir: Path) -> None:
+    def __init__(
+        self, here: Setting, job: Job, store: CheckpointStore, workdir: Path, witness: Witness
+    ) -> None:
         self._here, self._job, self._store, self._workdir = here, job, store, workdir
+        self._witness = witness
         self._run = here.run
         self._stream = row_stream(here)
         self._step = CompiledStep(self._make_step(), here.plan)
@@ -179,6 +184,7 @@ class Training:
         self._course = Course(self._run.spikes, snapshot.meta.get("course"))
         optimizer = snapshot.optimizer_state
         state = TrainState(optimizer["step"], snapshot.params, optimizer["state"])
+        self._witness.state(snapshot.step, {"params": snapshot.params, "optimizer": optimizer})
         return state, Cursor.from_json(snapshot.cursor)
 
     def _begin(self) -> tuple[TrainState, Cursor]:
@@ -222,7 +228,7 @@ class Training:
             state, cursor = loop.train(
                 state,
                 step_at=faulty(self._step, self._spoiled_step, faults, self._stream),
-                feed=feed,
+                feed=self._witnessed(feed),
                 stream=self._stream,
                 cursor=cursor,
                 train_steps=run.train_steps,
@@ -232,6 +238,11 @@ class Training:
             )
         watchdog.rest()
         return state, cursor
+
+    def _witnessed(self, feed: Feed) -> Iterator[tuple[Cursor, Batch]]:
+        for cursor, batch in feed:
+            self._witness.batch(cursor.step, batch)
+            yield cursor, batch
 
     @functools.cache  # noqa: B019 - one Training a process
     def _spoiled_step(self) -> TrainStep:

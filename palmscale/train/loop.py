@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
-from palmscale.data.feed import Feed
-from palmscale.data.stream import Cursor, RowStream
+from palmscale.data.stream import Batch, Cursor, RowStream
 from palmscale.errors import UserError
 from palmscale.observe import log
 from palmscale.observe.throughput import Throughput
@@ -68,7 +67,7 @@ def train(
     state: TrainState,
     *,
     step_at: Callable[[Cursor], TrainStep],
-    feed: Feed,
+    feed: Iterator[tuple[Cursor, Batch]],
     stream: RowStream,
     cursor: Cursor,
     train_steps: int,
@@ -113,7 +112,7 @@ class _Loop:
     def __init__(
         self,
         step_at: Callable[[Cursor], TrainStep],
-        feed: Feed,
+        feed: Iterator[tuple[Cursor, Batch]],
         stream: RowStream,
         train_steps: int,
         periods: Periods,
