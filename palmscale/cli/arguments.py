@@ -191,6 +191,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument(
         "--seed", type=int, default=0, help="default: 0; the same seed writes the same text"
     )
+    _add_place(generate)
 
 
 def _add_checkpoint(commands: Any) -> None:

@@ -215,3 +215,14 @@ def test_what_four_processes_saved_comes_back_to_any_number_on_any_mesh(
     ) as job:
         assert job.wait() == [75] * processes, job.said(0)
     assert json.loads((tmp_path / "noted").read_text()) == [*tiny_run.saved(four)]
+
+
+def test_two_processes_generate_what_one_does(four, tmp_path):
+    command = ["generate", f"--workdir={four}", "--greedy", "--prompt=def ", "--max_tokens=12"]
+    alone = tiny_run.run(*command).stdout
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    with Job(command, tmp_path / "logs", processes=2, environment=flags) as job:
+        job.succeed()
+    said = [line for line in job.said(0).splitlines() if "[Gloo]" not in line]
+    assert "\n".join(said).strip() == alone.strip()
+    assert "def" not in job.said(1)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import types
 
 import board
 import pytest
@@ -35,7 +36,7 @@ def step(tmp_path):
     return folder
 
 
-def finish(peers, step, committed=lambda own: None, extra={"step": 10}):
+def finish(peers, step, committed=lambda own: None, extra=types.MappingProxyType({"step": 10})):
     return each(
         peers,
         lambda own: finish_step(

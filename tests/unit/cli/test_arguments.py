@@ -52,6 +52,9 @@ def test_generate_has_defaults():
         "greedy": False,
         "seed": 0,
         "gin_bindings": [],
+        "coordinator": None,
+        "num_processes": None,
+        "process_id": None,
     }
 
 
