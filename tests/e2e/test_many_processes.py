@@ -5,6 +5,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -226,3 +228,19 @@ def test_two_processes_generate_what_one_does(four, tmp_path):
     said = [line for line in job.said(0).splitlines() if "[Gloo]" not in line]
     assert "\n".join(said).strip() == alone.strip()
     assert "def" not in job.said(1)
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is absent")
+def test_open_mpi_tells_by_itself_how_many_there_are(tiny, finished, tmp_path):
+    command = tiny(tmp_path / "run", **PAIR)
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
+    done = subprocess.run(
+        [*mpirun, sys.executable, "-m", "palmscale", *command],
+        capture_output=True,
+        text=True,
+        cwd=tiny_run.CHECKOUT,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 cpu device(s), data=2" in done.stderr
+    assert tiny_job.steps_done(tmp_path / "run") == 16

@@ -37,9 +37,23 @@ QUICK = {"HEARTBEAT_SECONDS": HEARTBEAT_SECONDS, "JOIN_SECONDS": 120}
 
 
 class Job:
-    """Processes of one command; `logs` is the folder of their output, one file a process."""
+    """Processes of one command; `logs` is the folder of their output, one file a process.
 
-    def __init__(self, command, logs, *, processes, code=None, environment=None):
+    `code` is run before a process's own work, by its index; `prefix` gives the beginning of its
+    command line, and `host` is where process 0 listens.
+    """
+
+    def __init__(
+        self,
+        command,
+        logs,
+        *,
+        processes,
+        code=None,
+        environment=None,
+        host="localhost",
+        prefix=lambda index: [],
+    ):
         logs.mkdir(parents=True, exist_ok=True)
         self.logs = [logs / f"{index}.log" for index in range(processes)]
         self.ended = {}
@@ -47,7 +61,7 @@ class Job:
         self.processes = []
         for index, log in enumerate(self.logs):
             place = {
-                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                "JAX_COORDINATOR_ADDRESS": f"{host}:{port}",
                 "JAX_NUM_PROCESSES": str(processes),
                 "JAX_PROCESS_ID": str(index),
             }
@@ -55,7 +69,7 @@ class Job:
             with open(log, "wb") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-u", "-c", driver, *map(str, command)],
+                        [*prefix(index), sys.executable, "-u", "-c", driver, *map(str, command)],
                         stdout=file,
                         stderr=subprocess.STDOUT,
                         cwd=tiny_run.CHECKOUT,
