@@ -53,7 +53,8 @@ def test_a_mistake_is_said_once_and_never_restarted(stand_in, tmp_path):
 
 def test_a_fault_is_restarted_so_often_and_then_is_the_jobs(stand_in, tmp_path):
     env = stand_in(
-        '[[ $JAX_PROCESS_ID == 1 ]] && { echo x >>"$0.runs"; echo "error: bad" ; exit 1; }; exec sleep 1'
+        '[[ $JAX_PROCESS_ID == 1 ]] && { echo x >>"$0.runs"; echo "error: bad"; exit 1; }\n'
+        "exec sleep 1"
     )
     done = local(2, "--max-restarts=2", "train", env=env, code=1)
     assert (tmp_path / "bin/palmscale.runs").read_text() == "x\n" * 3

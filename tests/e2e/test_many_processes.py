@@ -65,8 +65,9 @@ def killed_once(command, workdir, logs, chance, processes):
         folders = workdir / "checkpoints"
 
         def arrived():
-            if saving:
-                return any(folders.glob("*.orbax-checkpoint-tmp*"))
+            if saving:  # and not what an earlier kill has left
+                begun = tiny_job.steps_done(workdir) > done
+                return begun and any(folders.glob("*.orbax-checkpoint-tmp*"))
             return tiny_job.steps_done(workdir) >= wanted
 
         end = time.monotonic() + 120

@@ -1,0 +1,258 @@
+#!/usr/bin/env bash
+# Runs palmscale on a TPU pod slice, or several, from a terminal that may go away.
+#
+#   tpu_pod.sh up     [OPTIONS]            ask for the TPUs, and wait until they are there
+#   tpu_pod.sh run    [OPTIONS] COMMAND... copy the code, start COMMAND on every worker, watch it;
+#                                          after a preemption all again, until it is done
+#   tpu_pod.sh status [OPTIONS]            a table of the workers
+#   tpu_pod.sh logs   [OPTIONS] [--worker=K] [--slice=S] [--follow]
+#   tpu_pod.sh stop   [OPTIONS]            have the run save and end
+#   tpu_pod.sh down   [OPTIONS]            give the TPUs back
+#
+#   tpu_pod.sh run --name=palm --zone=us-central2-b --type=v4-128 \
+#       train --gin_file=configs/recipes/palm_8b.gin --workdir=gs://bucket/palm
+#
+# OPTIONS, or in the environment TPU_NAME, TPU_ZONE, TPU_PROJECT, TPU_TYPE, TPU_RUNTIME:
+#   --name=NAME --zone=ZONE --project=PROJECT   (the project: gcloud's own, if not given)
+#   --type=v4-128 --runtime=tpu-ubuntu2204-base --slices=N --spot --network=NAME --subnetwork=NAME
+#   --install=COMMAND   run on each worker in the code's folder, before the start
+#   --poll=SECONDS      between two looks (30)
+#   --dry-run           print every command, and do nothing
+# Exit codes: 0 done; 2 a mistake, of this command or of the run; 1 a fault of the run.
+set -u
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+name=${TPU_NAME-} zone=${TPU_ZONE-} project=${TPU_PROJECT-} type=${TPU_TYPE-}
+runtime=${TPU_RUNTIME-tpu-ubuntu2204-base} slices=1 spot='' network='' subnetwork=''
+poll=30 dry_run='' worker=0 slice=0 follow=''
+# palmscale needs Python 3.11; the image's python3 may be older.
+# shellcheck disable=SC2016 # expanded on the worker
+install='python=$(ls /usr/bin/python3.1[1-9] 2>/dev/null | head -n 1); [ -x .venv/bin/palmscale ] || { ${python:-python3} -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[tpu]"; }'
+
+fail() {
+  echo "tpu_pod.sh: error: $*" >&2
+  exit 2
+}
+
+say() {
+  echo "tpu_pod.sh: $*" >&2
+}
+
+usage() {
+  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+}
+
+# Runs gcloud, or prints the command line where nothing is to be done.
+cloud() {
+  if [[ -n $dry_run ]]; then
+    printf '%q ' gcloud "$@" && echo
+  else
+    gcloud "$@"
+  fi
+}
+
+where=()
+nodes=()
+
+read_options() {
+  while (($# > 0)); do
+    case $1 in
+      --name=*) name=${1#*=} ;;
+      --zone=*) zone=${1#*=} ;;
+      --project=*) project=${1#*=} ;;
+      --type=*) type=${1#*=} ;;
+      --runtime=*) runtime=${1#*=} ;;
+      --slices=*) slices=${1#*=} ;;
+      --network=*) network=${1#*=} ;;
+      --subnetwork=*) subnetwork=${1#*=} ;;
+      --install=*) install=${1#*=} ;;
+      --poll=*) poll=${1#*=} ;;
+      --worker=*) worker=${1#*=} ;;
+      --slice=*) slice=${1#*=} ;;
+      --spot) spot=yes ;;
+      --follow) follow=yes ;;
+      --dry-run) dry_run=yes ;;
+      --*) fail "unknown option $1 - see tpu_pod.sh --help" ;;
+      *) break ;;
+    esac
+    shift
+  done
+  command=("$@")
+  [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--name='$name' is no name of a TPU - small letters, digits and - are needed - give for example --name=palm"
+  [[ -n $zone ]] || fail "--zone is missing - give for example --zone=us-central2-b"
+  [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "--slices=$slices is no number of slices"
+  [[ $poll =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "--poll=$poll is no number of seconds"
+  where=("--zone=$zone")
+  [[ -n $project ]] && where+=("--project=$project")
+  nodes=("$name")
+  ((slices == 1)) || mapfile -t nodes < <(seq -f "$name-%g" 0 $((slices - 1)))
+}
+
+# Runs a shell command on every worker of every slice; output in files <folder>/<node>/<worker>.log.
+everywhere() {
+  local folder=$1 text=$2 node status=0
+  local running=()
+  for node in "${nodes[@]}"; do
+    mkdir -p "$folder/$node"
+    cloud compute tpus tpu-vm ssh "$node" "${where[@]}" --worker=all --command="$text" \
+      --output-directory="$folder/$node" >"$folder/$node/gcloud" 2>&1 &
+    running+=($!)
+  done
+  for node in "${running[@]}"; do
+    wait "$node" || status=1
+  done
+  [[ -z $dry_run ]] || cat "$folder"/*/gcloud
+  return $status
+}
+
+state() {
+  if [[ -n $dry_run ]]; then
+    cloud compute tpus queued-resources describe "$name" "${where[@]}" '--format=value(state.state)' >&2
+    echo ACTIVE
+  else
+    gcloud compute tpus queued-resources describe "$name" "${where[@]}" '--format=value(state.state)' 2>/dev/null
+  fi
+}
+
+up() {
+  [[ -n $type ]] || fail "--type is missing - give for example --type=v4-128"
+  local options=("--accelerator-type=$type" "--runtime-version=$runtime")
+  if ((slices == 1)); then
+    options+=("--node-id=$name")
+  else
+    options+=("--node-count=$slices" "--node-prefix=$name")
+  fi
+  [[ -n $spot ]] && options+=(--spot)
+  [[ -n $network ]] && options+=("--network=$network")
+  [[ -n $subnetwork ]] && options+=("--subnetwork=$subnetwork")
+  local now before=''
+  now=$(state)
+  [[ $now == FAILED || $now == SUSPENDED ]] && down && now=''
+  if [[ -z $now || -n $dry_run ]]; then
+    cloud compute tpus queued-resources create "$name" "${where[@]}" "${options[@]}" || exit 1
+  fi
+  while now=$(state) && [[ $now != ACTIVE ]]; do
+    [[ $now == "$before" ]] || say "$name is ${now:-not there yet}"
+    before=$now
+    if [[ $now == FAILED ]]; then
+      say "error: the request for $name failed; gcloud compute tpus queued-resources describe $name ${where[*]} tells why"
+      exit 1
+    fi
+    sleep "$poll"
+  done
+  say "$name is there: ${#nodes[@]} slice(s) of ${type}"
+}
+
+down() {
+  cloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet
+}
+
+# The code, to every worker, and what it needs.
+copy() {
+  local bundle node folder
+  folder=$(mktemp -d)
+  bundle=$folder/palmscale.tgz
+  (cd "$root" && git ls-files -z -co --exclude-standard | tar --null -czf "$bundle" -T -) || exit 1
+  for node in "${nodes[@]}"; do
+    cloud compute tpus tpu-vm scp "$bundle" "$node:palmscale.tgz" "${where[@]}" --worker=all || exit 1
+  done
+  say "installing on every worker"
+  if ! everywhere "$folder" "mkdir -p palmscale && tar -xzf palmscale.tgz -C palmscale && cd palmscale && { $install; }"; then
+    say "error: the installation failed: $(tail -qn 1 "$folder"/*/*.log 2>/dev/null | tail -n 1)"
+    exit 1
+  fi
+  rm -rf "$folder"
+}
+
+start() {
+  local text folder
+  folder=$(mktemp -d)
+  text=$(printf '%q ' launch/worker.sh start -- palmscale "${command[@]}")
+  # shellcheck disable=SC2016 # expanded on the worker
+  if ! everywhere "$folder" 'cd palmscale && PATH="$PWD/.venv/bin:$PATH" '"$text"; then
+    say "error: a worker could not start: $(tail -qn 1 "$folder"/*/*.log 2>/dev/null | grep -v -e '^started' -e '^already' | tail -n 1)"
+    exit 1
+  fi
+  rm -rf "$folder"
+}
+
+# Reads every worker's state into lines: node, worker, and what worker.sh says.
+look() {
+  local folder node log
+  folder=$(mktemp -d)
+  everywhere "$folder" 'palmscale/launch/worker.sh status'
+  for node in "${nodes[@]}"; do
+    for log in "$folder/$node"/*.log; do
+      [[ -f $log ]] && printf '%s\t%s\t%s\n' "$node" "$(basename "$log" .log)" "$(tail -n 1 "$log")"
+    done
+  done
+  rm -rf "$folder"
+}
+
+status() {
+  [[ -n $dry_run ]] && look && return
+  { printf 'slice\tworker\tstate\tcode\tattempts\tpid\thost\tlast line\n' && look | sort -V; } | column -t -s $'\t'
+}
+
+logs() {
+  ((slices == 1)) || name=$name-$slice
+  local text='cat .palmscale/log'
+  [[ -n $follow ]] && text='palmscale/launch/worker.sh logs'
+  cloud compute tpus tpu-vm ssh "$name" "${where[@]}" "--worker=$worker" "--command=$text"
+}
+
+stop() {
+  local folder
+  folder=$(mktemp -d)
+  everywhere "$folder" 'palmscale/launch/worker.sh stop'
+  [[ -n $dry_run ]] || tail -qn 1 "$folder"/*/*.log | sort | uniq -c
+  rm -rf "$folder"
+}
+
+# The worker at fault: one that made a mistake, else one with a fault, by node, worker and line.
+report() {
+  local code=$1
+  awk -F '\t' -v code="$code" '$4 == code { print "tpu_pod.sh: worker " $2 " of " $1 " (" $7 ") exited with code " $4 ": " $8; exit }' >&2
+}
+
+run() {
+  ((${#command[@]} > 0)) || fail "no command - add one, such as: train --gin_file=... --workdir=gs://..."
+  local seen running workers
+  while :; do
+    [[ $(state) == ACTIVE && -z $dry_run ]] || up
+    copy
+    start
+    say "started; it goes on without this terminal, and 'run' again watches it"
+    [[ -n $dry_run ]] && look && return
+    while [[ $(state) == ACTIVE ]]; do
+      sleep "$poll"
+      seen=$(look)
+      workers=$(grep -c . <<<"$seen")
+      running=$(cut -f 3 <<<"$seen" | grep -cv ended)
+      if grep -q $'\tended\t2\t' <<<"$seen"; then
+        report 2 <<<"$seen"
+        stop >/dev/null
+        exit 2
+      fi
+      ((running == 0 && workers > 0)) || continue
+      if [[ $(cut -f 4 <<<"$seen" | sort -u) == 0 ]]; then
+        say "done"
+        exit 0
+      fi
+      report 1 <<<"$seen" || report 75 <<<"$seen"
+      say "ended for good; 'tpu_pod.sh status' and 'tpu_pod.sh logs' tell more"
+      exit 1
+    done
+    say "$name is $(state); it is made again, and the run goes on from its last checkpoint"
+    down
+  done
+}
+
+action=${1-}
+(($# > 0)) && shift
+case $action in
+  up | run | status | logs | stop | down) read_options "$@" && "$action" ;;
+  --help | -h) usage ;;
+  '') usage && exit 2 ;;
+  *) fail "unknown action $action - give up, run, status, logs, stop or down" ;;
+esac

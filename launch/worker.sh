@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Runs one palmscale command on this host, outlives the terminal, and starts it again as its exit
+# code says: never after 0 (done) or 2 (a mistake); after anything else K times at most. A run that
+# lived for M minutes counts anew.
+#
+#   worker.sh start [--state=DIR] [--max-restarts=K] [--healthy-minutes=M] -- COMMAND...
+#   worker.sh status|logs|stop [--state=DIR]
+#
+# When one host of a job ends, all of its processes do, and each worker.sh starts its own again:
+# they wait for one another, and go on from the last checkpoint. DIR (~/.palmscale) holds the log,
+# the command's pid, the number of attempts, and the exit code once there is nothing left to do.
+set -u
+
+fail() {
+  echo "worker.sh: error: $*" >&2
+  exit 2
+}
+
+usage() {
+  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+}
+
+read_options() {
+  while (($# > 0)); do
+    case $1 in
+      --state=*) state=${1#*=} ;;
+      --max-restarts=*) max_restarts=${1#*=} ;;
+      --healthy-minutes=*) healthy_minutes=${1#*=} ;;
+      --) shift && break ;;
+      *) fail "unknown option $1 - see worker.sh --help" ;;
+    esac
+    shift
+  done
+  [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts=$max_restarts is no whole number"
+  [[ $healthy_minutes =~ ^[0-9]+$ ]] || fail "--healthy-minutes=$healthy_minutes is no whole number"
+  command=("$@")
+}
+
+supervisor() {
+  [[ -f $state/supervisor ]] && kill -0 "$(<"$state/supervisor")" 2>/dev/null
+}
+
+supervise() {
+  local restarts=0 attempts=0 began child code asked=''
+  trap 'asked=yes; kill -TERM "$child" 2>/dev/null' TERM
+  while :; do
+    began=$SECONDS
+    echo $((++attempts)) >"$state/attempts"
+    "${command[@]}" >>"$state/log" 2>&1 &
+    child=$!
+    echo "$child" >"$state/pid"
+    # A trapped signal ends `wait` before the child has ended.
+    until wait "$child"; code=$?; ! kill -0 "$child" 2>/dev/null; do :; done
+    ((SECONDS - began < healthy_minutes * 60)) || restarts=0
+    [[ $code == 0 || $code == 2 || -n $asked ]] && break
+    ((restarts++ < max_restarts)) || break
+    echo "worker.sh: exit code $code; restart $restarts of $max_restarts" >>"$state/log"
+    sleep 1
+  done
+  echo "$code" >"$state/code"
+  rm -f "$state/supervisor" "$state/pid"
+}
+
+start() {
+  ((${#command[@]} > 0)) || fail "no command - add one after -- - such as: palmscale train ..."
+  mkdir -p "$state" || fail "cannot write in --state=$state"
+  if supervisor; then
+    echo "already running: $(tr '\0' ' ' <"$state/command")"
+    return
+  fi
+  rm -f "$state/code" "$state/attempts"
+  printf '%s\0' "${command[@]}" >"$state/command"
+  : >>"$state/log"
+  options=(--state="$state" --max-restarts="$max_restarts" --healthy-minutes="$healthy_minutes")
+  setsid nohup bash "$0" supervise "${options[@]}" -- "${command[@]}" </dev/null >/dev/null 2>&1 &
+  echo $! >"$state/supervisor"
+  echo "started"
+}
+
+# One line: state, exit code, attempts, pid, host, the log's last line; separated by tabs.
+status() {
+  local what=idle code=- attempts=0 pid=- last=''
+  supervisor && what=running
+  [[ -f $state/pid ]] && pid=$(<"$state/pid")
+  [[ -f $state/attempts ]] && attempts=$(<"$state/attempts")
+  [[ -f $state/code ]] && code=$(<"$state/code") && what=ended
+  if [[ -f $state/log ]]; then
+    last=$(grep -av '^\[Gloo\]' "$state/log" | tail -n 1)
+    [[ $code == [1-9]* ]] && last=$(grep -a 'error:' "$state/log" | tail -n 1)
+  fi
+  printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$what" "$code" "$attempts" "$pid" "$(hostname)" "${last:0:300}"
+}
+
+stop() {
+  supervisor || { echo "not running" && return; }
+  kill -TERM "$(<"$state/supervisor")"
+  local waited=0
+  while supervisor; do
+    sleep 0.2
+    ((waited++ < 600 * 5)) || { [[ -f $state/pid ]] && kill -KILL "$(<"$state/pid")"; }
+  done
+  echo "stopped with exit code $(<"$state/code")"
+}
+
+state=$HOME/.palmscale max_restarts=10 healthy_minutes=10
+action=${1-}
+(($# > 0)) && shift
+case $action in
+  start | supervise | status | stop) read_options "$@" && "$action" ;;
+  logs) read_options "$@" && tail -n +1 -f "$state/log" ;;
+  --help | -h) usage ;;
+  '') usage && exit 2 ;;
+  *) fail "unknown action $action - give start, status, logs or stop" ;;
+esac

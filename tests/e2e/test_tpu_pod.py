@@ -1,0 +1,196 @@
+"""launch/tpu_pod.sh, driven from up to down against a stand-in that really runs the workers."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import gcloud_commands
+import pytest
+import tiny_job
+import tiny_run
+
+SCRIPT = str(tiny_run.CHECKOUT / "launch/tpu_pod.sh")
+PLACE = ["--name=palm", "--zone=us-central2-b", "--project=mine", "--poll=0.5"]
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    """The environment in which `gcloud` is the stand-in, with four workers; and its folder."""
+    state = tmp_path / "cloud"
+    (state / "nodes").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/gcloud").symlink_to(tiny_run.CHECKOUT / "tests/support/gcloud_stand_in.py")
+    path = [tmp_path / "bin", pathlib.Path(sys.executable).parent, os.environ["PATH"]]
+    environment = os.environ | {
+        "PATH": ":".join(map(str, path)),
+        "STAND_IN_STATE": str(state),
+        "STAND_IN_WORKERS": "4",
+    }
+    yield environment, state
+    if (state / "palm").exists():
+        subprocess.run([SCRIPT, "down", *PLACE], env=environment, capture_output=True)
+
+
+def pod(action, *arguments, env, code=0, seconds=240):
+    done = subprocess.run(
+        [SCRIPT, action, *PLACE, *map(str, arguments)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def end_processes(folder):
+    """Kills every process whose home is the folder, as the stand-in does."""
+    code = f"import gcloud_stand_in as g, pathlib; g.end_processes(pathlib.Path({str(folder)!r}))"
+    support = tiny_run.CHECKOUT / "tests/support"
+    environment = os.environ | {"STAND_IN_STATE": "", "STAND_IN_WORKERS": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=support, env=environment, check=True)
+
+
+def commands(state):
+    return [json.loads(line) for line in (state / "commands").read_text().splitlines()]
+
+
+def test_four_workers_train_one_is_preempted_and_the_job_completes(tiny, finished, cloud, tmp_path):
+    env, state = cloud
+    workdir = tmp_path / "run dir"
+    command = tiny(
+        workdir,
+        **tiny_job.QUICK,
+        SIMULATED_DEVICES=1,
+        DATA=2,
+        MODEL_PARALLEL=2,
+        SAVE_EVERY_STEPS=2,
+        TRAIN_STEPS=30,
+    )
+    pod("up", "--type=v4-32", "--spot", env=env)
+    job = subprocess.Popen(
+        [SCRIPT, "run", *PLACE, "--type=v4-32", "--spot", "--install=true", *map(str, command)],
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 150
+        while tiny_job.steps_done(workdir) < 4:
+            assert job.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        table = pod("status", env=env).stdout
+        assert len([line for line in table.splitlines() if "running" in line]) == 4
+        # The machine of worker 2 is taken away.
+        end_processes(state / "nodes/palm/2")
+        (state / "palm").write_text(json.dumps({"state": "SUSPENDED", "nodes": ["palm"]}))
+        _, err = job.communicate(timeout=240)
+    finally:
+        job.kill()
+    assert job.returncode == 0, err
+    assert "palm is SUSPENDED; it is made again" in err and "tpu_pod.sh: done" in err
+    assert tiny_job.steps_done(workdir) == 30 and tiny_run.steps(workdir)[-1] == 30
+    made = [line for line in commands(state) if line[2:4] == ["queued-resources", "create"]]
+    assert len(made) == 2
+    log = pod("logs", "--worker=0", env=env).stdout
+    assert "Resuming after step" in log and "Trained 30 steps" in log
+    pod("down", env=env)
+    assert not (state / "nodes/palm").exists()
+
+
+def test_a_mistake_of_the_run_ends_it_with_the_worker_and_its_line(cloud, tmp_path):
+    env, _ = cloud
+    pod("up", "--type=v4-32", env=env)
+    done = pod("run", "--type=v4-32", "--install=true", "trian", "it's", env=env, code=2)
+    assert "worker 0 of palm (" in done.stderr
+    assert "unknown command trian; did you mean train?" in done.stderr
+
+
+def test_a_run_is_stopped_from_afar_and_saves(tiny, finished, cloud, tmp_path):
+    env = cloud[0] | {"STAND_IN_WORKERS": "2"}
+    workdir = tmp_path / "run"
+    command = tiny(
+        workdir,
+        **tiny_job.QUICK,
+        SIMULATED_DEVICES=1,
+        DATA=2,
+        MODEL_PARALLEL=1,
+        TRAIN_STEPS=100_000,
+    )
+    pod("up", "--type=v4-16", env=env)
+    job = subprocess.Popen(
+        [SCRIPT, "run", *PLACE, "--type=v4-16", "--install=true", *map(str, command)],
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 120
+        while tiny_job.steps_done(workdir) < 3:
+            assert job.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        told = pod("stop", env=env).stdout
+        assert "2 stopped with exit code 75" in " ".join(told.split())
+        job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert job.returncode == 1
+    assert tiny_run.steps(workdir)[-1] == tiny_job.steps_done(workdir)
+
+
+def test_dry_run_prints_each_command_and_does_nothing(cloud):
+    env, state = cloud
+    options = ["--type=v4-32", "--slices=2", "--spot", "--network=n", "--subnetwork=s"]
+    done = pod("run", "--dry-run", *options, "train", "--workdir=gs://b/a b", env=env)
+    lines = done.stdout.splitlines()
+    assert not (state / "commands").exists()
+    assert any(
+        "queued-resources create palm" in line and "--node-count=2" in line for line in lines
+    )
+    assert sum("tpu-vm scp" in line for line in lines) == 2
+    assert all(line.startswith("gcloud ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rnu"], "unknown action rnu"),
+        (["run", "--name=A b", "--zone=z", "train"], "--name='A b'"),
+        (["run", "--name=a", "train"], "--zone is missing"),
+        (["up", "--name=a", "--zone=z"], "--type is missing"),
+        (["run", "--name=a", "--zone=z", "--zoen=b"], "unknown option --zoen=b"),
+        (["run", "--name=a", "--zone=z"], "no command"),
+        (["run", "--name=a", "--zone=z", "--slices=0", "train"], "--slices=0"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, said, cloud):
+    done = subprocess.run([SCRIPT, *arguments], env=cloud[0], capture_output=True, text=True)
+    assert done.returncode == 2 and said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is absent")
+def test_each_command_passes_gclouds_own_parser(cloud, tmp_path):
+    env, _ = cloud
+    options = ["--type=v4-32", "--spot", "--network=n", "--subnetwork=s"]
+    lines = []
+    for action, more in (
+        ("up", options),
+        ("run", [*options, "--slices=2", "train", "--workdir=gs://b/a b"]),
+        ("status", []),
+        ("logs", ["--worker=1", "--follow"]),
+        ("stop", []),
+        ("down", []),
+    ):
+        done = pod(action, "--dry-run", *more, env=env)
+        lines += [
+            line for line in (done.stdout + done.stderr).splitlines() if line[:7] == "gcloud "
+        ]
+    assert len(lines) >= 12
+    refused = gcloud_commands.refused(lines, tmp_path)
+    assert refused == []
+    assert gcloud_commands.refused(["gcloud compute tpus tpu-vm ssh a --zoen=b"], tmp_path)
