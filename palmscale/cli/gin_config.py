@@ -177,7 +177,7 @@ class _Reading:
         scope = f"{statement.scope}/" if statement.scope else ""
         if not statement.arg_name:
             name = scope + statement.selector
-            self.said.macros[name] = Binding(name, value, place)
+            self.said.add(Binding(name, value, place))
             return
         target = symbols.resolve(statement.selector, names, place)
         known = bound_types.parameters(target)
@@ -187,9 +187,7 @@ class _Reading:
                 f"{place}: {statement.selector} has no parameter {statement.arg_name}{hint}"
             )
         name = f"{scope}{statement.selector}.{statement.arg_name}"
-        self.said.bindings[scope, target, statement.arg_name] = Binding(
-            name, value, place, target, statement.arg_name
-        )
+        self.said.add(Binding(name, value, place, target, statement.arg_name), scope)
 
     def resolve_value(self, value: Any, names: dict, place: str) -> Any:
         """Returns the value with its references resolved; notes the macros and scopes it uses."""
@@ -213,12 +211,7 @@ class _Reading:
         raise UserError(f"{asked_by}: no file {name} in {looked}{did_you_mean(name, known)}")
 
     def check(self) -> None:
-        for name, place in self.mentions.items():
-            if name not in self.said.macros:
-                raise UserError(
-                    f"{place}: unknown macro %{name}{did_you_mean(name, self.said.macros)}"
-                )
-        self.check_every_macro_has_effect()
+        self.check_macros_are_known()
         final = (*self.said.macros.values(), *self.said.bindings.values())
         required = {b.name: b.place for b in final if b.value == Macro(REQUIRED)}
         if required:
@@ -229,22 +222,38 @@ class _Reading:
             self.check_type(binding)
         self.check_every_scope_is_used()
         self.check_references_are_complete()
+        self.check_the_command_line_has_effect()
 
-    def check_every_macro_has_effect(self) -> None:
-        """A macro of a file may be overridden where it is used; one of the command line may not."""
-        live = set()
-        for binding in self.said.bindings.values():
-            self.said.expand(binding.value)
-            live |= self.said.macros_in(binding.value)
+    def check_macros_are_known(self) -> None:
+        for name, place in self.mentions.items():
+            if name not in self.said.macros:
+                hint = did_you_mean(name, self.said.macros)
+                raise UserError(f"{place}: unknown macro %{name}{hint}")
         for name, binding in self.said.macros.items():
             if name not in self.mentions:
                 known = [other for other in self.mentions if other != name]
                 raise UserError(f"{binding.place}: unknown macro {name}{did_you_mean(name, known)}")
-            if name not in live and binding.place.startswith("--gin."):
-                raise UserError(
-                    f"{binding.place}: {name} has no effect - {self.mentions[name]} uses it, "
-                    f"but is overridden - set what overrides it"
-                )
+        for binding in self.said.bindings.values():
+            self.said.expand(binding.value)
+
+    def check_the_command_line_has_effect(self) -> None:
+        """What a file says may be replaced or left aside; what the command line says may not."""
+        effective = [
+            binding
+            for scope, target in self.said.reached()
+            for binding in self.said.bound_in(scope, target).values()
+        ]
+        live = {name for binding in effective for name in self.said.macros_in(binding.value)}
+        for binding in (*self.said.macros.values(), *self.said.bindings.values()):
+            of_command_line = binding.place.startswith("--gin.")
+            if not of_command_line or binding.name in live or binding in effective:
+                continue
+            why = "nothing in this run uses it"
+            remedy = f"leave {binding.name} out"
+            if last := self.said.replacement(binding.target or Macro(binding.name)):
+                why = f"{last.name} ({last.place}) takes the place of what uses it"
+                remedy += f", or change {last.name}"
+            raise UserError(f"{binding.place}: {binding.name} has no effect - {why} - {remedy}")
 
     def check_every_scope_is_used(self) -> None:
         for (prefix, *_), binding in self.said.bindings.items():

@@ -1,7 +1,7 @@
 """Who refers to whom in a configuration, followed as gin follows it: macros, scopes, references."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from palmscale.cli.bound_types import Reference
@@ -39,15 +39,25 @@ class Binding:
     parameter: str = ""
 
 
-@dataclass
 class Statements:
-    """The last value of each parameter, by (scope with its slash, target, name), and of each macro.
+    """What is written, and of it the last: of each macro, by name, and of each parameter.
 
-    Every macro that a value mentions must be there, REQUIRED apart.
+    Parameters go by (scope with its slash, target, name). Every macro that a value mentions must
+    have been added, REQUIRED apart.
     """
 
-    bindings: dict[tuple[str, Any, str], Binding] = field(default_factory=dict)
-    macros: dict[str, Binding] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.bindings: dict[tuple[str, Any, str], Binding] = {}
+        self.macros: dict[str, Binding] = {}
+        self._written: list[tuple[str, Binding]] = []  # with its scope; the replaced ones too
+
+    def add(self, binding: Binding, scope: str = "") -> None:
+        """Adds what is written next; it takes the place of what stood for the same before."""
+        if binding.target is None:
+            self.macros[binding.name] = binding
+        else:
+            self.bindings[scope, binding.target, binding.parameter] = binding
+        self._written.append((scope, binding))
 
     def expand(self, value: Any, above: tuple[str, ...] = ()) -> Any:
         """Returns the value with macros replaced by their values.
@@ -89,12 +99,11 @@ class Statements:
         return bound
 
     def reached(self) -> list[tuple[str, Any]]:
-        """Returns (scope, target) of all that is made, from what no reference names on."""
-        named = {
-            reference.target
-            for binding in self.bindings.values()
-            for reference, _ in self.references(binding.value, "")
-        }
+        """Returns (scope, target) of all that is made, from what no reference names on.
+
+        What only a replaced line refers to is not made.
+        """
+        named = [target for _, binding in self._written for target in _mentioned(binding.value)]
         # A dict, so that the first of several mistakes is always the same one.
         reached = {("", b.target): None for b in self.bindings.values() if b.target not in named}
         waiting = list(reached)
@@ -106,6 +115,23 @@ class Statements:
                         reached[inner, reference.target] = None
                         waiting.append((inner, reference.target))
         return list(reached)
+
+    def replacement(self, used: Any, above: tuple[Any, ...] = ()) -> Binding | None:
+        """Returns the line that took the place of one by which `used` would have an effect.
+
+        `used` is a target or a Macro; None: there never was such a line.
+        """
+        for scope, binding in self._written:
+            if used not in _mentioned(binding.value):
+                continue
+            key = (scope, binding.target, binding.parameter)
+            last = self.bindings[key] if binding.target else self.macros[binding.name]
+            user = binding.target or Macro(binding.name)
+            if last is not binding:
+                return last
+            if user not in above and (found := self.replacement(user, (*above, used))):
+                return found
+        return None
 
 
 def outer_scopes(scope: str) -> list[str]:
@@ -125,3 +151,12 @@ def _items(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return [*value, *value.values()]
     return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def _mentioned(value: Any) -> list[Any]:
+    """Returns the macros and the targets of references that stand in `value` itself."""
+    if isinstance(value, Reference):
+        return [value.target]
+    if isinstance(value, Macro):
+        return [value]
+    return [found for item in _items(value) for found in _mentioned(item)]

@@ -16,15 +16,13 @@ def corpus(files=()):
 
 def _statements(bindings, macros=()):
     """`bindings` are (scope, target, parameter, value)."""
-    return Statements(
-        {
-            (f"{scope}/" if scope else "", target, name): Binding(
-                name, value, "a.gin", target, name
-            )
-            for scope, target, name, value in bindings
-        },
-        {name: Binding(name, value, "a.gin:1") for name, value in dict(macros).items()},
-    )
+    said = Statements()
+    for name, value in dict(macros).items():
+        said.add(Binding(name, value, "a.gin:1"))
+    for number, (scope, target, name, value) in enumerate(bindings, 2):
+        binding = Binding(name, value, f"a.gin:{number}", target, name)
+        said.add(binding, f"{scope}/" if scope else "")
+    return said
 
 
 def _made(target, name=None):
@@ -62,3 +60,17 @@ def test_what_is_made_is_reached_from_what_nothing_refers_to():
         [("", run, "corpus", _made(corpus, "a/corpus")), ("b", corpus, "files", ("x",))]
     )
     assert said.reached() == [("", run), ("a", corpus)]
+
+
+def test_what_only_a_replaced_line_refers_to_is_not_made_and_the_new_line_is_told():
+    said = _statements(
+        [
+            ("", run, "corpus", Macro("CORPUS")),
+            ("", corpus, "files", Macro("FILES")),
+            ("", run, "corpus", None),
+        ],
+        {"CORPUS": _made(corpus), "FILES": ("x",)},
+    )
+    assert said.reached() == [("", run)]
+    assert said.replacement(Macro("FILES")).place == "a.gin:4"
+    assert said.replacement(run) is None

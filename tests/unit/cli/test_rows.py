@@ -170,7 +170,9 @@ def mixture_flags(gin_flags, text, folder, tmp_path):
     folders = [folder, rows.open_rows(lone).directory]
     names = dict(zip(("first", "second"), folders))
     (tmp_path / "mixture.gin").write_text(MIXTURE.format(**names))
-    return [*gin_flags, f"--gin_file={tmp_path}/mixture.gin"], folders
+    of_text = ("--gin.TEXT_FILES=", "--gin.HELD_OUT_FRACTION=")
+    flags = [flag for flag in gin_flags if not flag.startswith(of_text)]
+    return [*flags, f"--gin_file={tmp_path}/mixture.gin"], folders
 
 
 def test_the_caches_of_a_mixture_are_opened_by_component_and_must_go_together(data, folder):
@@ -196,6 +198,15 @@ def test_build_and_verify_go_through_a_mixture(mixture_flags, capsys):
     assert main.run(["data", "verify", *flags]) == 0
     verified = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in verified] == list(map(str, folders))
+
+
+def test_text_beside_a_mixture_is_refused_by_its_name(mixture_flags, gin_flags, capsys):
+    flags, _ = mixture_flags
+    (of_text,) = (flag for flag in gin_flags if "TEXT_FILES" in flag)
+    assert main.run(["data", "build", *flags, of_text]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "TEXT_FILES has no effect - run.Data.corpus (" in said
+    assert said.endswith("leave TEXT_FILES out, or change run.Data.corpus")
 
 
 def test_show_asks_for_one_cache_of_a_mixture(mixture_flags, capsys):
