@@ -18,13 +18,12 @@ from palmscale import axes
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli import devices, gin_config, samples
-from palmscale.cli.rows import open_caches
+from palmscale.cli.rows import open_caches, train_rows
 from palmscale.cli.run import Run, check_same_run, load_run
 from palmscale.data.feed import Feed, held_out_batches
-from palmscale.data.mixture import Mixed
 from palmscale.data.rows import RowCache, Split
-from palmscale.data.sources import TRAIN, VALIDATION
-from palmscale.data.stream import Cursor, NumberedRows, RowStream, Shuffled
+from palmscale.data.sources import VALIDATION
+from palmscale.data.stream import Cursor, RowStream
 from palmscale.data.vocab import Vocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log, writers
@@ -260,15 +259,7 @@ def _evaluator(here: Setting) -> Any:
 
 
 def _stream(here: Setting) -> RowStream:
-    data, schedule = here.run.data, here.run.batch_schedule
-    splits = {name: cache.split(TRAIN) for name, cache in here.caches.items()}
-    rows: NumberedRows
-    if data.components:
-        stages = [(schedule.rows_before(step), weights) for step, weights in data.weight_stages()]
-        rows = Mixed(splits, stages, seed=data.seed)
-    else:
-        rows = Shuffled(splits[""], seed=data.seed)
-    return RowStream(rows=rows, schedule=schedule)
+    return RowStream(rows=train_rows(here.run, here.caches), schedule=here.run.batch_schedule)
 
 
 def _throughput(here: Setting) -> Throughput:
