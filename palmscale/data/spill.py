@@ -177,7 +177,8 @@ class _Runs:
         examples = [self._examples[i] for i in order.tolist()]
         parts: Sequence[np.ndarray] = [part for e in examples for part in (e.ids, self._eod)]
         joined = np.concatenate(parts)
-        if not 0 <= int(joined.min()) <= int(joined.max()) < self._vocabulary.size:
+        # Unsigned, an id below 0 is a large one: one pass finds both.
+        if int(joined.view(f"u{joined.itemsize}").max()) >= self._vocabulary.size:
             raise UserError(
                 f"{self._name}: a document has token ids from {joined.min()} to {joined.max()} -"
                 f" the vocabulary has {self._vocabulary.size} - correct the task's preprocessors"
