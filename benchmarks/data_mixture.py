@@ -106,7 +106,7 @@ def python_texts(megabytes: int) -> Iterator[str]:
 
 
 def build_each(folder: Path) -> None:
-    """Prints what each build does, by one process without TensorFlow, warmed up by another build."""
+    """Prints what each build does, in one process without TensorFlow, warmed up by another."""
     sources = {
         "pile": Pile(files=f"{folder}/pile/*.jsonl.zst"),
         "hub": HuggingFace(dataset=f"{folder}/parquet"),
