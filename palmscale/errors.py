@@ -10,3 +10,10 @@ class UserError(ValueError):
 
 class CorruptionError(UserError):
     """Stored bytes differ from their digest. Names the file; restore falls back past it."""
+
+
+class HostLost(RuntimeError):
+    """Another host is gone, did not come, or stands still: starting all again may help.
+
+    The command line prints the message as one line and exits with code 75, 'restart me'.
+    """

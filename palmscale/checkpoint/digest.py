@@ -9,7 +9,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,32 @@ _READ_BYTES = 1 << 22
 _THREADS = 4  # hashlib lets go of the GIL; beyond this the disk is the limit
 
 
-def file_digests(directory: Path) -> dict[str, dict[str, Any]]:
-    """{'bytes', 'sha256'} of each file below `directory`, by its relative path.
+def names(directory: Path) -> list[str]:
+    """The files below `directory`, by their relative paths, in order; not the manifest's own."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    own = (MANIFEST, VERIFIED)
+    return sorted(p.relative_to(directory).as_posix() for p in files if p.name not in own)
+
+
+def file_digests(directory: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{'bytes', 'sha256'} of each of the files `names` below `directory`.
 
     Each file is also flushed to the disk: no marker may outlive a power loss that its files do not.
     """
-    files = [path for path in _files(directory) if path.name not in (MANIFEST, VERIFIED)]
+    files = [directory / name for name in names]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         digests = list(pool.map(_flush_and_digest, files))
     for folder in {path.parent for path in files} | {directory}:
         _fsync(folder)
-    return {
-        path.relative_to(directory).as_posix(): digest
-        for path, digest in zip(files, digests, strict=True)
-    }
+    return dict(zip(names, digests, strict=True))
 
 
-def write_manifest(directory: Path, extra: Mapping[str, Any]) -> None:
-    """Digests the files below `directory`, writes the manifest with `extra`, then VERIFIED."""
-    content = json.dumps({**extra, "files": file_digests(directory)}, indent=1).encode()
+def write_manifest(
+    directory: Path, extra: Mapping[str, Any], files: Mapping[str, Any] | None = None
+) -> None:
+    """Writes the manifest with `extra`, then VERIFIED; without `files`, makes their digests."""
+    files = file_digests(directory, names(directory)) if files is None else files
+    content = json.dumps({**extra, "files": dict(sorted(files.items()))}, indent=1).encode()
     write_durably(directory / MANIFEST, content)
     write_durably(directory / VERIFIED, hashlib.sha256(content).hexdigest().encode())
     _fsync(directory.parent)
@@ -53,8 +60,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return json.loads(content)
 
 
-def check(directory: Path) -> dict[str, Any]:
+def check(directory: Path, share: tuple[int, int] = (0, 1)) -> dict[str, Any]:
     """The manifest of `directory`, whose every file was read and agrees with it.
+
+    Of a share (i, n), every n-th file from the i-th on.
 
     Raises CorruptionError naming the first file that is missing, of another size, or damaged.
     A file that the manifest does not name is never read, and is not looked at.
@@ -63,7 +72,7 @@ def check(directory: Path) -> dict[str, Any]:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         futures = [
             pool.submit(_check_file, directory / name, stated)
-            for name, stated in manifest["files"].items()
+            for name, stated in list(manifest["files"].items())[share[0] :: share[1]]
         ]
         for future in futures:
             future.result()
@@ -88,10 +97,6 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(partial, path)
     _fsync(path.parent)
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def _flush_and_digest(path: Path) -> dict[str, Any]:

@@ -10,24 +10,25 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import jax
-from orbax.checkpoint import v1 as ocp
-
 from palmscale.checkpoint import digest
+from palmscale.checkpoint.arrays import load_arrays, save_arrays
 from palmscale.checkpoint.describe import described, differences, listed, shapes
 from palmscale.checkpoint.fingerprint import fingerprint
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric, steps_to_delete
 from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
+from palmscale.checkpoint.together import check_step, finish_step
+from palmscale.cluster.agree import Peers
 from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
 
 PARAMS, OPTIMIZER = "params", "optimizer"
+_MOST_FAILURES = 5  # saves on end that may fail before the run does
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,9 @@ class CheckpointStore:
     """The checkpoints in `directory`, written by the holder of `lease`, read by anybody.
 
     At most one save is under way. With a lease, opening removes what killed saves left behind.
+    With several processes all open it, with the same `peers`, and call the same methods in the same
+    order; process 0 alone decides and deletes, and each digests its share of the files.
+    `timeout_seconds` is for the slowest of them to have done so.
     """
 
     def __init__(
@@ -53,16 +57,21 @@ class CheckpointStore:
         *,
         keep: KeepPolicy = KeepPolicy(),
         lease: Lease | None = None,
+        peers: Peers | None = None,
+        timeout_seconds: float = 3600.0,
     ) -> None:
         # Orbax takes absolute paths only.
         self.directory = Path(directory).absolute()
         self._folders = StepFolders(self.directory)
         self._keep = keep
         self._lease = lease
+        self._peers = peers or Peers(["localhost"], index=0)
+        self._timeout_seconds = timeout_seconds
+        self._failures = 0
         self._protected: frozenset[int] = frozenset()
         self._saver = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
-        if lease is not None and jax.process_index() == 0:
+        if lease is not None and self._peers.index == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._folders.remove_temporaries("*")
 
@@ -77,10 +86,11 @@ class CheckpointStore:
     ) -> None:
         if error is None:
             self.close()
-        else:
+        elif self._peers.count == 1:
             # The error in flight is the one to report.
             self._finish_pending()
             self._saver.shutdown()
+        # Else another process may be gone, and a save under way would wait for it.
 
     def close(self) -> None:
         """Waits for the save under way; raises RuntimeError where it failed."""
@@ -112,15 +122,12 @@ class CheckpointStore:
         self._finish_pending()
         texts = {CURSOR: json.dumps(dict(cursor), indent=1), META: json.dumps(dict(meta), indent=1)}
         arrays = {PARAMS: described(params), OPTIMIZER: described(optimizer_state)}
-        if self._holds(step, arrays, texts[CURSOR]):
+        if self._decides(f"save of step {step}", lambda: self._holds(step, arrays, texts[CURSOR])):
             return
-        if jax.process_index() == 0:
+        if self._peers.index == 0:
             self._folders.delete(step)
-        with _context():
-            items = _not_empty({PARAMS: params, OPTIMIZER: optimizer_state})
-            response = ocp.save_checkpointables_async(
-                self._folders.path(step), items, overwrite=True
-            )
+        items = {PARAMS: params, OPTIMIZER: optimizer_state}
+        response = save_arrays(self._folders.path(step), items)
         manifest = {
             "step": step,
             "time": time.time(),
@@ -154,36 +161,55 @@ class CheckpointStore:
     def discard_newer(self, step: int) -> None:
         """Deletes every later step: after a rewind they belong to a course that was given up."""
         self._finish_pending()
-        if jax.process_index() == 0:
+        if self._peers.index == 0:
             for newer in self._folders.steps():
                 if newer > step:
                     self._folders.delete(newer)
 
     def _finish_pending(self) -> None:
+        waits = self._pending is not None
         try:
             self.wait()
         except RuntimeError as error:
-            log.warn(str(error))
+            self._failures += 1
+            if self._failures >= _MOST_FAILURES:
+                raise RuntimeError(f"{error}; so did the {_MOST_FAILURES - 1} before") from error
+            log.warn(f"{error}; the run goes on, and saves again when it is time.")
+        else:
+            self._failures = 0 if waits else self._failures
+
+    def _decides(self, key: str, what: Callable[[], bool]) -> bool:
+        """Returns what process 0 finds, on all."""
+        answer = self._peers.decide(key, "", lambda texts: str(what()), self._timeout_seconds)
+        return answer == "True"
 
     def _verify(
         self, step: int, response: Any, texts: Mapping[str, str], manifest: Mapping[str, Any]
     ) -> None:
         """Runs in the saver's thread: after Orbax's commit, digests what was written, marks it."""
         path = self._folders.path(step)
-        try:
+
+        def committed() -> None:
             response.result()
-            if jax.process_index() != 0:
-                return
-            for name, text in texts.items():
+            for name, text in texts.items() if self._peers.index == 0 else ():
                 digest.write_durably(path / name, text.encode())
-            digest.write_manifest(path, manifest)
+
+        try:
+            finish_step(
+                self._peers,
+                path,
+                committed=committed,
+                extra=manifest,
+                timeout_seconds=self._timeout_seconds,
+            )
         except Exception:
             # On a full disk the remains would leave no room for the next save.
-            if jax.process_index() == 0:
+            if self._peers.index == 0:
                 self._folders.delete(step)
                 self._folders.remove_temporaries(f"{step}")
             raise
-        self._apply_policy()
+        if self._peers.index == 0:
+            self._apply_policy()
 
     def _apply_policy(self) -> None:
         infos = self.steps()
@@ -212,6 +238,10 @@ class CheckpointStore:
         """Every step on disk, oldest first. Reads the manifests, not the arrays."""
         return [self._folders.info(step) for step in self._folders.steps()]
 
+    def verified_steps(self) -> list[int]:
+        """Every verified step, oldest first."""
+        return self._folders.in_state("verified")
+
     def latest_verified(self) -> int | None:
         """The newest verified step, or None."""
         return max(self._folders.in_state("verified"), default=None)
@@ -221,7 +251,7 @@ class CheckpointStore:
 
         None where nothing was saved. CorruptionError where it is damaged.
         """
-        for candidate, is_last in _with_last(self._candidates(step)):
+        for candidate, is_last in _with_last(self._agreed_candidates(step)):
             try:
                 return self._folders.read_json(candidate, META)
             except CorruptionError:
@@ -247,11 +277,11 @@ class CheckpointStore:
         step is left, UserError where names, shapes or dtypes differ (nothing is ever cast).
         """
         self._finish_pending()
-        for candidate, is_last in _with_last(self._candidates(step)):
+        for candidate, is_last in _with_last(self._agreed_candidates(step)):
             try:
                 return self._restore(candidate, abstract_params, abstract_optimizer_state)
             except CorruptionError as error:
-                if self._lease is not None and jax.process_index() == 0:
+                if self._lease is not None and self._peers.index == 0:
                     self._folders.mark_corrupt(candidate)
                 if is_last:
                     raise
@@ -263,7 +293,7 @@ class CheckpointStore:
         if optimizer_state is not None:
             wanted[OPTIMIZER] = optimizer_state
         path = self._folders.path(step)
-        manifest = digest.check(path)
+        manifest = check_step(self._peers, path, self._timeout_seconds)
         wrong = [
             line
             for item, tree in wanted.items()
@@ -275,10 +305,7 @@ class CheckpointStore:
                 f"model: {'; '.join(wrong)} - the same parameters, shapes and dtypes "
                 "are needed - use the model and optimizer that it was saved with."
             )
-        with _context():
-            loaded = ocp.load_checkpointables(
-                path, jax.tree.map(_with_sharding, _not_empty(wanted))
-            )
+        loaded = load_arrays(path, wanted)
         for item, tree in loaded.items():
             stored = manifest["arrays"][item]
             for name, found in fingerprint(tree).items():
@@ -292,6 +319,22 @@ class CheckpointStore:
             cursor=self._folders.read_json(step, CURSOR),
             meta=self._folders.read_json(step, META),
         )
+
+    def _agreed_candidates(self, step: int | Literal["best"] | None) -> list[int]:
+        """The steps to try as process 0 sees them: another may see a folder sooner or later."""
+
+        def choose(texts: list[str]) -> str:
+            try:
+                return json.dumps([self._candidates(step), "", ""])
+            except UserError as error:
+                return json.dumps([[], type(error).__name__, str(error)])
+
+        steps, kind, message = json.loads(
+            self._peers.decide("checkpoints there are", "", choose, self._timeout_seconds)
+        )
+        if kind:
+            raise (CorruptionError if kind == "CorruptionError" else UserError)(message)
+        return steps
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
         """The steps to try in order: several only where falling back is allowed."""
@@ -329,30 +372,6 @@ class CheckpointStore:
                 f"are {listed(verified) or 'none'} - name one of them."
             )
         return [step]
-
-
-def _context() -> ocp.Context:
-    context = ocp.Context()
-    saving = context.array.saving
-    saving.use_ocdbt = saving.use_zarr3 = True
-    # zstd takes 16% off float32 weights, makes the save bound by the CPU and host memory grow.
-    saving.use_compression = False
-    # Files of this size digest in parallel; chunks of this size let a mesh read only its part.
-    saving.ocdbt_target_data_file_size = 1 << 30
-    saving.storage_options.chunk_byte_size = 1 << 25
-    return context
-
-
-def _not_empty(items: dict[str, Any]) -> dict[str, Any]:
-    # Orbax refuses an item without arrays, such as the state of an optimizer that has none, and
-    # then leaves threads behind that keep the process alive for five minutes.
-    return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
-
-
-def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    # Without one, Orbax would use the sharding that was saved, which another machine may not have.
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _with_last(steps: list[int]) -> Iterable[tuple[int, bool]]:

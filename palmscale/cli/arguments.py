@@ -106,16 +106,54 @@ def _add_training(commands: Any) -> None:
     train = _command(
         commands,
         "train",
-        "wiring.train",
+        "training.train",
         "Train a model, or go on where its workdir stopped.",
         gin=True,
     )
     train.add_argument("--workdir", help="the run's folder (default: runs/<name of the gin file>)")
+    train.add_argument(
+        "--inject",
+        default="",
+        metavar="FAULTS",
+        help="put faults in, to see what is done about them: spike@120,nan@200",
+    )
+    train.add_argument(
+        "--witness", metavar="FILE", help="note each step's batch and randomness there"
+    )
+    _add_place(train)
+    verify = _command(
+        commands,
+        "verify-resume",
+        "verify_resume.verify_resume",
+        "Show that a run which is killed and resumed is the run that would have been.",
+        gin=True,
+    )
+    verify.add_argument("--workdir", required=True, help="an empty folder for both runs")
+    verify.add_argument(
+        "--steps", type=_at_least(int, 1), default=20, metavar="N", help="before the kill"
+    )
+    verify.add_argument(
+        "--more", type=_at_least(int, 1), default=20, metavar="M", help="after it (default: 20)"
+    )
+    verify.add_argument(
+        "--processes", type=_at_least(int, 1), default=1, metavar="P", help="default: 1"
+    )
+    verify.add_argument(
+        "--resume_processes", type=_at_least(int, 1), metavar="P", help="default: as before"
+    )
+    verify.add_argument(
+        "--resume_with",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a gin setting of the resumed run, such as another mesh; repeat it for more",
+    )
     evaluate = _command(
         commands, "eval", "wiring.evaluate", "Evaluate a checkpoint on held-out text.", gin=True
     )
     _add_workdir(evaluate)
     _add_checkpoint_choice(evaluate)
+    _add_place(evaluate)
     _command(
         commands,
         "explain",
@@ -153,6 +191,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument(
         "--seed", type=int, default=0, help="default: 0; the same seed writes the same text"
     )
+    _add_place(generate)
 
 
 def _add_checkpoint(commands: Any) -> None:
@@ -269,6 +308,16 @@ def _add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
         metavar="WHICH",
         help="latest (default), best, or a step",
     )
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "several processes",
+        "Cloud TPU, GKE, Slurm and Open MPI tell by themselves; elsewhere, for each process:",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num_processes", type=_at_least(int, 1), metavar="N")
+    group.add_argument("--process_id", type=_at_least(int, 0), metavar="I", help="0 to N - 1")
 
 
 def _checkpoint(text: str) -> str | int:

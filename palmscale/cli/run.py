@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from palmscale.checkpoint.policy import KeepPolicy
 from palmscale.cli import gin_config
+from palmscale.cluster.join import Deadlines
 from palmscale.data.pack import CONCATENATE
 from palmscale.data.sources import Corpus
 from palmscale.data.stream import BatchSchedule
@@ -19,6 +20,7 @@ from palmscale.optim.build import Optimizer
 from palmscale.partition.mesh import MeshSpec
 from palmscale.partition.rules import MeshAxes
 from palmscale.train.loop import Periods
+from palmscale.train.spike import SpikePolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,6 +203,10 @@ class Run:
         periods: of evaluation and saving.
         keep: which checkpoints to keep.
         reporting: writers and samples.
+        deadlines: of the hosts for one another.
+        spikes: what is done about a loss that spikes.
+        skip_rows: ranges of row numbers to leave out from the start, in order; a rewind adds its
+            own.
         allow_changes: entries of the identity (`model.remat`, or `optimizer`) in which this run
             may differ from the checkpoint that it resumes.
     """
@@ -219,6 +225,9 @@ class Run:
     held_out_sequences: int | None = None
     keep: KeepPolicy = KeepPolicy()
     reporting: Reporting = Reporting()
+    deadlines: Deadlines = Deadlines()
+    spikes: SpikePolicy = SpikePolicy()
+    skip_rows: tuple[tuple[int, int], ...] = ()
     allow_changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -226,6 +235,12 @@ class Run:
             raise UserError(
                 f"TRAIN_STEPS={self.train_steps}, MICROBATCHES={self.microbatches} and "
                 f"LOSS_CHUNK_LENGTH={self.loss_chunk_length} must each be at least 1."
+            )
+        edges = [edge for span in self.skip_rows for edge in span]
+        if any(a >= b for a, b in zip(edges, edges[1:])) or any(edge < 0 for edge in edges):
+            raise UserError(
+                f"SKIP_ROWS={self.skip_rows} - needed are ranges (first, end) of row numbers, in"
+                " order and apart - write for example ((4800, 9600),)"
             )
         for method in ("hidden", "unembed"):
             if not hasattr(self.model, method):
@@ -263,6 +278,7 @@ class Run:
             "optimizer": self.optimizer,
             "batch_schedule": self.batch_schedule,
             "seed": self.seed,
+            "skip_rows": self.skip_rows,
             "z_loss": self.z_loss,
             "loss_chunk_length": self.loss_chunk_length,
             "microbatches": self.microbatches,

@@ -1,19 +1,25 @@
 """Text from a model: the sample at the end of training, and `palmscale generate`."""
 
 import argparse
+import collections
+import contextlib
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.store import CheckpointStore
-from palmscale.cli import devices
+from palmscale.cli.job import joined
 from palmscale.cli.run import Run, rebuild_model
 from palmscale.data.vocab import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
 from palmscale.infer.generate import generate as generate_tokens
+from palmscale.infer.partition import parameter_bytes, spread
 from palmscale.infer.sampling import Sampling
 from palmscale.observe import log
 from palmscale.partition.shardings import unbox
@@ -50,31 +56,57 @@ def generate(args: argparse.Namespace) -> None:
     sampling = Sampling(
         temperature=0.0 if args.greedy else args.temperature, top_k=args.top_k, top_p=args.top_p
     )
-    devices.start(None)
     which = None if args.checkpoint == "latest" else args.checkpoint
-    with CheckpointStore(workdir / "checkpoints") as store:
+    with (
+        joined(args, simulated_devices=None) as job,
+        CheckpointStore(workdir / "checkpoints", peers=job.peers) as store,
+        contextlib.ExitStack() as layouts,
+    ):
         meta = store.read_meta(which if isinstance(which, int) else None)
         if meta is None:
             raise UserError(f"there is no checkpoint in {workdir}; train first, or name another.")
         model = rebuild_model(meta["identity"]["model"])
-        snapshot = store.restore(which, abstract_params=unbox(abstract_params(model)))
-    vocabulary = load_vocabulary(meta["vocabulary"], workdir / "vocabulary")
-    tokens = generate_tokens(
-        model=model,
-        params=snapshot.params,
-        prompt=encoded(vocabulary, prompt),
-        sampling=sampling,
-        seed=args.seed,
-        num_samples=args.num_samples,
-        max_tokens=args.max_tokens,
-    )
-    if args.num_samples == 1:
-        _stream_text(prompt, tokens, vocabulary)
-        return
+        boxed = abstract_params(model)
+        shapes = unbox(boxed)
+        if job.peers.count > 1 or parameter_bytes(shapes) > _SAMPLED_BYTES:
+            shapes = layouts.enter_context(spread(boxed, meta["mesh"]))
+        snapshot = store.restore(which, abstract_params=shapes)
+        vocabulary = load_vocabulary(meta["vocabulary"], workdir / "vocabulary")
+        tokens = generate_tokens(
+            model=model,
+            params=snapshot.params,
+            prompt=encoded(vocabulary, prompt),
+            sampling=sampling,
+            seed=args.seed,
+            num_samples=args.num_samples,
+            max_tokens=args.max_tokens,
+        )
+        if args.num_samples == 1:
+            tokens = _before_end(tokens, vocabulary)  # on every process: at the same token
+        if not job.leads:
+            collections.deque(tokens, maxlen=0)
+        elif args.num_samples == 1:
+            _stream_text(prompt, tokens, vocabulary)
+        else:
+            _print_samples(prompt, tokens, vocabulary)
+
+
+def _print_samples(prompt: str, tokens: Iterator[np.ndarray], vocabulary: Vocabulary) -> None:
     ids_BL = np.stack(list(tokens), axis=1)
     for number, ids_L in enumerate(ids_BL):
         text = vocabulary.decode(until_end(ids_L.tolist(), vocabulary))
         print(f"--- sample {number}\n{prompt}{text}")
+
+
+def stored_params(store: CheckpointStore) -> dict[str, Any]:
+    """Returns the newest parameters of a run, by their paths, on one device."""
+    meta = store.read_meta()
+    model = rebuild_model(meta["identity"]["model"])
+    return named_leaves(store.restore(abstract_params=unbox(abstract_params(model))).params)
+
+
+def _before_end(tokens: Iterator[np.ndarray], vocabulary: Vocabulary) -> Iterator[np.ndarray]:
+    return itertools.takewhile(lambda token_B: token_B[0] != vocabulary.eod_id, tokens)
 
 
 def _stream_text(prompt: str, tokens: Any, vocabulary: Vocabulary) -> None:
@@ -83,8 +115,6 @@ def _stream_text(prompt: str, tokens: Any, vocabulary: Vocabulary) -> None:
     ids: list[int] = []
     shown = 0
     for token_B in tokens:
-        if token_B[0] == vocabulary.eod_id:
-            break
         ids.append(int(token_B[0]))
         text = vocabulary.decode(ids)
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):

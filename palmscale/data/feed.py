@@ -103,6 +103,17 @@ def held_out_batches(
         yield _place((batch_sequences, split.sequence_length), sharding, read)
 
 
+def abstract_batch(stream: RowStream, sharding: NamedSharding, step: int) -> Batch:
+    """Returns the shapes of the batch of `step`, with their shardings; reads a row to know them."""
+    shape = (stream.schedule.sequences(step), stream.rows.sequence_length)
+    return Batch(
+        **{
+            f"{name}_BL": jax.ShapeDtypeStruct(shape, value.dtype, sharding=sharding)
+            for name, value in stream.read(np.zeros(1, np.int64)).items()
+        }
+    )
+
+
 def check_divides(sharding: NamedSharding, batch_sequences: int) -> None:
     """Raises UserError unless a batch divides evenly over the sharding's batch dim."""
     names = sharding.spec[0] if len(sharding.spec) else None

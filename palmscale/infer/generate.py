@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from palmscale import axes
 from palmscale.errors import UserError
 from palmscale.infer.cache import empty_cache, grown
 from palmscale.infer.sampling import Sampling, sample
 from palmscale.model.attention import Cache
+from palmscale.partition.shardings import constrain
 
 _FIRST_SLOTS = 128
 
@@ -86,4 +88,5 @@ def _next_token(
     variables = {"params": params}
     x_BLD, cache = model.apply(variables, tokens_BL, cache, method="extend")
     logits_BLV = model.apply(variables, x_BLD[:, -1:], method="unembed")
-    return sample(logits_BLV[:, 0], key, sampling), cache
+    # On every device: each process of a job reads the token.
+    return constrain(sample(logits_BLV[:, 0], key, sampling), (axes.BATCH,)), cache

@@ -33,12 +33,13 @@ def warn(message: str) -> None:
 def set_up(*, process_index: int = 0, process_count: int = 1) -> None:
     """Sends `say` and `warn` to stderr and silences the libraries' chatter; may be called again.
 
-    With several processes each line begins with the process index. Until it is called Python's own
-    defaults hold: warnings are shown, the rest is not.
+    With several processes each line begins with the process index, and only process 0 says what
+    happens: all would say the same. Until it is called Python's own defaults hold: warnings are
+    shown, the rest is not.
     """
     prefix = f"[{process_index}] " if process_count > 1 else ""
     _logger.handlers = [_ConsoleHandler(prefix)]
-    _logger.setLevel(logging.INFO)
+    _logger.setLevel(logging.INFO if process_index == 0 else logging.WARNING)
     _logger.propagate = False  # absl puts a handler of its own on the root logger
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)

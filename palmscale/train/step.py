@@ -61,6 +61,7 @@ def make_train_step(
     z_loss: float,
     loss_chunk_length: int,
     microbatches: int = 1,
+    edit_gradients: Callable[[Any], Any] = lambda grads: grads,
 ) -> TrainStep:
     """Returns the step, not yet compiled; jit it with the state donated.
 
@@ -75,6 +76,7 @@ def make_train_step(
         z_loss: coefficient of log(Z)^2.
         loss_chunk_length: positions whose logits exist at a time.
         microbatches: parts of the batch whose gradients are summed one after another.
+        edit_gradients: applied to the mean gradients before anything reads them.
     """
 
     def objective(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, TokenLoss]:
@@ -95,6 +97,7 @@ def make_train_step(
         grads, loss = sum_over_parts(gradients, batch, key, microbatches)
         tokens = jnp.sum(token_weights(batch))
         grads, loss = jax.tree.map(lambda a: a / jnp.maximum(tokens, 1.0), (grads, loss))
+        grads = edit_gradients(grads)
         grad_norm = optax.tree.norm(grads)
         updates, optimizer_state = plan.transformation.update(
             grads, state.optimizer_state, state.params

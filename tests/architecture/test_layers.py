@@ -29,7 +29,7 @@ ONLY_IN = {
     "wandb": ("observe/writers.py",),
     "tensorboard": ("observe/writers.py",),
     "tensorboardX": ("observe/writers.py",),
-    "orbax": ("checkpoint/store.py",),
+    "orbax": ("checkpoint/arrays.py",),
 }
 LAZY = {"seqio", "tensorflow", "wandb", "tensorboard", "tensorboardX"}  # inside functions only
 FROM_PARTITION = {"constrain", "map_shards"}  # all that the model may know of layout

@@ -55,11 +55,11 @@ def test_goes_on_on_another_mesh_with_the_same_state_and_rows(tiny, finished, me
         shutil.rmtree(workdir / f"checkpoints/{step}")
     # Notes the state as it comes back, and the rows that each step asks for.
     probe = f"""
-from palmscale.cli import wiring
+from palmscale.cli.training import Training
 from palmscale.data import stream
-restored, read = wiring._resume_or_begin, stream.RowStream.batch_rows
-def resume(here, store):
-    state, cursor = restored(here, store)
+restored, read = Training.resume_or_begin, stream.RowStream.batch_rows
+def resume(self):
+    state, cursor = restored(self)
     from palmscale.checkpoint.describe import described
     optimizer = {{"step": state.step, "state": state.optimizer_state}}
     print(json.dumps({{"params": described(state.params), "optimizer": described(optimizer)}}),
@@ -69,7 +69,7 @@ def rows(self, cursor):
     numbers = read(self, cursor)
     print(cursor.step, *numbers, file=open({str(tmp_path / "rows")!r}, "a"))
     return numbers
-wiring._resume_or_begin, stream.RowStream.batch_rows = resume, rows
+Training.resume_or_begin, stream.RowStream.batch_rows = resume, rows
 """
     (done,) = tiny_run.run_each([tiny(workdir, **mesh)], probe)
     assert done.returncode == 0 and "Resuming after step 8" in done.stderr, done.stderr

@@ -7,7 +7,7 @@ from palmscale.cli.arguments import parse
 from palmscale.errors import UserError
 
 ANSWERED = [
-    ("train --gin_file=a.gin", "wiring.train"),
+    ("train --gin_file=a.gin", "training.train"),
     ("eval --workdir=w", "wiring.evaluate"),
     ("generate --workdir=w", "samples.generate"),
     ("explain --gin_file=a.gin", "explain.explain"),
@@ -52,6 +52,9 @@ def test_generate_has_defaults():
         "greedy": False,
         "seed": 0,
         "gin_bindings": [],
+        "coordinator": None,
+        "num_processes": None,
+        "process_id": None,
     }
 
 

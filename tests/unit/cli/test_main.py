@@ -33,7 +33,7 @@ def answer(monkeypatch):
         fake.args = args
         return fake.does(args)
 
-    for name, function in (("wiring", "train"), ("explain", "explain")):
+    for name, function in (("training", "train"), ("explain", "explain")):
         module = types.ModuleType(f"palmscale.cli.{name}")
         setattr(module, function, command)
         monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -26,7 +26,8 @@ class Written:
 def stream(ids):
     """The pieces of text that the token ids become on standard output."""
     with contextlib.redirect_stdout(Written()) as stdout:
-        samples._stream_text("> ", (np.array([token_id]) for token_id in ids), BYTES)
+        tokens = samples._before_end((np.array([token_id]) for token_id in ids), BYTES)
+        samples._stream_text("> ", tokens, BYTES)
     return [piece for piece in stdout.pieces if piece]
 
 

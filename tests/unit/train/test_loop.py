@@ -5,7 +5,7 @@ import pytest
 from palmscale.data.stream import BatchSchedule, Cursor, RowStream, Shuffled
 from palmscale.errors import UserError
 from palmscale.observe.throughput import Throughput
-from palmscale.train.loop import Periods, train
+from palmscale.train.loop import Hooks, Periods, train
 
 TOKENS = 7
 
@@ -31,7 +31,8 @@ class Value:
 class Run:
     """A run whose step, feed and callbacks only note down what happens."""
 
-    def __init__(self, *, skipped_steps=(), never=None, feed_fails_at=None):
+    def __init__(self, *, skipped_steps=(), feed_fails_at=None, **hooks):
+        self.more_hooks = hooks
         self.events, self.reported, self.saved = [], [], []
         self.skipped_steps, self.feed_fails_at = skipped_steps, feed_fails_at
         self.stream = RowStream(
@@ -68,9 +69,9 @@ class Run:
         self, *, cursor=None, train_steps=4, eval_every=None, save_every=None, rates_every=10
     ):
         cursor = cursor or Cursor()
-        return train(
+        state, self.cursor = train(
             cursor.step,
-            train_step=self.step,
+            step_at=lambda cursor: self.step,
             feed=self.feed(cursor),
             stream=self.stream,
             cursor=cursor,
@@ -81,10 +82,11 @@ class Run:
                 rates_every_steps=rates_every,
             ),
             throughput=Throughput(),
-            report=self.report,
-            evaluate=self.evaluate,
-            save=self.save,
+            hooks=Hooks(
+                report=self.report, evaluate=self.evaluate, save=self.save, **self.more_hooks
+            ),
         )
+        return state
 
 
 def test_the_next_step_is_dispatched_before_the_last_ones_metrics_are_read():

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Runs N processes of one palmscale command on this machine, as one job: all or nothing.
+#
+#   launch/local.sh N [--max-restarts=K] [--grace=SECONDS] [--logs=DIR] COMMAND...
+#   launch/local.sh 2 train --gin_file=configs/runs/quickstart.gin --gin.SIMULATED_DEVICES=4
+#
+# When a process fails, the others have GRACE seconds (default 20) to end by themselves, and are
+# killed then; the job is started again, K times at most (default 3). SIGTERM and Ctrl-C are passed
+# on: the processes save and end, and nothing is started again. Each process has a log in DIR;
+# process 0 is shown here as well. Exit codes: 0 done; 2 a mistake in the command, never restarted;
+# 1 a fault; 75 ended before it was done (preempted, or a process lost): the same command goes on.
+set -u
+
+fail() {
+  echo "local.sh: error: $*" >&2
+  exit 2
+}
+
+say() {
+  echo "local.sh: $*" >&2
+}
+
+(($# > 0)) || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" && exit 2; }
+[[ $1 =~ ^-?-h(elp)?$ ]] && { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0; }
+[[ $1 =~ ^[1-9][0-9]*$ ]] || fail "'$1' is no number of processes - give 1 or more - for example: launch/local.sh 2 train ..."
+processes=$1 max_restarts=3 grace=20 logs=''
+shift
+while (($# > 0)); do
+  case $1 in
+    --max-restarts=*) max_restarts=${1#*=} ;;
+    --grace=*) grace=${1#*=} ;;
+    --logs=*) logs=${1#*=} ;;
+    *) break ;;
+  esac
+  shift
+done
+[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts=$max_restarts is no whole number"
+[[ $grace =~ ^[0-9]+$ ]] || fail "--grace=$grace is no whole number of seconds"
+(($# > 0)) || fail "no command - add one, such as: train --gin_file=configs/runs/quickstart.gin"
+command -v palmscale >/dev/null || fail "the command palmscale is not found - activate the environment it is installed in"
+[[ -n $logs ]] || logs=$(mktemp -d -t palmscale.XXXXXX)
+mkdir -p "$logs" || fail "cannot write in --logs=$logs"
+
+pids=() codes=() asked=''
+
+start() {
+  local index port
+  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+  pids=() codes=()
+  for ((index = 0; index < processes; index++)); do
+    local log=$logs/process_$index.log
+    export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$processes JAX_PROCESS_ID=$index
+    ((processes > 1)) || unset JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID
+    if ((index == 0)); then
+      palmscale "$@" > >(tee -a "$log") 2> >(tee -a "$log" | grep --line-buffered -v '^\[Gloo\]' >&2) &
+    else
+      palmscale "$@" >>"$log" 2>&1 &
+    fi
+    pids[index]=$!
+  done
+}
+
+# Notes the exit codes of those that have ended; true when all have.
+all_ended() {
+  local index
+  for ((index = 0; index < processes; index++)); do
+    if [[ -z ${codes[index]-} ]] && ! kill -0 "${pids[index]}" 2>/dev/null; then
+      wait "${pids[index]}"
+      codes[index]=$?
+      [[ ${codes[index]} == 0 ]] || failed+=("$index")
+    fi
+  done
+  ((${#codes[@]} == processes))
+}
+
+# The one at fault: who stands still; else the first by how much its end says of itself.
+culprit() {
+  local index code rank best=9
+  at_fault='' why=''
+  for index in "${stopped[@]}"; do
+    at_fault=$index why="stands still (stopped)" code_of_job=75
+    return
+  done
+  for index in "${failed[@]}"; do
+    code=${codes[index]}
+    case $code in
+      134 | 75) rank=3 ;; # 134: JAX ends a process whose peer is gone
+      1) rank=2 ;;
+      2) rank=0 ;;
+      *) rank=1 ;;
+    esac
+    ((rank < best)) || continue
+    best=$rank at_fault=$index
+    if ((code > 128)); then
+      why="was ended by signal $((code - 128))" code_of_job=75
+    else
+      why="exited with code $code: $(grep -a 'error:' "$logs/process_$index.log" | tail -n 1)"
+      case $code in
+        2 | 75) code_of_job=$code ;;
+        *) code_of_job=1 ;;
+      esac
+    fi
+  done
+}
+
+ask() {
+  asked=yes
+  say "asked to end; the processes save and end"
+  kill -TERM "${pids[@]}" 2>/dev/null
+}
+trap ask TERM INT
+
+for ((restarts = 0; ; restarts++)); do
+  start "$@"
+  failed=() stopped=() waited=0
+  until all_ended; do
+    sleep 0.1
+    if ((${#failed[@]} > 0)) && [[ -z $asked ]]; then
+      ((waited == 0)) && for ((index = 0; index < processes; index++)); do
+        [[ -z ${codes[index]-} && $(ps -o stat= -p "${pids[index]}") == T* ]] && stopped+=("$index")
+      done
+      ((waited++ < grace * 10)) || kill -KILL "${pids[@]}" 2>/dev/null
+    fi
+  done
+  ((${#failed[@]} > 0)) || exit 0
+  code_of_job=75
+  culprit
+  [[ -n $asked ]] && exit "$code_of_job"
+  say "process $at_fault of $processes $why; logs are in $logs"
+  ((code_of_job == 2)) && exit 2
+  if ((restarts >= max_restarts)); then
+    say "ended after $restarts restart(s)"
+    exit "$code_of_job"
+  fi
+  say "restart $((restarts + 1)) of $max_restarts"
+done

@@ -1,0 +1,256 @@
+"""Where this process stands among the others, and how they become one job.
+
+JAX's own client ends the process from C++, without a name, when another host does not come. So the
+processes first hold a roll call on plain sockets, at the coordinator's address: it names who is
+missing, and then JAX starts there.
+"""
+
+import contextlib
+import dataclasses
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from palmscale.cluster.agree import Peers
+from palmscale.errors import HostLost, UserError
+
+_Tell = Callable[[Callable[[], str]], None]
+
+_RETRY_SECONDS = 0.2
+_ANSWER_SECONDS = 5.0  # within which whoever connects says who it is
+_TELL_AFTER_SECONDS = 10.0
+_RUN_EVERYWHERE = (
+    "the command runs on every worker - use launch/tpu_pod.sh run, or gcloud's --worker=all"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """How long hosts wait for one another, in seconds.
+
+    Attributes:
+        join_seconds: for all hosts to start.
+        heartbeat_seconds: after which a silent host counts as dead, and the job ends.
+        agree_seconds: for all hosts to compile the step and to say with what.
+        step_seconds: that a step, an evaluation's batch or a save may stand still.
+        shutdown_seconds: for all hosts to end once they are done.
+    """
+
+    join_seconds: int = 300
+    heartbeat_seconds: int = 60
+    agree_seconds: int = 1800
+    step_seconds: float = 600.0
+    shutdown_seconds: int = 60
+
+    def __post_init__(self) -> None:
+        for field, seconds in dataclasses.asdict(self).items():
+            if not seconds >= 1:
+                raise UserError(f"Deadlines.{field}={seconds} must be at least 1 second.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """One process of a job: where process 0 listens, how many there are, and which this one is.
+
+    `local_device_ids` are those of its devices that it may see; None: all.
+    """
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+    local_device_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        host, colon, port = self.coordinator.rpartition(":")
+        if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+            raise UserError(
+                f"the coordinator {self.coordinator!r} is no address - needed is HOST:PORT of"
+                " process 0 - write for example --coordinator=10.0.0.1:8476"
+            )
+        if not 0 <= self.process_id < self.num_processes:
+            raise UserError(
+                f"process {self.process_id} of {self.num_processes} cannot be - processes count"
+                " from 0 - change --process_id or --num_processes"
+            )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port where process 0 listens."""
+        host, _, port = self.coordinator.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def detect(timeout_seconds: int) -> Place | None:
+    """Returns this process's place as Cloud TPU, GKE, Slurm or Open MPI tell it; None: none does.
+
+    It is JAX's own detection. A job of a single process has no place either.
+    """
+    from jax._src.clusters import ClusterEnv  # guarded by tests/unit/cluster/test_join.py
+
+    coordinator, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, timeout_seconds
+    )
+    if coordinator is None or count is None or index is None or count < 2:
+        return None
+    return Place(
+        coordinator=coordinator,
+        num_processes=count,
+        process_id=index,
+        local_device_ids=None if devices is None else tuple(devices),
+    )
+
+
+@contextlib.contextmanager
+def join(
+    place: Place | None, deadlines: Deadlines, *, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Peers]:
+    """Joins the job before JAX's first use, and yields the processes in it.
+
+    `say` is told whom it waits for.
+
+    On an orderly end all wait for one another; after an exception nobody may: whoever handles it
+    ends the process with `os._exit`, else it would stand in JAX's shutdown barrier.
+
+    Raises:
+        HostLost: a host did not come; it is named.
+        UserError: the hosts do not count alike.
+    """
+    if place is None:
+        yield Peers(["localhost"], index=0)
+        return
+    hosts = roll_call(place, deadlines.join_seconds, say=say)
+    jax.distributed.initialize(
+        place.coordinator,
+        place.num_processes,
+        place.process_id,
+        place.local_device_ids,
+        cluster_detection_method="deactivate",
+        initialization_timeout=deadlines.join_seconds,
+        heartbeat_timeout_seconds=deadlines.heartbeat_seconds,
+        shutdown_timeout_seconds=deadlines.shutdown_seconds,
+    )
+    yield Peers(hosts, index=place.process_id)
+    jax.distributed.shutdown()
+
+
+def roll_call(
+    place: Place, timeout_seconds: float, *, say: Callable[[str], None] = lambda text: None
+) -> list[str]:
+    """Returns every process's host name, by process, once all are there.
+
+    Raises:
+        HostLost: some are not in time; all who came are told who is missing.
+        UserError: two processes say that they are the same one, or they do not count alike.
+    """
+    take_part = _call if place.process_id == 0 else _answer
+    tell = _once_after(_TELL_AFTER_SECONDS, say)
+    verdict = take_part(place, timeout_seconds, tell)
+    if "hosts" in verdict:
+        return verdict["hosts"]
+    raise (HostLost if verdict["lost"] else UserError)(verdict["error"])
+
+
+def _call(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
+    """Process 0: waits for the others, and tells them all the outcome."""
+    deadline = time.monotonic() + timeout_seconds
+    came: dict[int, tuple[str, socket.socket | None]] = {0: (socket.gethostname(), None)}
+    expected = range(place.num_processes)
+    error = ""
+    try:
+        listener = socket.create_server(("", place.address[1]), backlog=place.num_processes)
+    except OSError as problem:
+        raise UserError(
+            f"process 0 cannot listen at port {place.address[1]} ({problem.strerror}) - a free"
+            " port is needed - end what uses it, or choose another coordinator port"
+        ) from problem
+    with listener:
+        while len(came) < place.num_processes and not error and time.monotonic() < deadline:
+            tell(lambda: f"waiting for process {_listed(expected, came)}; {_RUN_EVERYWHERE}")
+            listener.settimeout(_RETRY_SECONDS)
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                connection, _ = listener.accept()
+                connection.settimeout(_ANSWER_SECONDS)
+                answer = json.loads(connection.makefile().readline())
+                index, count, host = answer["process"], answer["processes"], str(answer["host"])
+                if count != place.num_processes:
+                    error = (
+                        f"process {index} on {host} counts {count} processes and process 0 on"
+                        f" {came[0][0]} counts {place.num_processes} - all must count alike -"
+                        " start every process with the same number"
+                    )
+                elif index in came:
+                    error = (
+                        f"{came[index][0]} and {host} both say that they are process {index} -"
+                        " each needs a number of its own - change the process id of one"
+                    )
+                came.setdefault(index if not error else -1, (host, connection))
+    verdict: dict[str, Any] = {"hosts": [came[i][0] for i in expected if i in came]}
+    if len(verdict["hosts"]) < place.num_processes or error:
+        verdict = {
+            "lost": not error,
+            "error": error
+            or f"process {_listed(expected, came)} of {place.num_processes} did not come within"
+            f" {timeout_seconds:g} s; here are {_present(came)} - {_RUN_EVERYWHERE}",
+        }
+    for _, connection in came.values():
+        if connection is not None:
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(json.dumps(verdict).encode() + b"\n")
+    return verdict
+
+
+def _answer(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
+    """Another process: says who it is until process 0 has told it the outcome."""
+    deadline = time.monotonic() + timeout_seconds
+    me = {
+        "process": place.process_id,
+        "processes": place.num_processes,
+        "host": socket.gethostname(),
+    }
+    problem = ""
+    while (left := deadline - time.monotonic()) > 0:
+        tell(lambda: f"process 0 at {place.coordinator} does not answer yet")
+        try:
+            with socket.create_connection(place.address, timeout=left) as connection:
+                connection.sendall(json.dumps(me).encode() + b"\n")
+                # Process 0 waits for the last one as long as this process would, and then answers.
+                connection.settimeout(left + _ANSWER_SECONDS)
+                if line := connection.makefile().readline():
+                    return json.loads(line)
+                problem = "it closed the connection"
+        except OSError as error:
+            problem = error.strerror or str(error)
+        except ValueError:
+            problem = "something else listens there"
+        time.sleep(_RETRY_SECONDS)
+    return {
+        "lost": True,
+        "error": f"process 0 did not answer at {place.coordinator} within {timeout_seconds:g} s"
+        f" ({problem}) - it must run, and be reached there - {_RUN_EVERYWHERE}",
+    }
+
+
+def _once_after(seconds: float, say: Callable[[str], None]) -> _Tell:
+    start, told = time.monotonic(), False
+
+    def tell(text: Callable[[], str]) -> None:
+        nonlocal told
+        if not told and time.monotonic() - start > seconds:
+            told = True
+            say(text())
+
+    return tell
+
+
+def _listed(expected: Sequence[int], came: dict[int, Any]) -> str:
+    missing = [index for index in expected if index not in came]
+    return ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" * (len(missing) > 8))
+
+
+def _present(came: dict[int, tuple[str, Any]]) -> str:
+    present = [f"{index} ({host})" for index, (host, _) in sorted(came.items())]
+    return ", ".join(present[:8]) + (f" and {len(present) - 8} more" * (len(present) > 8))

@@ -1,0 +1,166 @@
+"""A thread that ends the job when it cannot go on, and says which host is at fault.
+
+It does three things, every second or two: it publishes where this process stands; it looks whether
+another process has said why it ends, and then ends this one; and when nothing has moved for too
+long it prints every thread's stack and the host that the others wait for, and ends the process. A
+process that ends tells the others why: JAX alone would let them wait for its heartbeat.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from palmscale.cluster.agree import Peers
+
+RESTART_ME = 75
+_BOARD, _LAST_WORDS = "progress", "last words"
+_POLL_SECONDS = 1.0
+_SILENT_POLLS = 3
+_PROCESSES_SHOWN = 8
+# Another thread of C++ code may hold Python's lock for ever: then only this timer gets through.
+_BACKSTOP = 1.5
+
+
+class Watchdog:
+    """Watches over one process of a job while it is entered.
+
+    Args:
+        peers: all processes of the job.
+        warn: takes what a person should know.
+        stall_seconds: after a `beat` without another, when the process ends with code 75.
+        end: ends the process, with an exit code; for tests.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        *,
+        stall_seconds: float,
+        warn: Callable[[str], None],
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._peers, self._stall_seconds = peers, stall_seconds
+        self._warn, self._end = warn, end
+        self._where, self._step = "the start", 0
+        self._since: float | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def beat(self, where: str, step: int) -> None:
+        """Notes what the process is about to wait for, such as `input`, and at which step."""
+        self._where, self._step, self._since = where, step, time.monotonic()
+        faulthandler.dump_traceback_later(
+            self._stall_seconds * _BACKSTOP, exit=True, file=sys.__stderr__
+        )
+
+    def go_on(self) -> None:
+        """Notes that the process has moved, though it is where it was."""
+        self.beat(self._where, self._step)
+
+    def rest(self) -> None:
+        """Allows any time until the next beat."""
+        self._since = None
+        faulthandler.cancel_dump_traceback_later()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.rest()
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(_POLL_SECONDS, self._stall_seconds / 4)):
+            self._publish()
+            if words := said_by_others(self._peers):
+                code, message = words
+                self._warn(f"{message}; this process ends too.")
+                self._finish(code)
+            elif self._age() > self._stall_seconds:
+                self._stalled()
+
+    def _publish(self) -> None:
+        stands = {"where": self._where, "step": self._step, "age": self._age()}
+        self._peers.publish(_BOARD, json.dumps({**stands, "time": time.time()}))
+
+    def _age(self) -> float:
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+    def _stalled(self) -> None:
+        """Says where everybody stands, and ends the process."""
+        faulthandler.cancel_dump_traceback_later()
+        standing = {i: json.loads(text) for i, text in self._peers.read(_BOARD).items()}
+        who = " and ".join(self._peers.name(index) for index in laggards(standing)[:4])
+        told = f"the others wait for {who}" if who else "here are its stacks"
+        self._warn(
+            f"no progress for {self._stall_seconds:g} s: this process waits for {self._where} at"
+            f" step {self._step}; {told}."
+        )
+        for index, stands in sorted(standing.items())[:_PROCESSES_SHOWN]:
+            self._warn(
+                f"{self._peers.name(index)} waits for {stands['where']} at step {stands['step']},"
+                f" {stands['age']:.0f} s long."
+            )
+        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+        who = who or self._peers.name(self._peers.index)
+        message = f"{who} stood still for {self._stall_seconds:g} s"
+        say_why(self._peers, RESTART_ME, message)
+        self._finish(RESTART_ME)
+
+    def _finish(self, code: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._stopped.set()
+        self._end(code)
+
+
+def laggards(standing: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    """Returns the processes that the others wait for: the earliest, if not all stand alike.
+
+    Whoever waits for the devices waits for another host, who has yet to start that step: it stands
+    at an earlier step, or at the same one in its own code, the input.
+    """
+    if not standing:
+        return []
+    rank = {i: (s["step"], s["where"] != "input") for i, s in standing.items()}
+    first = min(rank.values())
+    found = sorted(i for i, at in rank.items() if at == first)
+    return found if len(found) < len(standing) else []
+
+
+def say_why(peers: Peers, code: int, message: str) -> None:
+    """Tells the other processes that this one ends, with what exit code and why."""
+    peers.publish(_LAST_WORDS, json.dumps({"code": code, "message": message}))
+    if peers.count > 1 and peers.index == 0:
+        # The board is in this process: leave the others the time to read it.
+        time.sleep(_SILENT_POLLS * _POLL_SECONDS)
+
+
+def said_by_others(peers: Peers) -> tuple[int, str] | None:
+    """Returns exit code and reason of another process that ends; None: none does."""
+    for index, text in sorted(peers.read(_LAST_WORDS).items()):
+        if index != peers.index:
+            words = json.loads(text)
+            return words["code"], f"{peers.name(index)} ended: {words['message']}"
+    return None
+
+
+def silent(peers: Peers) -> list[int]:
+    """Returns the other processes that no longer publish where they stand; takes some seconds."""
+    before = peers.read(_BOARD)
+    time.sleep(_SILENT_POLLS * _POLL_SECONDS)
+    now = peers.read(_BOARD)
+    return [i for i in now if i != peers.index and now[i] == before.get(i)]

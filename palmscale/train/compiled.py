@@ -1,0 +1,55 @@
+"""The train step as the devices run it: compiled before its first use, and known by a digest."""
+
+import hashlib
+from typing import Any
+
+import jax
+
+from palmscale.data.stream import Batch
+from palmscale.train.state import StatePlan, TrainState
+from palmscale.train.step import Metrics, TrainStep
+
+
+class CompiledStep:
+    """The train step, compiled once for each shape of a batch; it donates its state.
+
+    Hosts compile at different speeds, and a collective does not wait long for the last of them: so
+    the first shape is compiled by `prepare`, after which they can meet, and not by the first call.
+    """
+
+    def __init__(self, step: TrainStep, plan: StatePlan) -> None:
+        self._jitted = jax.jit(step, donate_argnums=0, out_shardings=(plan.shardings, None))
+        self._abstract_state = plan.abstract
+        self._by_shape: dict[Any, Any] = {}
+
+    def lower(self, batch: Batch) -> jax.stages.Lowered:
+        """Returns the step lowered for a batch, abstract or not; needs no devices' memory."""
+        return self._jitted.lower(self._abstract_state, jax.tree.map(_abstract, batch))
+
+    def prepare(self, batch: Batch) -> str:
+        """Compiles for a batch, abstract or not, and returns the digest of the program."""
+        lowered = self.lower(batch)
+        self._by_shape[_shape(batch)] = lowered.compile()
+        return digest(lowered)
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Runs the step, having compiled it where the shape is new."""
+        if _shape(batch) not in self._by_shape:
+            self.prepare(batch)
+        return self._by_shape[_shape(batch)](state, batch)
+
+
+def digest(lowered: jax.stages.Lowered) -> str:
+    """Returns the SHA-256 of a lowered program's text; equal programs have equal ones."""
+    return hashlib.sha256(lowered.as_text().encode()).hexdigest()
+
+
+def _abstract(array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
+def _shape(batch: Batch) -> Any:
+    return tuple(
+        None if field is None else (field.shape, field.dtype.name)
+        for field in (batch.target_BL, batch.segment_BL, batch.position_BL, batch.weight_BL)
+    )

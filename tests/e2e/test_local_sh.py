@@ -1,0 +1,143 @@
+"""launch/local.sh: all or nothing, restarts within bounds, and the one at fault by name."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_job
+import tiny_run
+
+LOCAL = str(tiny_run.CHECKOUT / "launch/local.sh")
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Puts a script in the place of `palmscale`; returns the environment that finds it."""
+
+    def make(script):
+        program = tmp_path / "bin/palmscale"
+        program.parent.mkdir()
+        program.write_text(f"#!/usr/bin/env bash\n{script}\n")
+        program.chmod(0o755)
+        return os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+    return make
+
+
+def local(*arguments, env=None, code=0, seconds=60):
+    done = subprocess.run(
+        [LOCAL, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=seconds
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_all_processes_know_their_place_and_process_0_is_shown(stand_in, tmp_path):
+    env = stand_in('echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS: $*"')
+    done = local(3, f"--logs={tmp_path}/logs", "train", "a b", env=env)
+    assert "0 of 3 at localhost:" in done.stdout and "1 of 3" not in done.stdout
+    assert "2 of 3" in (tmp_path / "logs/process_2.log").read_text()
+    assert "train a b" in done.stdout
+
+
+def test_a_mistake_is_said_once_and_never_restarted(stand_in, tmp_path):
+    env = stand_in('echo x >>"$0.runs"; echo "palmscale: error: DIM = 3" >&2; exit 2')
+    done = local(2, "train", env=env, code=2)
+    assert (tmp_path / "bin/palmscale.runs").read_text() == "x\nx\n"
+    assert "exited with code 2: palmscale: error: DIM = 3" in done.stderr
+
+
+def test_a_fault_is_restarted_so_often_and_then_is_the_jobs(stand_in, tmp_path):
+    env = stand_in(
+        '[[ $JAX_PROCESS_ID == 1 ]] && { echo x >>"$0.runs"; echo "error: bad" ; exit 1; }; exec sleep 1'
+    )
+    done = local(2, "--max-restarts=2", "train", env=env, code=1)
+    assert (tmp_path / "bin/palmscale.runs").read_text() == "x\n" * 3
+    assert "process 1 of 2 exited with code 1: error: bad" in done.stderr
+    assert "restart 2 of 2" in done.stderr
+
+
+def test_a_job_that_is_restarted_may_end_well(stand_in):
+    env = stand_in(
+        '[[ -e $0.again ]] && exit 0; [[ $JAX_PROCESS_ID == 1 ]] && touch "$0.again"; exit 75'
+    )
+    local(2, "train", env=env)
+
+
+def test_a_killed_process_is_named_and_not_the_ones_it_drags_along(stand_in):
+    env = stand_in("[[ $JAX_PROCESS_ID == 2 ]] && kill -9 $$; sleep 1; kill -ABRT $$")
+    done = local(3, "--max-restarts=0", "train", env=env, code=75)
+    assert "process 2 of 3 was ended by signal 9" in done.stderr
+
+
+def test_a_stopped_process_is_named_and_killed_after_the_grace(stand_in):
+    env = stand_in("[[ $JAX_PROCESS_ID == 1 ]] && kill -STOP $$; sleep 1; kill -ABRT $$")
+    began = time.monotonic()
+    done = local(2, "--max-restarts=0", "--grace=2", "train", env=env, code=75)
+    assert "process 1 of 2 stands still (stopped)" in done.stderr
+    assert time.monotonic() - began < 20
+
+
+def test_sigterm_is_passed_on_and_is_no_restart(stand_in):
+    env = stand_in("trap 'exit 75' TERM; echo ready; while :; do sleep 0.1; done")
+    job = subprocess.Popen([LOCAL, "2", "train"], env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert job.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(30) == 75
+    finally:
+        job.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["two", "train"], "'two' is no number of processes"),
+        (["2"], "no command"),
+        (["2", "--grace=x", "train"], "--grace=x"),
+        (["2", "--max-restarts=-1", "train"], "--max-restarts=-1"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, said, stand_in):
+    done = local(*arguments, env=stand_in("exit 0"), code=2)
+    assert len(done.stderr.splitlines()) == 1 and said in done.stderr
+
+
+def test_without_arguments_it_says_how_it_is_used():
+    assert "launch/local.sh 2 train" in local(code=2).stdout
+
+
+def test_two_real_processes_one_killed_go_on_and_end_as_if_nothing_had_been(
+    tiny, finished, tmp_path
+):
+    workdir = tmp_path / "run"
+    command = tiny(
+        workdir, **tiny_job.QUICK, SIMULATED_DEVICES=4, SAVE_EVERY_STEPS=2, TRAIN_STEPS=60
+    )
+    env = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    logs = tmp_path / "logs"
+    with subprocess.Popen(
+        [LOCAL, "2", f"--logs={logs}", *command], env=env, stderr=subprocess.PIPE, text=True,
+        cwd=tiny_run.CHECKOUT,
+    ) as job:  # fmt: skip
+        end = time.monotonic() + 120
+        while tiny_job.steps_done(workdir) < 6 and time.monotonic() < end:
+            time.sleep(0.01)
+        found = subprocess.run(
+            ["pgrep", "-f", f"palmscale train .*{workdir}"], capture_output=True, text=True
+        ).stdout.split()
+        victim = next(
+            pid
+            for pid in found
+            if b"JAX_PROCESS_ID=1" in pathlib.Path(f"/proc/{pid}/environ").read_bytes()
+        )
+        os.kill(int(victim), signal.SIGKILL)
+        _, err = job.communicate(timeout=240)
+    assert job.returncode == 0, err
+    assert "process 1 of 2 was ended by signal 9" in err and "restart 1 of 3" in err
+    assert tiny_job.steps_done(workdir) == 60

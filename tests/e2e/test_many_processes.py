@@ -1,0 +1,246 @@
+"""Runs on several real processes: they train as one, and end as one whatever befalls them."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_job
+import tiny_run
+from tiny_job import AT_STEP, HEARTBEAT_SECONDS, QUICK, Job
+
+# Four groups of two: with four processes of two devices, each group of a model axis of four spans
+# two processes.
+MESH = QUICK | {"DATA": 2, "MODEL_PARALLEL": 4, "TRAIN_STEPS": 20, "SAVE_EVERY_STEPS": 5}
+# What a fault is tried on: two processes of one device each.
+PAIR = QUICK | {"DATA": 2, "MODEL_PARALLEL": 1, "SIMULATED_DEVICES": 1, "SAVE_EVERY_STEPS": 2}
+
+
+@pytest.fixture(scope="module")
+def four(tiny, finished, tmp_path_factory):
+    """The workdir of a run of four processes that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("four") / "run"
+    command = tiny(workdir, **MESH, SIMULATED_DEVICES=2)
+    with Job(command, workdir / "logs", processes=4) as job:
+        job.succeed()
+    return workdir
+
+
+def test_two_and_four_processes_train_to_the_same_bits_also_where_the_model_axis_spans_them(
+    tiny, four, tmp_path
+):
+    command = tiny(tmp_path / "run", **MESH, SIMULATED_DEVICES=4)
+    with Job(command, tmp_path / "logs", processes=2) as job:
+        job.succeed()
+    tiny_run.assert_same_end(tmp_path / "run", four)
+
+
+def test_only_process_0_tells_what_happens(four):
+    logs = [(four / f"logs/{index}.log").read_text() for index in range(4)]
+    assert "[0] Trained 20 steps" in logs[0]
+    assert not any("step" in line and "Gloo" not in line for line in logs[1].splitlines())
+
+
+def test_evaluation_on_two_processes_says_what_training_said(four, tmp_path):
+    command = ["eval", f"--workdir={four}", "--gin.SIMULATED_DEVICES=4"]
+    with Job(command, tmp_path / "logs", processes=2) as job:
+        job.succeed()
+    told = re.search(r"held_out_loss ([\d.]+)", job.said(0))
+    assert "held_out_loss" not in job.said(1)
+    assert told
+
+
+def killed_once(command, workdir, logs, chance, processes):
+    """Starts the job, kills a process at a random moment, and waits for the others' end."""
+    with Job(command, logs, processes=processes) as job:
+        done = tiny_job.steps_done(workdir)
+        victim = chance.randrange(processes)
+        wanted = done + chance.randint(1, 8)
+        saving = chance.random() < 0.4
+        folders = workdir / "checkpoints"
+
+        def arrived():
+            if saving:
+                return any(folders.glob("*.orbax-checkpoint-tmp*"))
+            return tiny_job.steps_done(workdir) >= wanted
+
+        end = time.monotonic() + 120
+        while not arrived() and job.processes[victim].poll() is None and time.monotonic() < end:
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.2)
+        killed = job.send(victim)
+        codes = job.wait(HEARTBEAT_SECONDS + 30)
+        late = max(moment for _, moment in job.ended.values()) - killed
+    return codes[victim] == -9, late
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(25, marks=pytest.mark.long)])
+def test_kill_9_of_any_process_at_any_moment_loses_nothing(rounds, tiny, finished, tmp_path):
+    steps = {"TRAIN_STEPS": 16 if rounds == 2 else 150, "SAVE_EVERY_STEPS": 3}
+    undisturbed = tiny(tmp_path / "undisturbed", **(PAIR | steps))
+    with Job(undisturbed, tmp_path / "logs", processes=2) as job:
+        job.succeed()
+    chance = random.Random(rounds)
+    command = tiny(tmp_path / "run", **(PAIR | steps))
+    outcomes = [
+        killed_once(command, tmp_path / "run", tmp_path / f"logs{number}", chance, 2)
+        for number in range(rounds)
+    ]
+    assert sum(killed for killed, _ in outcomes) >= 0.8 * rounds
+    assert all(late < HEARTBEAT_SECONDS + 5 for killed, late in outcomes if killed), outcomes
+    with Job(command, tmp_path / "last", processes=2) as job:
+        job.succeed()
+    tiny_run.assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def test_sigterm_to_one_process_saves_one_step_on_all_and_asks_for_a_restart(tiny, tmp_path):
+    workdir = tmp_path / "run"
+    command = tiny(workdir, **(PAIR | {"TRAIN_STEPS": 100_000, "SAVE_EVERY_STEPS": 50_000}))
+    with Job(command, tmp_path / "logs", processes=2) as job:
+        job.when(lambda: tiny_job.steps_done(workdir) >= 3)
+        job.send(1, signal.SIGTERM)
+        assert job.wait(60) == [75, 75], job.said(0)
+    assert "saved step" in job.said(0)
+    assert tiny_run.steps(workdir)[-1] == tiny_job.steps_done(workdir)
+
+
+def disturbed(tiny, tmp_path, act, **changes):
+    """A job of two whose process 1 does something at step 5; exit codes, seconds, and the job."""
+    workdir = tmp_path / "run"
+    command = tiny(workdir, **(PAIR | {"TRAIN_STEPS": 1000} | changes))
+    code = {1: AT_STEP.format(step=5, act=act)}
+    with Job(command, tmp_path / "logs", processes=2, code=code) as job:
+        job.when(lambda: tiny_job.steps_done(workdir) >= 3)
+        reached = time.monotonic()
+        codes = job.wait(HEARTBEAT_SECONDS + 60)
+    return codes, max(moment for _, moment in job.ended.values()) - reached, job
+
+
+def test_an_exception_on_one_process_ends_all_at_once_with_its_reason(tiny, tmp_path):
+    codes, seconds, job = disturbed(tiny, tmp_path, "raise RuntimeError('a bad disk')")
+    assert codes == [1, 1] and seconds < HEARTBEAT_SECONDS + 5
+    assert "process 1 on" in job.said(0) and "RuntimeError: a bad disk" in job.said(0)
+
+
+def test_a_host_that_hangs_is_named_with_its_stack_and_the_job_asks_for_a_restart(tiny, tmp_path):
+    codes, seconds, job = disturbed(tiny, tmp_path, "time.sleep(1000)", STEP_SECONDS=8)
+    assert codes == [75, 75] and seconds < 8 + HEARTBEAT_SECONDS + 5
+    told = job.said(0) + job.said(1)
+    assert re.search(r"the others wait for process 1 on \S+\.", told), told
+    assert "in disturbed" in job.said(1)
+
+
+def test_a_stopped_process_is_given_up_after_the_heartbeat(tiny, tmp_path):
+    workdir = tmp_path / "run"
+    command = tiny(workdir, **(PAIR | {"TRAIN_STEPS": 1000}))
+    with Job(command, tmp_path / "logs", processes=2) as job:
+        job.when(lambda: tiny_job.steps_done(workdir) >= 3)
+        stopped = job.send(1, signal.SIGSTOP)
+        while job.processes[0].poll() is None:
+            assert time.monotonic() < stopped + HEARTBEAT_SECONDS + 5
+            time.sleep(0.05)
+        assert job.processes[0].returncode in (75, -signal.SIGABRT)
+
+
+def test_who_does_not_come_is_named(tiny, tmp_path):
+    command = tiny(tmp_path / "run", **(PAIR | {"JOIN_SECONDS": 3}))
+    place = {"JAX_NUM_PROCESSES": "4"}
+    with Job(command, tmp_path / "logs", processes=2, environment=place) as job:
+        assert job.wait(60) == [75, 75]
+    for index in range(2):
+        assert "process 2, 3 of 4 did not come within 3 s; here are 0 (" in job.said(index)
+        assert "--worker=all" in job.said(index)
+
+
+def test_what_differs_between_hosts_is_named_before_the_first_step(tiny, tmp_path):
+    command = tiny(tmp_path / "run", **PAIR)
+    code = {
+        1: "import optax; import importlib.metadata as m; v = m.version\n"
+        "m.version = lambda name: '0.0.1' if name == 'optax' else v(name)"
+    }
+    with Job(command, tmp_path / "logs", processes=2, code=code) as job:
+        assert job.wait(100) == [2, 2]
+    assert re.search(
+        r"process 0 on \S+ and process 1 on \S+ differ in the version of optax: "
+        r"[\d.]+ against 0\.0\.1",
+        job.said(0),
+    )
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+# Notes the state as it comes back, and ends.
+PROBE = """
+import json, os, sys
+from palmscale.cli.training import Training
+resumed = Training.resume_or_begin
+def note(self):
+    state, cursor = resumed(self)
+    from palmscale.checkpoint.describe import described
+    optimizer = {{"step": state.step, "state": state.optimizer_state}}
+    arrays = {{"params": described(state.params), "optimizer": described(optimizer)}}
+    if self._job.leads:
+        with open({out!r}, "w") as file:
+            json.dump([arrays, cursor.to_json()], file)
+    from palmscale.errors import HostLost
+    raise HostLost("noted")
+Training.resume_or_begin = note
+"""
+
+
+@pytest.mark.parametrize(
+    ("processes", "mesh"),
+    [
+        (1, {"SIMULATED_DEVICES": 8, "DATA": 8, "MODEL_PARALLEL": 1}),
+        (2, {"SIMULATED_DEVICES": 2, "DATA": 1, "MODEL_PARALLEL": 4}),
+        (3, {"SIMULATED_DEVICES": 2, "DATA": 3, "MODEL_PARALLEL": 2}),
+    ],
+)
+def test_what_four_processes_saved_comes_back_to_any_number_on_any_mesh(
+    processes, mesh, tiny, four, tmp_path
+):
+    workdir = shutil.copytree(four, tmp_path / "run")
+    if processes == 3:  # nothing of the model divides by three
+        mesh |= {
+            "BATCH_SCHEDULE": "((0, 9),)",
+            "ALLOW_CHANGES": "('batch_schedule',)",
+            "RULE_OVERRIDES": "{'embed': None, 'vocab_embed': None}",
+        }
+    command = tiny(workdir, **(MESH | mesh | {"TRAIN_STEPS": 30}))
+    probe = PROBE.format(out=str(tmp_path / "noted"))
+    with Job(
+        command, tmp_path / "logs", processes=processes, code=dict.fromkeys(range(3), probe)
+    ) as job:
+        assert job.wait() == [75] * processes, job.said(0)
+    assert json.loads((tmp_path / "noted").read_text()) == [*tiny_run.saved(four)]
+
+
+def test_two_processes_generate_what_one_does(four, tmp_path):
+    command = ["generate", f"--workdir={four}", "--greedy", "--prompt=def ", "--max_tokens=12"]
+    alone = tiny_run.run(*command).stdout
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    with Job(command, tmp_path / "logs", processes=2, environment=flags) as job:
+        job.succeed()
+    said = [line for line in job.said(0).splitlines() if "[Gloo]" not in line]
+    assert "\n".join(said).strip() == alone.strip()
+    assert "def" not in job.said(1)
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is absent")
+def test_open_mpi_tells_by_itself_how_many_there_are(tiny, finished, tmp_path):
+    command = tiny(tmp_path / "run", **PAIR)
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
+    done = subprocess.run(
+        [*mpirun, sys.executable, "-m", "palmscale", *command],
+        capture_output=True,
+        text=True,
+        cwd=tiny_run.CHECKOUT,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 cpu device(s), data=2" in done.stderr
+    assert tiny_job.steps_done(tmp_path / "run") == 16

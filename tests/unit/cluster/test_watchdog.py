@@ -1,0 +1,106 @@
+"""The watchdog: who the others wait for, why a process ends, and that it does end."""
+
+import json
+import threading
+import time
+
+import board
+import pytest
+
+from palmscale.cluster import watchdog
+from palmscale.cluster.watchdog import Watchdog, laggards, said_by_others, say_why, silent
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(watchdog, "_POLL_SECONDS", 0.05)
+
+
+class Watched:
+    """A watchdog whose process does not end: it notes the exit code."""
+
+    def __init__(self, peers, stall_seconds=100.0):
+        self.warnings, self.codes, self.over = [], [], threading.Event()
+        self.dog = Watchdog(
+            peers, stall_seconds=stall_seconds, warn=self.warnings.append, end=self._end
+        )
+
+    def _end(self, code):
+        self.codes.append(code)
+        self.over.set()
+
+
+def stands(step, where="devices"):
+    return {"step": step, "where": where, "age": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("standing", "found"),
+    [
+        ({0: stands(7), 1: stands(6), 2: stands(7)}, [1]),
+        ({0: stands(7), 1: stands(7, "input"), 2: stands(7)}, [1]),
+        ({0: stands(7), 1: stands(6, "input"), 2: stands(6)}, [1]),
+        ({0: stands(7, "saving"), 1: stands(7, "saving")}, []),
+        ({0: stands(7, "input")}, []),
+        ({}, []),
+    ],
+)
+def test_the_others_wait_for_the_earliest_or_for_whoever_is_in_its_own_code(standing, found):
+    assert laggards(standing) == found
+
+
+def test_standing_still_ends_the_process_and_names_the_host(capfd):
+    first, second = board.peers(2)
+    second.publish("progress", json.dumps(stands(3, "input")))
+    watched = Watched(first, stall_seconds=0.3)
+    with watched.dog as dog:
+        dog.beat("devices", 4)
+        assert watched.over.wait(10)
+    assert watched.codes == [75]
+    assert "waits for devices at step 4; the others wait for process 1 on b" in watched.warnings[0]
+    assert any("process 1 on b waits for input at step 3" in line for line in watched.warnings)
+    assert said_by_others(second) == (
+        75,
+        "process 0 on a ended: process 1 on b stood still for 0.3 s",
+    )
+    assert "most recent call first" in capfd.readouterr().err
+
+
+def test_beats_keep_it_alive_and_rest_lets_it_take_any_time():
+    (alone,) = board.peers(1)
+    watched = Watched(alone, stall_seconds=0.4)
+    with watched.dog as dog:
+        time.sleep(0.6)  # not yet started
+        for step in range(4):
+            dog.beat("devices", step)
+            time.sleep(0.15)
+            dog.go_on()
+        dog.rest()
+        time.sleep(0.6)
+    assert watched.codes == []
+
+
+def test_another_processs_end_ends_this_one_with_its_code_and_reason():
+    first, second = board.peers(2)
+    watched = Watched(first)
+    with watched.dog:
+        say_why(second, 2, "DIM = 3 is odd")
+        assert watched.over.wait(10)
+    assert watched.codes == [2]
+    assert watched.warnings == ["process 1 on b ended: DIM = 3 is odd; this process ends too."]
+
+
+def test_ones_own_last_words_are_not_anothers():
+    first, second = board.peers(2)
+    say_why(first, 1, "a bad disk")
+    assert said_by_others(first) is None
+    assert said_by_others(second) == (1, "process 0 on a ended: a bad disk")
+
+
+def test_who_no_longer_publishes_is_silent():
+    first, second, third = board.peers(3)
+    second.publish("progress", "the last one")
+    alive = Watched(third)
+    with alive.dog:
+        time.sleep(0.2)
+        assert silent(first) == [1]

@@ -1,0 +1,62 @@
+"""Generation on several devices: the layout, and the same tokens as on one."""
+
+import jax
+import numpy as np
+import pytest
+from eight_devices import facts_on_eight_devices
+from tiny_training import BOS, MODEL
+
+from palmscale.infer.generate import generate
+from palmscale.infer.partition import parameter_bytes, spread
+from palmscale.infer.sampling import Sampling
+from palmscale.partition.shardings import unbox
+from palmscale.train.state import abstract_params
+
+
+def generated(params):
+    tokens = generate(
+        model=MODEL,
+        params=params,
+        prompt=np.array([BOS, 3, 5], np.int32),
+        sampling=Sampling(temperature=0.0),
+        seed=0,
+        num_samples=1,
+        max_tokens=12,
+    )
+    return [int(token_B[0]) for token_B in tokens]
+
+
+def spread_facts():
+    """Run with eight devices."""
+    variables = MODEL.init({"params": jax.random.key(0)}, np.zeros((1, 1), np.int32))
+    params = jax.device_get(unbox(variables["params"]))
+    boxed = abstract_params(MODEL)
+    facts = {"one": generated(params)}
+    for data, model in ((4, 2), (2, 4), (16, 1)):
+        with spread(boxed, {"data": data, "model": model}) as shapes:
+            placed = jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, shapes)
+            facts[f"{data}x{model}"] = generated(placed)
+            kernel = placed["layers"]["query"] if "query" in placed["layers"] else None
+            leaves = jax.tree.leaves(placed) if kernel is None else [kernel]
+            largest = max(leaves, key=lambda leaf: leaf.size)
+            facts[f"share {data}x{model}"] = largest.addressable_shards[0].data.size / largest.size
+    return facts
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return facts_on_eight_devices(spread_facts)
+
+
+@pytest.mark.parametrize("mesh", ["4x2", "2x4", "16x1"])
+def test_the_tokens_are_those_of_one_device(facts, mesh):
+    assert facts[mesh] == facts["one"]
+
+
+def test_a_weight_is_split_over_the_devices(facts):
+    assert facts["share 4x2"] == facts["share 2x4"] == 1 / 8
+
+
+def test_the_bytes_of_parameters_are_counted_without_having_them():
+    shapes = {"a": jax.ShapeDtypeStruct((3, 4), "bfloat16"), "b": jax.ShapeDtypeStruct((), "int32")}
+    assert parameter_bytes(shapes) == 28
