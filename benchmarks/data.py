@@ -3,12 +3,16 @@
     python benchmarks/data.py [--megabytes=50] [--rounds=3]
 
 All work on the same text, sources of Python packages in The Pile's format, in one run and in turn.
-Rates are by CPU-second of this process and its children, which other load on the machine leaves
-alone; `benchmarks/README.md` has the method.
+Each way has a process of its own, so palmscale's have no TensorFlow loaded, as a training host has
+none. Rates are by CPU-second of the process and its children, which other load on the machine
+leaves alone; `benchmarks/README.md` has the method.
 """
 
 import argparse
+import contextlib
+import functools
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -19,6 +23,8 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +41,14 @@ from palmscale.data.vocab_training import train as train_vocabulary
 
 LENGTH = 2048
 FILES = 8
+
+Way = Callable[[], int]  # does some work, and returns how much
+
+
+class Wide(ByteVocabulary):
+    """Bytes, as if there were more ids than two bytes hold."""
+
+    size = 256_000
 
 
 def main() -> None:
@@ -54,33 +68,51 @@ def main() -> None:
 
 def compare_building(folder: Path, rounds: int) -> None:
     """Prints tokens a CPU-second of each way from text to tokens."""
-    texts = list(texts_of(folder / "small"))[:2000]
+    texts = list(itertools.islice(texts_of(folder / "small"), 300))
     model = folder / "pieces.model"
-    model.write_bytes(train_vocabulary(texts[:300], size=8000, model_type="bpe"))
+    model.write_bytes(train_vocabulary(texts, size=8000, model_type="bpe"))
     pieces = SentencePieceVocabulary(str(model))
-    ways: dict[str, Callable[[], int]] = {
-        "palmscale, bytes": lambda: built(folder, ByteVocabulary(), 1),
-        "palmscale, SentencePiece, 1 process": lambda: built(folder, pieces, 1),
-        "palmscale, SentencePiece, 2 processes": lambda: built(folder, pieces, 2),
-        "sentencepiece alone, 1 thread": lambda: sentencepiece_alone(model, texts),
-        "datasets, bytes in batches": lambda: datasets_bytes(folder / "small"),
-        "SeqIO, bytes, rebatched": lambda: seqio_bytes(folder / "small"),
+    ways: dict[str, Way] = {
+        "palmscale, bytes": partial(built, folder, ByteVocabulary(), 1),
+        "palmscale, SentencePiece, 1 process": partial(built, folder, pieces, 1),
+        "palmscale, SentencePiece, 2 processes": partial(built, folder, pieces, 2),
+        "sentencepiece alone, 1 thread": partial(sentencepiece_alone, model, folder / "small"),
+        "datasets, bytes in batches": partial(datasets_bytes, folder / "small"),
+        "SeqIO, bytes, rebatched": partial(seqio_bytes, folder / "small"),
     }
     print_rates("tokens", ways, rounds)
 
 
 def compare_reading(folder: Path, rounds: int) -> None:
     """Prints rows a CPU-second, read at random in batches of 16, each checksum verified."""
-
-    class Wide(ByteVocabulary):
-        size = 256_000
-
-    ways: dict[str, Callable[[], int]] = {}
+    ways: dict[str, Way] = {}
     for title, vocabulary in (("uint16", ByteVocabulary()), ("uint32", Wide())):
-        cache = build(folder / title, folder / "small", vocabulary, 2)
-        ways[f"palmscale, {title}"] = lambda cache=cache: read_rows(cache)
-    ways["datasets, arrow, uint16"] = datasets_reader(folder)
-    print_rates("rows", ways, rounds)
+        build(folder / title, folder / "small", vocabulary, 2)
+        ways[f"palmscale, {title}"] = partial(read_rows, folder / title)
+    write_arrow(folder)
+    ways["datasets, arrow, uint16"] = partial(datasets_rows, folder)
+    rates = print_rates("rows", ways, rounds)
+    print_consumption(rates["palmscale, uint16"])
+
+
+def print_consumption(rows_per_second: float) -> None:
+    """Prints what a host of each recipe consumes at most, and how many times that a core reads.
+
+    PaLM 540B: a step of 2,048 rows over 6,144 chips, four a host, at the paper's 238.3 thousand
+    tokens a second (PaLM, sections 4 and 5). The others: 6 FLOPs a parameter and token at the whole
+    peak of a host, four TPU v4 of 275 TFLOP/s or eight H100 of 989, which no run reaches.
+    """
+    tpu, gpu = 4 * 275e12, 8 * 989e12
+    consumed = {
+        "palm_540b, as the paper ran it": 238_300 / (6144 / 4) / LENGTH,
+        "palm_62b, TPU v4, MFU 100 %": tpu / (6 * 62.5e9) / LENGTH,
+        "palm_8b, TPU v4, MFU 100 %": tpu / (6 * 8.63e9) / LENGTH,
+        "gpu_1b, 8 H100, MFU 100 %": gpu / (6 * 1.0e9) / LENGTH,
+    }
+    print(f"{'rows of 2,048 a second and host':<42}{'consumed':>14}{'one core reads':>18}")
+    for name, rows in consumed.items():
+        print(f"{name:<42}{rows:>14,.3f}{rows_per_second / rows:>12,.0f} times")
+    print()
 
 
 def measure_seek(folder: Path) -> None:
@@ -109,21 +141,40 @@ def peak_of_build(source: Path, target: Path) -> int:
     return int(line.split()[1]) * 1024
 
 
-def print_rates(what: str, ways: dict[str, Callable[[], int]], rounds: int) -> None:
+def print_rates(what: str, ways: dict[str, Way], rounds: int) -> dict[str, float]:
+    """Prints and returns what each way does a CPU-second, all in turn.
+
+    Each has a process of its own, where it is warmed up once: those of palmscale have no TensorFlow
+    loaded, whose threads take time of their own, as a training host has none.
+    """
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            before = cpu_seconds()
-            done = way()
-            rates[name].append(done / (cpu_seconds() - before))
+    with contextlib.ExitStack() as stack:
+        context = multiprocessing.get_context("spawn")
+        workers = {
+            name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in ways
+        }
+        for turn in range(rounds + 1):
+            for name, way in ways.items():
+                rate, has_tensorflow = workers[name].submit(timed, way).result()
+                assert not (has_tensorflow and "palmscale" in name), f"{name} loads TensorFlow"
+                rates[name] += [rate] if turn else []
     print(f"{what + ' a CPU-second':<42}{'median':>14}{'least':>14}{'most':>14}")
     for name, found in rates.items():
         cells = (statistics.median(found), min(found), max(found))
         print(f"{name:<42}" + "".join(f"{cell:>14,.0f}" for cell in cells))
     print()
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def timed(way: Way) -> tuple[float, bool]:
+    """Returns what `way` does a CPU-second, and whether TensorFlow is loaded in this process."""
+    before = cpu_seconds()
+    done = way()
+    return done / (cpu_seconds() - before), "tensorflow" in sys.modules
 
 
 def cpu_seconds() -> float:
+    """Of this process and its children that have ended."""
     own, children = (
         resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
@@ -177,17 +228,28 @@ def built(folder: Path, vocabulary: Vocabulary, processes: int) -> int:
     return build(target, folder / "small", vocabulary, processes).split("train").tokens
 
 
-def read_rows(cache: RowCache, batches: int = 1000) -> int:
-    split = cache.split("train")
+@functools.cache
+def opened(folder: Path) -> RowCache:
+    return RowCache.open(folder)
+
+
+def read_rows(folder: Path, batches: int = 4000) -> int:
+    split = opened(folder).split("train")
     stream = RowStream(rows=Shuffled(split, seed=0), schedule=BatchSchedule(((0, 16),)))
     for step in range(batches):
         stream.read(stream.batch_rows(stream.cursor(step)))
     return 16 * batches
 
 
-def sentencepiece_alone(model: Path, texts: list[str]) -> int:
+@functools.cache
+def some_texts(folder: Path) -> list[str]:
+    return list(itertools.islice(texts_of(folder), 2000))
+
+
+def sentencepiece_alone(model: Path, folder: Path) -> int:
     import sentencepiece
 
+    texts = some_texts(folder)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     return sum(len(processor.encode(text)) for text in texts)
 
@@ -208,22 +270,23 @@ def datasets_bytes(folder: Path) -> int:
     return rows * LENGTH
 
 
-def datasets_reader(folder: Path) -> Callable[[], int]:
+def write_arrow(folder: Path) -> None:
     import datasets
 
     datasets.disable_progress_bars()
     split = RowCache.open(folder / "uint16").split("train")
     rows = split.read(np.arange(min(split.num_rows, 8000)))["target"].astype(np.uint16)
     datasets.Dataset.from_dict({"row": list(rows)}).save_to_disk(str(folder / "arrow"))
+
+
+def datasets_rows(folder: Path) -> int:
+    import datasets
+
     data = datasets.load_from_disk(str(folder / "arrow")).with_format("numpy")
     order = np.random.default_rng(0).permutation(len(data))
-
-    def read() -> int:
-        for start in range(0, len(order) // 16 * 16, 16):
-            data[order[start : start + 16].tolist()]["row"]
-        return len(order) // 16 * 16
-
-    return read
+    for start in range(0, len(order) // 16 * 16, 16):
+        data[order[start : start + 16].tolist()]["row"]
+    return len(order) // 16 * 16
 
 
 def seqio_bytes(folder: Path) -> int:

@@ -229,7 +229,9 @@ def _add_data(commands: Any) -> None:
     )
     _add_cache(verify)
     _add_processes(verify)
-    show = _command(inner, "show", "rows.show", "Show some rows as text.", gin=True)
+    show = _command(
+        inner, "show", "show.show", "Show some rows as text, with statistics.", gin=True
+    )
     _add_cache(show)
     show.add_argument("--rows", type=_at_least(int, 1), default=3, metavar="N", help="default: 3")
     show.add_argument("--split", choices=("train", "validation"), default="train")

@@ -10,7 +10,6 @@ import os
 import pathlib
 import tokenize
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gin
@@ -20,13 +19,20 @@ import palmscale
 from palmscale.cli import bound_types, symbols
 from palmscale.cli.bound_types import Reference
 from palmscale.cli.nearest import did_you_mean
+from palmscale.cli.references import (
+    REQUIRED,
+    Binding,
+    Macro,
+    Statements,
+    map_items,
+    outer_scopes,
+)
 from palmscale.errors import UserError
 
 _PACKAGE = pathlib.Path(palmscale.__file__).parent
 # In a checkout `configs/` stands beside the package, in an installed wheel inside it.
 ROOT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else _PACKAGE
 
-_REQUIRED = "gin.REQUIRED"
 _imported: list[str] = []  # as gin keeps the configuration itself
 
 
@@ -94,23 +100,6 @@ def reset() -> None:
     _imported.clear()
 
 
-@dataclass(frozen=True)
-class _Macro:
-    name: str
-
-    def __repr__(self) -> str:
-        return f"%{self.name}"
-
-
-@dataclass(frozen=True)
-class _Binding:
-    name: str  # As the user wrote it: TRAIN_STEPS, palm.PaLM.dim
-    value: Any
-    place: str  # configs/runs/x.gin:12, or the command line's --gin.TRAIN_STEPS=5
-    target: Any = None  # None for a macro
-    parameter: str = ""
-
-
 class _Delegate(config_parser.ParserDelegate):
     """Keeps references as written: they are resolved where the place is known."""
 
@@ -118,7 +107,7 @@ class _Delegate(config_parser.ParserDelegate):
         return Reference(scoped_configurable_name, None, evaluate)
 
     def macro(self, macro_name):
-        return _Macro(macro_name)
+        return Macro(macro_name)
 
 
 class _Reading:
@@ -129,8 +118,7 @@ class _Reading:
         self.names: dict[str, Any] = {}  # imported by any file; the command line uses them all
         self.imports: dict[str, str] = {}
         self.modules: list[str] = []
-        self.bindings: dict[tuple, _Binding] = {}  # the last one for each parameter
-        self.macros: dict[str, _Binding] = {}
+        self.said = Statements()
         self.mentions: dict[str, str] = {}  # macro -> the first place that uses it
         self.scopes: set[str] = {""}  # that a reference names, overridden or not
         self.texts: list[str] = []  # for gin, in order
@@ -189,7 +177,7 @@ class _Reading:
         scope = f"{statement.scope}/" if statement.scope else ""
         if not statement.arg_name:
             name = scope + statement.selector
-            self.macros[name] = _Binding(name, value, place)
+            self.said.add(Binding(name, value, place))
             return
         target = symbols.resolve(statement.selector, names, place)
         known = bound_types.parameters(target)
@@ -199,20 +187,18 @@ class _Reading:
                 f"{place}: {statement.selector} has no parameter {statement.arg_name}{hint}"
             )
         name = f"{scope}{statement.selector}.{statement.arg_name}"
-        self.bindings[scope, target, statement.arg_name] = _Binding(
-            name, value, place, target, statement.arg_name
-        )
+        self.said.add(Binding(name, value, place, target, statement.arg_name), scope)
 
     def resolve_value(self, value: Any, names: dict, place: str) -> Any:
         """Returns the value with its references resolved; notes the macros and scopes it uses."""
         if isinstance(value, Reference):
             scope, _, selector = value.name.rpartition("/")
-            self.scopes.update(_outer_scopes(scope))
+            self.scopes.update(outer_scopes(scope))
             target = symbols.resolve(selector, names, place)
             return Reference(value.name, target, value.evaluated)
-        if isinstance(value, _Macro) and value.name != _REQUIRED:
+        if isinstance(value, Macro) and value.name != REQUIRED:
             self.mentions.setdefault(value.name, place)
-        return _map(lambda item: self.resolve_value(item, names, place), value)
+        return map_items(lambda item: self.resolve_value(item, names, place), value)
 
     def find(self, name: str, asked_by: str) -> pathlib.Path:
         for folder in self.search_paths:
@@ -225,65 +211,68 @@ class _Reading:
         raise UserError(f"{asked_by}: no file {name} in {looked}{did_you_mean(name, known)}")
 
     def check(self) -> None:
-        for name, place in self.mentions.items():
-            if name not in self.macros:
-                raise UserError(f"{place}: unknown macro %{name}{did_you_mean(name, self.macros)}")
-        self.check_every_macro_has_effect()
-        final = (*self.macros.values(), *self.bindings.values())
-        required = {b.name: b.place for b in final if b.value == _Macro(_REQUIRED)}
+        self.check_macros_are_known()
+        final = (*self.said.macros.values(), *self.said.bindings.values())
+        required = {b.name: b.place for b in final if b.value == Macro(REQUIRED)}
         if required:
             place = next(iter(required.values()))
             ways = " ".join(f"--gin.{name}=..." for name in required)
             raise UserError(f"{place}: {', '.join(required)} must be set - add {ways}")
-        for binding in self.bindings.values():
+        for binding in self.said.bindings.values():
             self.check_type(binding)
         self.check_every_scope_is_used()
         self.check_references_are_complete()
+        self.check_the_command_line_has_effect()
 
-    def check_every_macro_has_effect(self) -> None:
-        """A macro of a file may be overridden where it is used; one of the command line may not."""
-        live = set()
-        for binding in self.bindings.values():
-            self.expand(binding.value, live)
-        for name, binding in self.macros.items():
+    def check_macros_are_known(self) -> None:
+        for name, place in self.mentions.items():
+            if name not in self.said.macros:
+                hint = did_you_mean(name, self.said.macros)
+                raise UserError(f"{place}: unknown macro %{name}{hint}")
+        for name, binding in self.said.macros.items():
             if name not in self.mentions:
                 known = [other for other in self.mentions if other != name]
                 raise UserError(f"{binding.place}: unknown macro {name}{did_you_mean(name, known)}")
-            if name not in live and binding.place.startswith("--gin."):
-                raise UserError(
-                    f"{binding.place}: {name} has no effect - {self.mentions[name]} uses it, "
-                    f"but is overridden - set what overrides it"
-                )
+        for binding in self.said.bindings.values():
+            self.said.expand(binding.value)
+
+    def check_the_command_line_has_effect(self) -> None:
+        """What a file says may be replaced or left aside; what the command line says may not."""
+        effective = [
+            binding
+            for scope, target in self.said.reached()
+            for binding in self.said.bound_in(scope, target).values()
+        ]
+        live = {name for binding in effective for name in self.said.macros_in(binding.value)}
+        for binding in (*self.said.macros.values(), *self.said.bindings.values()):
+            of_command_line = binding.place.startswith("--gin.")
+            if not of_command_line or binding.name in live or binding in effective:
+                continue
+            why = "nothing in this run uses it"
+            remedy = f"leave {binding.name} out"
+            if last := self.said.replacement(binding.target or Macro(binding.name)):
+                why = f"{last.name} ({last.place}) takes the place of what uses it"
+                remedy += f", or change {last.name}"
+            raise UserError(f"{binding.place}: {binding.name} has no effect - {why} - {remedy}")
 
     def check_every_scope_is_used(self) -> None:
-        for (prefix, *_), binding in self.bindings.items():
+        for (prefix, *_), binding in self.said.bindings.items():
             scope = prefix.removesuffix("/")
             # What a macro has made carries the macro's name in an operative config.
-            if scope not in self.scopes and scope.partition("/")[0] not in self.macros:
+            if scope not in self.scopes and scope.partition("/")[0] not in self.said.macros:
                 raise UserError(
                     f"{binding.place}: nothing is made in the scope {scope}"
                     f"{did_you_mean(scope, self.scopes - {''})}"
                 )
 
-    def expand(self, value: Any, live: set, above: tuple = ()) -> Any:
-        """Returns the value with macros replaced by their values; adds their names to `live`."""
-        if isinstance(value, _Macro) and value.name != _REQUIRED:
-            if value.name in above:
-                raise UserError(
-                    f"{self.macros[value.name].place}: {value.name} is defined by itself"
-                )
-            live.add(value.name)
-            return self.expand(self.macros[value.name].value, live, (*above, value.name))
-        return _map(lambda item: self.expand(item, live, above), value)
-
-    def check_type(self, binding: _Binding) -> None:
+    def check_type(self, binding: Binding) -> None:
         wanted = bound_types.hint(binding.target, binding.parameter)
-        value = self.expand(binding.value, set())
+        value = self.said.expand(binding.value)
         if bound_types.fits(value, wanted):
             return
         blamed = binding  # Where the literal stands: the last of a chain of macros.
-        while isinstance(blamed.value, _Macro):
-            blamed = self.macros[blamed.value.name]
+        while isinstance(blamed.value, Macro):
+            blamed = self.said.macros[blamed.value.name]
         needs = f"{bound_types.describe(wanted)} is needed"
         if blamed is not binding:
             needs += f" by {binding.name}"
@@ -296,58 +285,21 @@ class _Reading:
         )
 
     def check_references_are_complete(self) -> None:
-        """Follows the references as gin does, scopes included, from what no reference names."""
-        named = {
-            reference.target
-            for binding in self.bindings.values()
-            for reference, _ in self.references(binding.value, "")
-        }
-        reached = {("", b.target) for b in self.bindings.values() if b.target not in named}
-        waiting = list(reached)
-        while waiting:
-            scope, target = waiting.pop()
-            for binding in self.bound_in(scope, target).values():
-                for reference, inner in self.references(binding.value, scope):
+        for scope, target in self.said.reached():
+            for binding in self.said.bound_in(scope, target).values():
+                for reference, inner in self.said.references(binding.value, scope):
                     self.check_is_complete(reference, inner, binding.place)
-                    if (inner, reference.target) not in reached:
-                        reached.add((inner, reference.target))
-                        waiting.append((inner, reference.target))
 
     def check_is_complete(self, reference: Reference, scope: str, place: str) -> None:
-        missing = bound_types.missing(reference.target, set(self.bound_in(scope, reference.target)))
+        missing = bound_types.missing(
+            reference.target, set(self.said.bound_in(scope, reference.target))
+        )
         if reference.evaluated and missing:
             name = reference.name.rpartition("/")[2]
-            shown = name if not scope or scope in self.macros else f"{scope}/{name}"
+            shown = name if not scope or scope in self.said.macros else f"{scope}/{name}"
             raise UserError(
                 f"{place}: {reference} lacks {', '.join(missing)} - bind {shown}.{missing[0]}"
             )
-
-    def references(self, value: Any, scope: str) -> Iterator[tuple[Reference, str]]:
-        """Yields the references in `value` and the scope in which gin calls each.
-
-        That is the reference's own, else that of what holds it; a macro's name is a scope too.
-        """
-        if isinstance(value, Reference):
-            yield value, value.name.rpartition("/")[0] or scope
-        elif isinstance(value, _Macro) and value.name != _REQUIRED:
-            yield from self.references(self.macros[value.name].value, value.name)
-        elif isinstance(value, (list, tuple, dict)):
-            for item in [*value, *value.values()] if isinstance(value, dict) else value:
-                yield from self.references(item, scope)
-
-    def bound_in(self, scope: str, target: Any) -> dict[str, _Binding]:
-        """Returns what is bound of `target` in `scope`: inner scopes win over outer ones."""
-        bound = {}
-        for outer in _outer_scopes(scope):
-            key = (f"{outer}/" if outer else "", target)
-            bound |= {b.parameter: b for k, b in self.bindings.items() if k[:2] == key}
-        return bound
-
-
-def _outer_scopes(scope: str) -> list[str]:
-    """Returns the scopes that hold in "a/b", outermost first: "", "a", "a/b"."""
-    parts = scope.split("/") if scope else []
-    return ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
 
 
 def _statements(text: str, shown: str) -> Iterator[Any]:
@@ -363,12 +315,6 @@ def _statements(text: str, shown: str) -> Iterator[Any]:
     except tokenize.TokenError as error:
         place = shown if shown.startswith("--gin.") else f"{shown}:{error.args[1][0]}"
         raise UserError(f"{place}: a bracket or a quotation mark is not closed") from error
-
-
-def _map(function: Any, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {function(k): function(v) for k, v in value.items()}
-    return type(value)(map(function, value)) if type(value) in (list, tuple) else value
 
 
 def _for_gin(imports: dict[str, str], lines: list[str]) -> str:

@@ -1,6 +1,7 @@
-"""Pictures of a cache's documents, as PNG files. Needs matplotlib, the extra `plot`."""
+"""Pictures of the documents of caches, as PNG files. Needs matplotlib, the extra `plot`."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,33 @@ def draw_documents(split: Mapping[str, Any], path: Path, *, title: str) -> None:
     Raises:
         UserError: matplotlib is not installed, or the file cannot be written.
     """
+    with _two_panels(path, height_inches=4.2) as (lengths, groups):
+        _draw_lengths(lengths, split, title)
+        _draw_groups(groups, split)
+
+
+def draw_mixture(
+    splits: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float], path: Path
+) -> None:
+    """Writes a picture of how long the documents of each source are, and of the sources' shares.
+
+    Args:
+        splits: their entries in the manifests, by source.
+        weights: of the sources.
+        path: of the PNG file.
+
+    Raises:
+        UserError: as `draw_documents`.
+    """
+    with _two_panels(path, height_inches=max(4.2, 1.4 + 0.5 * len(splits))) as (lengths, shares):
+        colors = _colors(list(splits))
+        _draw_lengths_of_each(lengths, splits, colors)
+        _draw_shares(shares, splits, weights, colors)
+
+
+@contextlib.contextmanager
+def _two_panels(path: Path, *, height_inches: float) -> Iterator[tuple[Any, Any]]:
+    """Gives the axes of a picture's halves, and writes it in the end."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -30,11 +58,9 @@ def draw_documents(split: Mapping[str, Any], path: Path, *, title: str) -> None:
             "--picture needs matplotlib, which is not installed - it draws the picture - install it"
             " with `pip install 'palmscale[plot]'`"
         ) from None
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, height_inches), layout="constrained")
     FigureCanvasAgg(figure)
-    lengths, groups = figure.subplots(1, 2)
-    _draw_lengths(lengths, split, title)
-    _draw_groups(groups, split)
+    yield tuple(figure.subplots(1, 2))
     try:
         figure.savefig(path, format="png", dpi=110)
     except OSError as error:
@@ -42,6 +68,59 @@ def draw_documents(split: Mapping[str, Any], path: Path, *, title: str) -> None:
             f"--picture={path} cannot be written ({error.strerror}) - needed is a file in a folder"
             " that exists - correct the path"
         ) from None
+
+
+def _colors(names: Sequence[str]) -> dict[str, Any]:
+    from matplotlib import colormaps
+
+    if len(names) <= 10:
+        return dict(zip(names, map(colormaps["tab10"], range(10))))
+    return dict(zip(names, map(colormaps["turbo"], np.linspace(0, 1, len(names)))))
+
+
+def _draw_lengths_of_each(axes: Any, splits: Mapping[str, Any], colors: Mapping[str, Any]) -> None:
+    counts = {name: np.array(entry["length_histogram"]) for name, entry in splits.items()}
+    first = min((int(np.flatnonzero(c)[0]) for c in counts.values() if c.any()), default=0)
+    for name, count in counts.items():
+        if count.any():
+            edges = 2.0 ** (np.arange(len(count) + 1) / 2)
+            shares, color = 100 * count[first:] / count.sum(), colors[name]
+            axes.stairs(shares, edges[first:], color=color, linewidth=1.8, label=name)
+            axes.stairs(shares, edges[first:], color=color, fill=True, alpha=0.1)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens in a document, [eod] included")
+    axes.set_ylabel("% of the source's documents")
+    if any(count.any() for count in counts.values()):
+        axes.legend(fontsize=8, frameon=False)
+    total = sum(entry["documents"] for entry in splits.values())
+    axes.set_title(f"{len(splits)} sources: {total:,} documents", fontsize=10)
+
+
+def _draw_shares(
+    axes: Any,
+    splits: Mapping[str, Any],
+    weights: Mapping[str, float],
+    colors: Mapping[str, Any],
+) -> None:
+    """Draws each source's weight, solid, above its share of the text that is there, pale."""
+    tokens = {name: entry["tokens"] for name, entry in splits.items()}
+    total = max(1, sum(tokens.values()))
+    mixed, there = (
+        [100 * of[name] / max(1e-30, sum(of.values())) for name in splits]
+        for of in (weights, tokens)
+    )
+    places = np.arange(len(splits))
+    shades = [colors[name] for name in splits]
+    for shares, offset, alpha in ((mixed, -0.2, 1.0), (there, 0.2, 0.4)):
+        bars = axes.barh(places + offset, shares, height=0.36, color=shades, alpha=alpha)
+        axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=3, fontsize=8)
+    labels = [f"{name}\n{tokens[name]:,}" for name in splits]
+    axes.set_yticks(places, labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.14)
+    axes.set_xlabel("% of the rows by weight (solid), % of the tokens there are (pale)")
+    axes.set_title(f"shares of the sources: {total:,} tokens", fontsize=10)
 
 
 def _draw_lengths(axes: Any, entry: Mapping[str, Any], title: str) -> None:

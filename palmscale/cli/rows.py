@@ -1,30 +1,25 @@
-"""The row caches of a run, opened or built on first use; and the commands that look into them."""
+"""The row caches of a run, opened or built on first use; and the commands that build and verify."""
 
 import argparse
 import contextlib
 import os
-import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from palmscale.cli import gin_config, pictures, tables
-from palmscale.cli.run import Data, load_run
+from palmscale.cli import gin_config, tables
+from palmscale.cli.run import Data, Run, load_run
 from palmscale.data import cache as caches
 from palmscale.data.beam import BeamPipelines
 from palmscale.data.build import Progress
 from palmscale.data.cache import RowCache
-from palmscale.data.mixture import check_alike
+from palmscale.data.mixture import Mixed, check_alike
 from palmscale.data.processes import Executor, LocalProcesses
-from palmscale.data.rows import Split
 from palmscale.data.sources import TRAIN, VALIDATION
-from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from palmscale.data.stream import NumberedRows, Shuffled
+from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log, progress
-
-_COUNTED_ROWS = 1000  # of the statistics that `data show` prints
 
 
 def open_rows(data: Data, *, executor: Executor | None = None) -> RowCache:
@@ -55,6 +50,18 @@ def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, Ro
     return opened
 
 
+def train_rows(run: Run, opened: Mapping[str, RowCache]) -> NumberedRows:
+    """Returns the rows that the run trains on, in its order, of the caches of `open_caches`."""
+    splits = {name: cache.split(TRAIN) for name, cache in opened.items()}
+    if not run.data.components:
+        return Shuffled(splits[""], seed=run.data.seed)
+    stages = [
+        (run.batch_schedule.rows_before(step), weights)
+        for step, weights in run.data.weight_stages()
+    ]
+    return Mixed(splits, stages, seed=run.data.seed)
+
+
 def build(args: argparse.Namespace) -> None:
     """`palmscale data build`: builds what is not there of the caches, and prints what they hold."""
     log.set_up()
@@ -75,67 +82,16 @@ def build(args: argparse.Namespace) -> None:
 def verify(args: argparse.Namespace) -> None:
     """`palmscale data verify`: reads the whole caches; a difference names its file."""
     log.set_up()
-    for cache in _named(args):
+    if args.cache is not None:
+        named = [RowCache.open(Path(args.cache))]
+    else:
+        parts = load_run(args.gin_file, args.gin_bindings).data.parts()
+        named = [_open_or_build(part, None) for part in parts.values()]
+    for cache in named:
         with _bars() as show_progress:
             caches.verify(cache.directory, _local(args.processes), show_progress)
         rows = sum(cache.split(name).num_rows for name in cache.manifest["splits"])
         print(f"{cache.directory}: {rows:,} rows are as they were built; digest {cache.digest}")
-
-
-def show(args: argparse.Namespace) -> None:
-    """`palmscale data show`: prints rows as text, statistics, and draws histograms if asked to."""
-    log.set_up()
-    cache, *others = _named(args)
-    if others:
-        folders = ", ".join(str(each.directory) for each in (cache, *others))
-        raise UserError(
-            f"the gin files describe a mixture of several caches ({folders}) - one is shown at a"
-            " time - name its folder in place of --gin_file"
-        )
-    split, vocabulary = cache.split(args.split), cache.vocabulary
-    if not split.num_rows:
-        raise UserError(f"--split={args.split} of {cache.directory} has no rows; show the other.")
-    for number in range(min(args.rows, split.num_rows)):
-        print(f"--- row {number} of {split.num_rows:,}")
-        print(text_of(split.read(np.array([number]))["target"][0], vocabulary))
-    print("---")
-    tables.print_facts(_statistics(split, vocabulary))
-    if args.picture is not None:
-        pictures.draw_documents(
-            cache.manifest["splits"][args.split], Path(args.picture), title=cache.directory.name
-        )
-        tables.print_facts([("picture", args.picture)])
-
-
-def text_of(row_L: np.ndarray, vocabulary: Vocabulary) -> str:
-    """Returns a row as text, with a line `[eod]` where a document ends.
-
-    Control characters, which would command the terminal, appear as `\\x1b`.
-    """
-    documents = np.split(row_L, np.flatnonzero(row_L == vocabulary.eod_id) + 1)
-    text = "\n[eod]\n".join(vocabulary.decode(ids[ids != vocabulary.eod_id]) for ids in documents)
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-def _statistics(split: Split, vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    rows_RL = split.read(np.arange(min(_COUNTED_ROWS, split.num_rows)))["target"]
-    ids, counts = np.unique(rows_RL, return_counts=True)
-    ends = int(counts[ids == vocabulary.eod_id].sum())
-    frequent = [
-        f"{_shown(int(ids[i]), vocabulary)} {counts[i] / rows_RL.size:.1%}"
-        for i in np.argsort(-counts, kind="stable")[:8]
-    ]
-    return [
-        ("tokens", f"{rows_RL.size:,} in the first {len(rows_RL):,} rows"),
-        ("distinct", f"{len(ids):,} of the {vocabulary.size:,} in the vocabulary"),
-        ("documents", f"{ends:,} end in these rows, {ends / len(rows_RL):.2f} a row"),
-        ("bytes/token", f"{split.bytes_per_token:.3f}"),
-        ("frequent", "  ".join(frequent)),
-    ]
-
-
-def _shown(token_id: int, vocabulary: Vocabulary) -> str:
-    return "[eod]" if token_id == vocabulary.eod_id else repr(vocabulary.decode([token_id]))
 
 
 def _print_splits(cache: RowCache) -> None:
@@ -164,14 +120,6 @@ def _facts(cache: RowCache) -> list[tuple[str, str]]:
     if bad["count"]:
         facts.append(("bad", f"{bad['count']:,} documents skipped; the first: {bad['first'][0]}"))
     return facts
-
-
-def _named(args: argparse.Namespace) -> list[RowCache]:
-    """Returns the caches that the command line names, by one's folder or by gin files."""
-    if args.cache is not None:
-        return [RowCache.open(Path(args.cache))]
-    parts = load_run(args.gin_file, args.gin_bindings).data.parts()
-    return [_open_or_build(part, None) for part in parts.values()]
 
 
 def _open_or_build(data: Data, executor: Executor | None) -> RowCache:

@@ -21,15 +21,14 @@ from palmscale.cli import gin_config, samples
 from palmscale.cli.course import Course
 from palmscale.cli.job import Job, joined
 from palmscale.cli.outcome import RESTART_ME
+from palmscale.cli.rows import train_rows
 from palmscale.cli.run import Run, check_same_run, describe, load_run
 from palmscale.cli.wiring import CHECKPOINTS, CONFIG_FILE, Setting, evaluator, setting
 from palmscale.cli.witness import Witness
 from palmscale.cluster.agree import check_alike
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.feed import Feed, abstract_batch
-from palmscale.data.mixture import Mixed
-from palmscale.data.sources import TRAIN
-from palmscale.data.stream import Batch, Cursor, NumberedRows, RowStream, Shuffled
+from palmscale.data.stream import Batch, Cursor, RowStream
 from palmscale.errors import UserError
 from palmscale.observe import log, writers
 from palmscale.observe.progress import Progress
@@ -301,15 +300,7 @@ class Training:
 
 def row_stream(here: Setting) -> RowStream:
     """Returns the batches of a run."""
-    data, schedule = here.run.data, here.run.batch_schedule
-    splits = {name: cache.split(TRAIN) for name, cache in here.caches.items()}
-    rows: NumberedRows
-    if data.components:
-        stages = [(schedule.rows_before(step), weights) for step, weights in data.weight_stages()]
-        rows = Mixed(splits, stages, seed=data.seed)
-    else:
-        rows = Shuffled(splits[""], seed=data.seed)
-    return RowStream(rows=rows, schedule=schedule)
+    return RowStream(rows=train_rows(here.run, here.caches), schedule=here.run.batch_schedule)
 
 
 def _throughput(here: Setting) -> Throughput:

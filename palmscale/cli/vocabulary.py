@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from palmscale.cli import gin_config, tables
 from palmscale.cli.run import Data
@@ -29,10 +29,11 @@ def train(args: argparse.Namespace) -> None:
     with _written_whole(out) as write:
         if out.exists():
             log.warn(f"--out={out} exists and is kept; a different model would be refused.")
-        sample = DocumentSample(
-            corpus=_corpus(args), split=TRAIN, max_bytes=args.max_bytes, seed=args.seed
-        )
-        documents = _read(sample)
+        documents = [
+            document
+            for part in _corpora(args)
+            for document in _read(part, TRAIN, max_bytes=args.max_bytes, seed=args.seed)
+        ]
         megabytes = sum(map(text_bytes, documents)) / 1e6
         said = (
             f"Training {args.size:,} pieces ({args.model_type}) on {len(documents):,} documents,"
@@ -55,8 +56,13 @@ def check(args: argparse.Namespace) -> None:
     log.set_up()
     vocabulary = SentencePieceVocabulary(args.model)
     shown = vocab_check.check(vocabulary)
-    sample = DocumentSample(corpus=_corpus(args), split=VALIDATION, max_bytes=_MEASURED_BYTES)
-    groups = vocab_check.count_tokens(vocabulary, _read(sample))
+    documents = [
+        # The parts of a mixture are counted apart, whatever their own groups.
+        document._replace(group=part.name or document.group)
+        for part in _corpora(args)
+        for document in _read(part, VALIDATION, max_bytes=_MEASURED_BYTES)
+    ]
+    groups = vocab_check.count_tokens(vocabulary, documents)
     tables.print_table(("property", "shown by"), shown)
     print()
     tables.print_facts([("pieces", f"{vocabulary.size:,}"), ("digest", vocabulary.digest)])
@@ -79,26 +85,44 @@ def _print_counts(groups: dict[str, vocab_check.Counts]) -> None:
     tables.print_table(headings, cells, right=range(1, len(headings)))
 
 
-def _corpus(args: argparse.Namespace) -> Corpus:
+class _Part(NamedTuple):
+    """A corpus of a mixture, or one by itself, which has no name and the whole share."""
+
+    name: str
+    corpus: Corpus
+    share: float
+
+
+def _corpora(args: argparse.Namespace) -> list[_Part]:
+    """Returns the parts that have weight at the first step."""
     gin_config.load(args.gin_file, args.gin_bindings)
     data = gin_config.bound_call(Data)
-    if data.cache is not None:
-        raise UserError(
-            f"CACHE={data.cache} holds rows of tokens - a vocabulary needs text - give text in its"
-            " place, for example TEXT_FILES='my/*.txt'"
-        )
-    if data.corpus is None:
-        raise UserError(
-            "run.Data has a mixture - a vocabulary is of one corpus - bind run.Data.corpus in place"
-            " of run.Data.components"
-        )
-    return data.corpus
+    weights = data.weights_at(0)
+    parts = []
+    for name, part in data.parts().items():
+        if part.cache is not None:
+            given = (
+                f"the component {name} has cache={part.cache}, which"
+                if name
+                else (f"CACHE={part.cache}")
+            )
+            remedy = "bind its Component.corpus" if name else "give text, as TEXT_FILES='my/*.txt'"
+            raise UserError(
+                f"{given} holds rows of tokens - a vocabulary needs text - {remedy} in its place"
+            )
+        if weights[name]:
+            parts.append(_Part(name, part.corpus, weights[name] / sum(weights.values())))
+    return parts
 
 
-def _read(sample: DocumentSample) -> list[Document]:
+def _read(part: _Part, split: str, *, max_bytes: int, seed: int = 0) -> list[Document]:
+    """Returns a sample of the part's documents, its share of `max_bytes` in all."""
+    own_bytes = max(1, round(max_bytes * part.share))
+    sample = DocumentSample(corpus=part.corpus, split=split, max_bytes=own_bytes, seed=seed)
     shards, total = len(sample.shards), len(sample.all_shards)
     files = f"{total:,} files" if shards == total else f"{shards:,} of {total:,} files"
-    with progress.bar(f"Reading {files}") as update:
+    said = f"Reading {files} of {part.name}" if part.name else f"Reading {files}"
+    with progress.bar(said) as update:
         return sample.documents(update)
 
 

@@ -115,6 +115,11 @@ class Mixed:
             mixed[name][order] = values
         return mixed
 
+    def names(self, row_numbers: np.ndarray) -> list[str]:
+        """Returns the split that each of the rows is of."""
+        component, _ = self._mixture.locate(row_numbers)
+        return [self._mixture.components[index] for index in component.tolist()]
+
     def epochs(self, row_number: int) -> dict[str, float]:
         """Returns how often the rows before `row_number` went through each split."""
         consumed = self._mixture.consumed(row_number)

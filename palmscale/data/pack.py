@@ -5,7 +5,7 @@ Fine-tuning rows are whole examples side by side, each its own segment, the rest
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from palmscale.errors import CorruptionError, UserError
 CONCATENATE, SEGMENTS = "concatenate", "segments"
 PACKINGS = (CONCATENATE, SEGMENTS)
 _CRC_BYTES = 4
+_WHOLE = 0x2144DF1C  # the crc32 of anything that its own crc32 follows, wherever it was started
 _OPEN_ROWS = 64  # rows that may still take an example: more would fill little better
 
 Fields = tuple[tuple[str, np.dtype], ...]  # what a record holds, in order: name and type
@@ -94,25 +95,28 @@ def pack_examples(
     return Packed(target, segment, weight, truncated, dropped)
 
 
-def encode_row(values: Sequence[np.ndarray], shard: int, place: int) -> bytes:
-    """Returns the record of a row: each field's values [L], then a crc32 over them and the place.
+def encode_rows(columns: Sequence[np.ndarray], shard: int) -> Iterator[bytes]:
+    """Yields the record of each row of a shard: its values [n, L] by field, then their crc32.
 
     The shard's number and the row's place in it are in the sum, so that a row that took another's
     place is noticed too.
     """
-    payload = b"".join([value.tobytes() for value in values])
-    return payload + _crc(payload, shard, place)
+    for place, values in enumerate(zip(*columns)):
+        payload = b"".join(values)
+        # Started from the place, not from 0: one pass over the payload.
+        crc = zlib.crc32(payload, _crc_of_place(shard, place))
+        yield payload + crc.to_bytes(_CRC_BYTES, "little")
 
 
 def decode_rows(
     records: Sequence[bytes], places: Sequence[int], shard: int, fields: Fields
 ) -> dict[str, np.ndarray]:
-    """Returns what `encode_row` was given for each record, [n, L] by field.
+    """Returns what `encode_rows` was given for each record, [n, L] by field.
 
     Raises CorruptionError with the first place whose record differs from its checksum.
     """
     for record, place in zip(records, places):
-        if record[-_CRC_BYTES:] != _crc(memoryview(record)[:-_CRC_BYTES], shard, place):
+        if zlib.crc32(record, _crc_of_place(shard, place)) != _WHOLE:
             raise CorruptionError(f"row {place} differs from its checksum")
     width = sum(dtype.itemsize for _, dtype in fields)
     length = (len(records[0]) - _CRC_BYTES) // width
@@ -126,11 +130,6 @@ def position_of(segment_BL: np.ndarray) -> np.ndarray:
     place_L = np.arange(segment_BL.shape[1], dtype=np.int32)
     is_first_BL = np.diff(segment_BL.astype(np.int32), axis=1, prepend=-1) != 0
     return place_L - np.maximum.accumulate(np.where(is_first_BL, place_L, 0), axis=1)
-
-
-def _crc(payload: bytes | memoryview, shard: int, place: int) -> bytes:
-    # Started from the place, not from 0: one pass over the payload.
-    return zlib.crc32(payload, _crc_of_place(shard, place)).to_bytes(_CRC_BYTES, "little")
 
 
 def _crc_of_place(shard: int, place: int) -> int:

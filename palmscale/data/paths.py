@@ -1,9 +1,11 @@
 """Files by path or URL: local ones, and those of an object store such as gs://, all by fsspec."""
 
+import concurrent.futures
 import hashlib
 import io
 import os
 import posixpath
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -12,6 +14,7 @@ from palmscale.errors import UserError
 
 # Of what object stores say of a file, the first that is there changes with its content.
 _CHECKSUMS = ("md5Hash", "crc32c", "etag", "ETag")
+_ANSWER_SECONDS = 10  # for the first answer of an object store, whose library asks for minutes
 
 
 @dataclass(frozen=True, order=True)
@@ -31,6 +34,7 @@ def find(patterns: Sequence[str], setting: str) -> list[FoundFile]:
     """
     found: dict[str, FoundFile] = {}
     for pattern in patterns:
+        _check_answers(pattern)
         system, root = _system(pattern)
         try:
             details = system.glob(root, detail=True)
@@ -89,6 +93,33 @@ def digest(path: str) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def _check_answers(pattern: str) -> None:
+    """Raises UserError where nothing answers at a URL; what the answer is plays no part."""
+    scheme, separator, rest = pattern.partition("://")
+    if not separator:
+        return
+    place = f"{scheme}://{rest.partition('/')[0]}"
+    answer: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def ask() -> None:
+        try:
+            system, inner = _system(place)
+            answer.set_result(system.exists(inner))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer.result(_ANSWER_SECONDS)
+    except concurrent.futures.TimeoutError:
+        raise UserError(
+            f"{place} does not answer within {_ANSWER_SECONDS} seconds - every file of the corpus"
+            " must be read - correct the address, or the network and credentials of this machine"
+        ) from None
+    except OSError as error:
+        raise _unreadable(pattern, error) from None
 
 
 class _Reading(io.RawIOBase):

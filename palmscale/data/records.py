@@ -258,22 +258,29 @@ def _chunks(stream: BinaryIO, path: str) -> Iterator[bytes]:
         decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
         return _decompressed(stream, decompressor.decompressobj, zstandard.ZstdError)
     if path.endswith(".gz"):
-        return _decompressed(stream, lambda: zlib.decompressobj(wbits=31), zlib.error)
+        # gzip itself takes zeros at the end, as tapes leave them, for nothing.
+        return _decompressed(stream, lambda: zlib.decompressobj(wbits=31), zlib.error, b"\0")
     return iter(lambda: stream.read(_PLAIN_BYTES), b"")
 
 
-def _decompressed(stream: BinaryIO, begin: Any, error_type: type[Exception]) -> Iterator[bytes]:
+def _decompressed(
+    stream: BinaryIO, begin: Any, error_type: type[Exception], padding: bytes = b""
+) -> Iterator[bytes]:
     # Frame by frame, each to its end: the libraries' own streams take a cut file for a whole one.
-    frame = None
+    frame, is_after_frame = None, False
     while data := stream.read(_COMPRESSED_BYTES):
         while data:
-            frame = begin() if frame is None else frame
+            if frame is None:
+                data = data.lstrip(padding) if is_after_frame else data
+                if not data:
+                    break
+                frame = begin()
             try:
                 yield frame.decompress(data)
             except (error_type, EOFError) as error:
                 raise _Broken(f"damaged: {error}") from None
             data = b""
             if frame.eof:
-                data, frame = frame.unused_data, None
+                data, frame, is_after_frame = frame.unused_data, None, True
     if frame is not None:
         raise _Broken("it is cut off")

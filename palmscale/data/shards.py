@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from palmscale.data.pack import CONCATENATE, Fields, encode_row, fields_of, pack_examples
+from palmscale.data.pack import CONCATENATE, Fields, encode_rows, fields_of, pack_examples
 from palmscale.data.processes import Count
 from palmscale.data.rows import file_digest
 from palmscale.data.sources import SPLITS
@@ -223,8 +223,9 @@ def _write_rows(path: Path, columns: Sequence[np.ndarray], plan: ShardPlan, coun
     # of a reader's.
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     row_bytes = sum(column.shape[1] * column.itemsize for column in columns)
-    for place, values in enumerate(zip(*columns)):
-        writer.write(encode_row(values, plan.number, place))
+    columns = [np.ascontiguousarray(column) for column in columns]
+    for place, record in enumerate(encode_rows(columns, plan.number)):
+        writer.write(record)
         if place % _COUNT_ROWS == _COUNT_ROWS - 1:
             count(_COUNT_ROWS * row_bytes)
     count(len(columns[0]) % _COUNT_ROWS * row_bytes)

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +135,26 @@ class _Runs:
         self._dtype = token_dtype(spilling.vocabulary.size)
         self._tokens = open(spilling.work / f"{name}.tokens", "wb")
         self._index = open(spilling.work / f"{name}.index", "wb")
-        self._eod = np.array([spilling.vocabulary.eod_id], np.int32)
+        self._eod = np.array([spilling.vocabulary.eod_id], self._dtype)
         self._keys: list[int] = []
-        self._examples: list[Example] = []
+        self._ids: list[np.ndarray] = []
+        self._prompt_tokens: list[int] = []
         self._held = self._written = self._prompts = 0
         self._runs: list[int] = []
         self._lengths = np.zeros(0, np.int64)
         self._groups: dict[str, list[int]] = {}
 
     def add(self, key: int, example: Example) -> None:
+        # Unsigned, an id below 0 is a large one: one pass finds both.
+        if int(example.ids.view(f"u{example.ids.itemsize}").max()) >= self._vocabulary.size:
+            raise UserError(
+                f"{self._name}: a document has token ids from {example.ids.min()} to"
+                f" {example.ids.max()} - the vocabulary has {self._vocabulary.size} - correct the"
+                " task's preprocessors"
+            )
         self._keys.append(key)
-        self._examples.append(example)
+        self._ids.append(example.ids.astype(self._dtype))
+        self._prompt_tokens.append(example.prompt_tokens)
         self._held += len(example.ids) + 1
         self._prompts += example.prompt_tokens > 0
         counts = self._groups.setdefault(example.group, [0, 0, 0])
@@ -174,26 +183,20 @@ class _Runs:
     def _flush(self) -> None:
         keys = mix(np.array(self._keys, np.uint64))
         order = np.argsort(keys, kind="stable")
-        examples = [self._examples[i] for i in order.tolist()]
-        parts: Sequence[np.ndarray] = [part for e in examples for part in (e.ids, self._eod)]
-        joined = np.concatenate(parts)
-        if not 0 <= int(joined.min()) <= int(joined.max()) < self._vocabulary.size:
-            raise UserError(
-                f"{self._name}: a document has token ids from {joined.min()} to {joined.max()} -"
-                f" the vocabulary has {self._vocabulary.size} - correct the task's preprocessors"
-            )
-        index = np.zeros(len(examples), INDEX)
+        ids = [self._ids[i] for i in order.tolist()]
+        joined = np.concatenate([part for each in ids for part in (each, self._eod)])
+        index = np.zeros(len(ids), INDEX)
         index["key"] = keys[order]
-        index["length"] = [len(example.ids) + 1 for example in examples]
-        index["prompt"] = [example.prompt_tokens for example in examples]
+        index["length"] = [len(each) + 1 for each in ids]
+        index["prompt"] = np.array(self._prompt_tokens)[order]
         index["start"] = self._written + np.cumsum(index["length"], dtype=np.uint64)
         index["start"] -= index["length"]
-        joined.astype(self._dtype).tofile(self._tokens)
+        joined.tofile(self._tokens)
         index.tofile(self._index)
         self._runs.append(len(index))
         self._lengths = add_counts(self._lengths, length_histogram(index["length"]))
         self._written += len(joined)
-        self._keys, self._examples, self._held = [], [], 0
+        self._keys, self._ids, self._prompt_tokens, self._held = [], [], [], 0
 
 
 def length_histogram(lengths: np.ndarray) -> np.ndarray:

@@ -157,7 +157,10 @@ class Shuffled:
         epochs, index = np.divmod(np.asarray(row_numbers, dtype=np.int64), self._split.num_rows)
         stored = np.empty_like(index)
         blocks, places = np.divmod(index, _ORDERED_ROWS)
-        for epoch, block in set(zip(epochs.tolist(), blocks.tolist())):
+        present = sorted(set(zip(epochs.tolist(), blocks.tolist())))
+        if len(present) == 1:  # almost always: a batch is smaller than a block
+            return self._ordered(*present[0])[places]
+        for epoch, block in present:
             here = (epochs == epoch) & (blocks == block)
             stored[here] = self._ordered(epoch, block)[places[here]]
         return stored

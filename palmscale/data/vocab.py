@@ -50,7 +50,9 @@ class ByteVocabulary:
     digest = hashlib.sha256(b"bytes: pad 0, eos 1, unk 2, byte b at b + 3").hexdigest()
 
     def encode(self, text: str) -> np.ndarray:
-        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int32) + 3
+        ids = np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int32)
+        ids += 3
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)

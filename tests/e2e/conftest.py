@@ -1,5 +1,7 @@
 """One small corpus, one row cache and one finished run, which the tests of this folder share."""
 
+import pathlib
+import re
 import shutil
 
 import pytest
@@ -34,18 +36,23 @@ def tiny(text, caches):
 
 
 @pytest.fixture(scope="session")
-def finished(tiny, tmp_path_factory):
-    """The workdir of a run that nobody disturbed; it built the cache. Not to be written to."""
+def undisturbed(tiny, tmp_path_factory):
+    """The workdir of a run that nobody disturbed, and the folder of the cache that it built."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    tiny_run.run(*tiny(workdir))
-    return workdir
+    said = tiny_run.run(*tiny(workdir)).stderr
+    return workdir, pathlib.Path(re.search(r"^Rows of .*, in (.*)\.$", said, re.MULTILINE)[1])
 
 
 @pytest.fixture(scope="session")
-def row_cache(finished, caches):
-    """The folder of the cache that the finished run built."""
-    (manifest,) = caches.glob("textfiles-*/manifest.json")
-    return manifest.parent
+def finished(undisturbed):
+    """The workdir of a run that nobody disturbed; it built the cache. Not to be written to."""
+    return undisturbed[0]
+
+
+@pytest.fixture(scope="session")
+def row_cache(undisturbed):
+    """The folder of the cache that the finished run built, among those of other tests."""
+    return undisturbed[1]
 
 
 @pytest.fixture

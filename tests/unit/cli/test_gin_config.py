@@ -258,9 +258,40 @@ def test_a_macro_that_something_overrides_is_refused_on_the_command_line_only(tm
     text = RUN + "palm.train.steps = 9\n"
     _load(tmp_path, text)
     with pytest.raises(
-        UserError, match="--gin.STEPS=3: STEPS has no effect - run.gin:7 uses it, but is overridden"
+        UserError,
+        match=r"--gin.STEPS=3: STEPS has no effect - palm.train.steps \(run.gin:8\) takes the place"
+        " of what uses it - leave STEPS out, or change palm.train.steps",
     ):
         _load(tmp_path, text, "STEPS=3")
+
+
+LEFT_ASIDE = (
+    RUN
+    + """\
+FILES = ('a',)
+SOURCE = @palm.hold()
+palm.hold.held = %FILES
+palm.train.files = %SOURCE
+palm.train.files = @palm.MeshSpec()
+"""
+)
+
+
+@pytest.mark.parametrize("binding", ["FILES=('b',)", "palm.hold.held=1"])
+def test_what_serves_only_something_left_aside_is_refused_on_the_command_line(tmp_path, binding):
+    _load(tmp_path, LEFT_ASIDE)
+    with pytest.raises(UserError, match="has no effect - palm.train.files .run.gin:12. takes the"):
+        _load(tmp_path, LEFT_ASIDE, binding)
+    _load(tmp_path, LEFT_ASIDE, binding, "palm.train.files=@palm.hold()")
+
+
+def test_what_is_left_aside_may_lack_parameters(tmp_path):
+    _load(tmp_path, RUN + "palm.train.files = @palm.hold()\npalm.train.files = ()\n")
+
+
+def test_a_macro_that_nothing_needs_ends_in_no_endless_search(tmp_path):
+    with pytest.raises(UserError, match="A=1: A has no effect - nothing in this run uses it - "):
+        _load(tmp_path, RUN + "A = 5\nB = (%A, %C)\nC = %B\n", "A=1")
 
 
 def test_a_reference_that_lacks_parameters_is_refused_before_anything_is_built(tmp_path):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from palmscale.cli.pictures import draw_documents
+from palmscale.cli.pictures import draw_documents, draw_mixture
 from palmscale.errors import UserError
 
 SPLIT = {
@@ -26,6 +26,21 @@ def test_an_empty_split_is_drawn_too(tmp_path):
     empty = {"documents": 0, "length_histogram": [], "groups": {}}
     draw_documents(empty, tmp_path / "a.png", title="nothing")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("count", [1, 3, 15])
+def test_a_mixture_is_drawn_whatever_the_number_of_its_sources(tmp_path, count):
+    splits = {f"source {i}": SPLIT | {"tokens": 100 * i} for i in range(count)}
+    draw_mixture(splits, dict.fromkeys(splits, 1.0), tmp_path / "a.png")
+    draw_mixture(splits, {name: i + 1.0 for i, name in enumerate(splits)}, tmp_path / "b.png")
+    a, b = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert a.startswith(b"\x89PNG\r\n") and (a != b or count == 1)
+
+
+def test_a_source_without_documents_is_drawn_too(tmp_path):
+    empty = {"documents": 0, "tokens": 0, "length_histogram": []}
+    draw_mixture({"a": empty, "b": SPLIT | {"tokens": 5}}, {"a": 1, "b": 1}, tmp_path / "a.png")
+    draw_mixture({"a": empty}, {"a": 1}, tmp_path / "b.png")
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path, monkeypatch):

@@ -4,53 +4,9 @@ import re
 import numpy as np
 import pytest
 
-from palmscale.cli import gin_config, main, rows
+from palmscale.cli import main, rows
 from palmscale.cli.run import Component, Data
-from palmscale.data.files import TextFiles
-from palmscale.data.sources import Corpus
-from palmscale.data.vocab import ByteVocabulary
 from palmscale.errors import UserError
-
-TEXTS = {"a.txt": "alpha beta\n" * 40, "b.txt": "γάμμα \x1b[2J\n" * 30, "c.txt": "delta\n" * 50}
-BYTES = ByteVocabulary()
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for name, content in TEXTS.items():
-        (folder / name).write_text(content)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(text, tmp_path_factory):
-    """Rows of 32 tokens of three files, one of them held out."""
-    corpus = Corpus(source=TextFiles(files=f"{text}/*.txt"), held_out_fraction=0.1)
-    directory = str(tmp_path_factory.mktemp("caches"))
-    return Data(corpus=corpus, sequence_length=32, seed=0, cache_directory=directory)
-
-
-@pytest.fixture(scope="module")
-def folder(data):
-    """The folder of the built cache. Not to be written to."""
-    return rows.open_rows(data).directory
-
-
-@pytest.fixture
-def gin_flags(data):
-    yield [
-        "--gin_file=configs/runs/pretrain.gin",
-        "--gin_file=configs/models/palm_cpu_1m.gin",
-        "--gin_file=configs/meshes/mesh.gin",
-        f"--gin.TEXT_FILES={data.corpus.source.files}",
-        f"--gin.CACHE_DIRECTORY={data.cache_directory}",
-        "--gin.HELD_OUT_FRACTION=0.1",
-        "--gin.SEQUENCE_LENGTH=32",
-        "--gin.BATCH_SCHEDULE=((0, 8),)",
-        "--gin.TRAIN_STEPS=1",
-    ]
-    gin_config.reset()
 
 
 def test_a_named_cache_must_have_the_sequence_length(data, folder):
@@ -73,7 +29,7 @@ def test_build_builds_once_and_says_what_there_is(gin_flags, folder, tmp_path, c
     assert first.out.partition("\n")[2] == second.out.partition("\n")[2]
 
 
-def test_build_prints_numbers_that_add_up(gin_flags, folder, capsys):
+def test_build_prints_numbers_that_add_up(gin_flags, text, folder, capsys):
     assert main.run(["data", "build", *gin_flags]) == 0
     printed = capsys.readouterr().out
     totals = np.zeros(3, int)
@@ -86,7 +42,7 @@ def test_build_prints_numbers_that_add_up(gin_flags, folder, capsys):
         assert tokens + dropped == size + documents  # bytes, and an eod a document
         assert per_token == pytest.approx(size / (tokens + dropped), abs=1e-3)
         totals += np.array([num_rows > 0, documents, size], int)
-    assert totals.tolist() == [2, 3, sum(len(text.encode()) for text in TEXTS.values())]
+    assert totals.tolist() == [2, 3, sum(path.stat().st_size for path in text.iterdir())]
     assert "32 tokens" in printed and "bytes, 259 tokens" in printed
     assert f"digest      {rows.RowCache.open(folder).digest}" in printed
 
@@ -108,69 +64,6 @@ def test_verify_names_the_damaged_file(folder, tmp_path, capsys):
     shard.write_bytes(bytes(content))
     assert main.run(["data", "verify", str(tmp_path)]) == 2
     assert f"palmscale: error: {shard} differs" in capsys.readouterr().err
-
-
-def test_show_prints_rows_with_their_boundaries_and_counts(folder, capsys):
-    assert main.run(["data", "show", str(folder), "--rows=100000"]) == 0
-    printed = capsys.readouterr().out
-    split = rows.RowCache.open(folder).split("train")
-    ids = split.read(np.arange(split.num_rows))["target"]
-    assert printed.count("--- row ") == split.num_rows
-    assert printed.count("\n[eod]\n") == (ids == BYTES.eod_id).sum()
-    assert f"distinct     {len(np.unique(ids))} of the 259" in printed
-    assert f"tokens       {ids.size:,} in the first {split.num_rows} rows" in printed
-    assert "\x1b" not in printed
-
-
-def test_show_says_where_a_split_is_empty(text, tmp_path, capsys):
-    lone = Data(
-        corpus=Corpus(source=TextFiles(files=f"{text}/a.txt")),
-        sequence_length=32,
-        seed=0,
-        cache_directory=str(tmp_path),
-    )
-    cache = rows.open_rows(lone)
-    assert main.run(["data", "show", str(cache.directory), "--split=validation"]) == 2
-    assert "--split=validation" in capsys.readouterr().err
-
-
-def test_a_folder_that_is_no_cache_is_the_users_mistake(tmp_path, capsys):
-    assert main.run(["data", "show", str(tmp_path / "no")]) == 2
-    assert "manifest.json" in capsys.readouterr().err
-
-
-def test_text_shows_ends_of_documents_and_does_not_command_the_terminal():
-    ids = [*BYTES.encode("a\tb\n\x1b[31m\r"), BYTES.eod_id, *BYTES.encode("é"), BYTES.eod_id]
-    shown = rows.text_of(np.array(ids), BYTES)
-    assert shown == "a\tb\n\\x1b[31m\\x0d\n[eod]\né\n[eod]\n"
-
-
-MIXTURE = """\
-from __gin__ import dynamic_registration
-from palmscale.cli import run
-run.Data.corpus = None
-run.Data.components = (@first/run.Component(), @second/run.Component())
-run.Component.weight = 1
-first/run.Component.name = 'first'
-second/run.Component.name = 'second'
-first/run.Component.cache = '{first}'
-second/run.Component.cache = '{second}'
-"""
-
-
-@pytest.fixture
-def mixture_flags(gin_flags, text, folder, tmp_path):
-    """Gin flags of a mixture of two caches, and their folders."""
-    lone = Data(
-        corpus=Corpus(source=TextFiles(files=f"{text}/a.txt")),
-        sequence_length=32,
-        seed=0,
-        cache_directory=str(tmp_path),
-    )
-    folders = [folder, rows.open_rows(lone).directory]
-    names = dict(zip(("first", "second"), folders))
-    (tmp_path / "mixture.gin").write_text(MIXTURE.format(**names))
-    return [*gin_flags, f"--gin_file={tmp_path}/mixture.gin"], folders
 
 
 def test_the_caches_of_a_mixture_are_opened_by_component_and_must_go_together(data, folder):
@@ -198,8 +91,10 @@ def test_build_and_verify_go_through_a_mixture(mixture_flags, capsys):
     assert [line.partition(":")[0] for line in verified] == list(map(str, folders))
 
 
-def test_show_asks_for_one_cache_of_a_mixture(mixture_flags, capsys):
-    flags, folders = mixture_flags
-    assert main.run(["data", "show", *flags]) == 2
-    err = capsys.readouterr().err
-    assert all(str(folder) in err for folder in folders) and "name its folder" in err
+def test_text_beside_a_mixture_is_refused_by_its_name(mixture_flags, gin_flags, capsys):
+    flags, _ = mixture_flags
+    (of_text,) = (flag for flag in gin_flags if "TEXT_FILES" in flag)
+    assert main.run(["data", "build", *flags, of_text]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "TEXT_FILES has no effect - run.Data.corpus (" in said
+    assert said.endswith("leave TEXT_FILES out, or change run.Data.corpus")

@@ -1,9 +1,12 @@
+import re
+
 import pytest
 import text_source
 from tiny_sentencepiece import train
 
 from palmscale.cli import gin_config, main
 from palmscale.cli.run import Data
+from palmscale.data import vocab_training
 from palmscale.data.sources import TRAIN
 from palmscale.data.vocab import SentencePieceVocabulary
 
@@ -72,6 +75,41 @@ def test_check_measures_the_held_out_documents(vocab, tmp_path):
     assert measured in " ".join(printed.split())
 
 
+MIXTURE = """
+run.Data.corpus = None
+run.Data.components = (@lower/run.Component(), @upper/run.Component(), @none/run.Component())
+run.Component.corpus = @sources.Corpus()
+sources.Corpus.source = @text_source.GivenTexts()
+run.Component.name = 'lower'
+run.Component.weight = 3
+upper/run.Component.name = 'upper'
+upper/run.Component.weight = 1
+upper/text_source.GivenTexts.texts = {upper!r}
+none/run.Component.name = 'none'
+none/run.Component.weight = 0
+"""
+
+
+def test_a_mixture_is_sampled_by_its_weights_and_counted_by_its_parts(vocab, out, monkeypatch):
+    upper = {name: [text.upper() for text in texts] for name, texts in TEXTS.items()}
+    gin_file = out.parent / "corpus.gin"
+    gin_file.write_text(GIN + MIXTURE.format(upper=upper))
+    seen = []
+    real = vocab_training.train
+    monkeypatch.setattr(
+        vocab_training, "train", lambda texts, **options: seen.extend(texts) or real(TEXTS["s0.py"],
+        **options))  # fmt: skip
+    code, _, said = vocab("train", "--size=300", f"--out={out}", "--max_bytes=4000")
+    assert code == 0 and "Reading" in said and " of upper" in said and " of none" not in said
+    lower_bytes, upper_bytes = (
+        sum(len(text) for text in seen if text.startswith(word)) for word in ("def", "DEF")
+    )
+    assert 2900 < lower_bytes <= 3000 and 900 < upper_bytes <= 1000
+    code, printed, _ = vocab("check", out)
+    counted = re.findall(r"^(\w+) +[\d,]+ +[\d,]+ +[\d,]+ +[\d.]+$", printed, re.MULTILINE)
+    assert counted == ["lower", "upper", "all"]
+
+
 def test_the_same_command_gives_the_same_file_and_another_model_is_not_replaced(vocab, out):
     assert vocab("train", "--size=400", f"--out={out}")[0] == 0
     model = out.read_bytes()
@@ -105,7 +143,7 @@ def test_a_smaller_sample_gives_another_model_and_so_does_a_seed(vocab, tmp_path
             "train --size=400 --out=TMP/m --gin.run.Data.corpus=None"
             " --gin.run.Data.components=(@a/run.Component(),) --gin.a/run.Component.name=a"
             " --gin.a/run.Component.weight=1 --gin.a/run.Component.cache=rows",
-            "run.Data has a mixture - a vocabulary is of one corpus",
+            "the component a has cache=rows, which holds rows of tokens - a vocabulary needs text",
         ),
         ("check TMP/none.model", "none.model' cannot be read (No such file"),
         ("check TMP/corpus.gin", "is not a SentencePiece model"),

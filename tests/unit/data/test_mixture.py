@@ -190,6 +190,12 @@ def test_mixed_rows_come_in_the_order_asked_for():
         assert np.array_equal(mixed.read(numbers)["target"], whole[numbers])
 
 
+def test_the_name_of_each_rows_split_is_told():
+    mixed = Mixed(SPLITS, STAGES, seed=0)
+    letters = mixed.read(np.arange(390, 500))["target"][:, 0]
+    assert mixed.names(np.arange(390, 500)) == [chr(letter) for letter in letters]
+
+
 def test_epochs_are_counted_for_each_component():
     mixed = Mixed(SPLITS, STAGES, seed=0)
     assert mixed.epochs(0) == {"a": 0, "b": 0}

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from palmscale.data.pack import (
     decode_rows,
-    encode_row,
+    encode_rows,
     fields_of,
     pack_examples,
     position_of,
@@ -66,7 +66,7 @@ def test_an_unknown_packing_is_refused_with_the_known_ones():
                                     FIELDS])  # fmt: skip
 def test_any_flipped_bit_is_noticed(fields):
     values = [np.arange(5).astype(dtype) for _, dtype in fields]
-    record = encode_row(values, 7, 3)
+    *_, record = encode_rows([np.stack([value] * 4) for value in values], 7)
     decoded = decode_rows([record, record], [3, 3], 7, fields)
     assert {name: rows.tolist() for name, rows in decoded.items()} == {
         name: [[0, 1, 2, 3, 4]] * 2 for name, _ in fields
@@ -79,7 +79,7 @@ def test_any_flipped_bit_is_noticed(fields):
 
 
 def test_a_row_in_another_rows_or_shards_place_is_noticed():
-    record = encode_row([np.arange(5).astype("<u2")], 7, 3)
+    *_, record = encode_rows([np.arange(20).reshape(4, 5).astype("<u2")], 7)
     for shard, place in ((7, 4), (8, 3)):
         with pytest.raises(CorruptionError, match=f"row {place}"):
             decode_rows([record], [place], shard, FIELDS)

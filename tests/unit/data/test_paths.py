@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -141,3 +142,18 @@ def test_what_cannot_be_read_or_reached_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r"gs://bucket/x.*palmscale\[gcs\]"):
         paths.open_binary("gs://bucket/x")
+
+
+def test_a_store_that_does_not_answer_is_given_up_in_one_line(monkeypatch):
+    import fsspec
+
+    class Silent(fsspec.AbstractFileSystem):
+        protocol = "silent"
+
+        def exists(self, path, **options):
+            threading.Event().wait(5)
+
+    fsspec.register_implementation("silent", Silent, clobber=True)
+    monkeypatch.setattr(paths, "_ANSWER_SECONDS", 0.1)
+    with pytest.raises(UserError, match="silent://bucket does not answer within 0.1 seconds - "):
+        paths.find(["silent://bucket/a/*.txt"], "FILES")

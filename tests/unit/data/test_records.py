@@ -207,3 +207,20 @@ def test_memory_is_bounded_by_the_documents_not_by_the_file(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert size == 10_000_000 and peak < size / 5
+
+
+@pytest.mark.parametrize("zeros", [1, 600, 40_000])
+def test_zeros_after_gzip_are_padding_and_before_it_are_damage(tmp_path, zeros):
+    whole = gzip.compress(b'{"text": "one"}\n') + gzip.compress(b'{"text": "two"}\n')
+    path = tmp_path / "a.jsonl.gz"
+
+    def read(content):
+        path.write_bytes(content)
+        source = Jsonl(files=str(path))
+        (shard,) = source.shards()
+        return list(source.documents(shard))
+
+    assert [document.text for document in read(whole + bytes(zeros))] == ["one", "two"]
+    for bad in (bytes(zeros) + whole, whole + bytes(zeros) + b"xyz"):
+        assert "damaged" in read(bad)[-1].why
+    assert "cut off" in read(whole[:-5])[-1].why

@@ -1,0 +1,171 @@
+"""Three kinds of corpora build into one mixture, and a small model trains on it.
+
+    python benchmarks/data_mixture.py [--megabytes=50] [--steps=40]
+
+Half of the text, sources of Python packages, is in The Pile's format, three tenths are a folder of
+Parquet that Hugging Face `datasets` reads, the rest a directory of text. Printed are each build's
+rates and, of the training, how much of the time a step waits for its input.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from data import cpu_seconds, write_pile
+
+from palmscale.data.cache import open_or_build
+from palmscale.data.files import TextFiles
+from palmscale.data.hub import HuggingFace
+from palmscale.data.processes import LocalProcesses
+from palmscale.data.records import Pile
+from palmscale.data.rows import RowCache
+from palmscale.data.sources import Corpus, TextSource
+from palmscale.data.vocab import ByteVocabulary
+
+LENGTH = 256
+CHECKOUT = Path(__file__).parents[1]
+GIN = """\
+from __gin__ import dynamic_registration
+
+from palmscale.cli import run
+from palmscale.data import files
+from palmscale.data import hub
+from palmscale.data import records
+from palmscale.data import sources
+
+include 'configs/runs/quickstart.gin'
+
+run.Data.corpus = None
+run.Data.components = (@pile/run.Component(), @hub/run.Component(), @text/run.Component())
+run.Component.corpus = @sources.Corpus()
+pile/run.Component.name = 'pile'
+pile/run.Component.weight = 5
+pile/sources.Corpus.source = @records.Pile()
+records.Pile.files = '{folder}/pile/*.jsonl.zst'
+hub/run.Component.name = 'hub'
+hub/run.Component.weight = 3
+hub/sources.Corpus.source = @hub.HuggingFace()
+hub.HuggingFace.dataset = '{folder}/parquet'
+text/run.Component.name = 'text'
+text/run.Component.weight = 2
+text/sources.Corpus.source = @files.TextFiles()
+files.TextFiles.files = '{folder}/text/*.txt'
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=40)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["HF_HOME"] = str(folder / "hf")
+        write_pile(folder / "pile", args.megabytes // 2)
+        write_parquet(folder / "parquet", args.megabytes * 3 // 10)
+        write_text(folder / "text", args.megabytes // 5)
+        build_each(folder)
+        train(folder, args.steps)
+
+
+def write_parquet(folder: Path, megabytes: int) -> None:
+    from pyarrow import Table, parquet
+
+    folder.mkdir()
+    texts = list(python_texts(megabytes))
+    for number in range(4):
+        table = Table.from_pydict({"text": texts[number::4]})
+        parquet.write_table(table, folder / f"{number}.parquet")
+
+
+def write_text(folder: Path, megabytes: int) -> None:
+    folder.mkdir()
+    for number, text in enumerate(python_texts(megabytes)):
+        (folder / f"{number:05}.txt").write_text(text)
+
+
+def python_texts(megabytes: int) -> Iterator[str]:
+    """Yields so much of the sources of the packages that are installed."""
+    left = megabytes * 1_000_000
+    for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
+        with contextlib.suppress(UnicodeDecodeError):
+            if left > 0 and (text := path.read_text()):
+                left -= len(text)
+                yield text
+
+
+def build_each(folder: Path) -> None:
+    """Prints what each build does, in one process without TensorFlow, warmed up by another."""
+    sources = {
+        "pile": Pile(files=f"{folder}/pile/*.jsonl.zst"),
+        "hub": HuggingFace(dataset=f"{folder}/parquet"),
+        "text": TextFiles(files=f"{folder}/text/*.txt"),
+    }
+    headings = ("documents", "MB", "rows", "seconds", "MB/CPU-second")
+    print(f"{'source':<10}" + "".join(f"{heading:>16}" for heading in headings))
+    for name, source in sources.items():
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            found = pool.submit(built, source, folder / "caches").result()
+        print(f"{name:<10}" + "".join(f"{value:>16,.1f}" for value in found))
+    print()
+
+
+def built(source: TextSource, caches: Path) -> tuple[float, ...]:
+    """Returns documents, megabytes, rows, seconds, and megabytes a CPU-second."""
+
+    def build(directory: Path) -> RowCache:
+        return open_or_build(
+            corpus=Corpus(source=source, held_out_fraction=0.05),
+            vocabulary=ByteVocabulary(),
+            sequence_length=LENGTH,
+            seed=0,
+            cache_directory=directory,
+            executor=LocalProcesses(1),
+        )
+
+    build(caches.with_name("warm"))  # imports, and what `datasets` prepares once
+    start, before = time.perf_counter(), cpu_seconds()
+    cache = build(caches)
+    seconds, cpu = time.perf_counter() - start, cpu_seconds() - before
+    splits = [cache.split(name) for name in cache.manifest["splits"]]
+    megabytes = sum(split.utf8_bytes for split in splits) / 1e6
+    documents, rows = sum(s.documents for s in splits), sum(s.num_rows for s in splits)
+    return documents, megabytes, rows, seconds, megabytes / cpu
+
+
+def train(folder: Path, steps: int) -> None:
+    """Trains the quickstart's model by the command line and prints what a step waits for input."""
+    (folder / "mixture.gin").write_text(GIN.format(folder=folder))
+    command = [
+        *(sys.executable, "-m", "palmscale", "train"),
+        *(f"--gin_file={folder}/mixture.gin", f"--workdir={folder}/run"),
+        f"--gin.CACHE_DIRECTORY={folder}/caches",
+        f"--gin.TRAIN_STEPS={steps}",
+        "--gin.SAMPLE_PROMPT=None",
+    ]
+    done = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True)
+    assert "Building" not in done.stderr, "the caches are those that were just built"
+    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    waits = [line["input_wait_fraction"] for line in lines if "input_wait_fraction" in line]
+    print(f"loss {lines[0]['loss']:.3f} -> {lines[-1]['loss']:.3f} in {len(lines)} steps")
+    print("share of the time that waits for input:", ", ".join(f"{wait:.2%}" for wait in waits))
+    epochs = {name: f"{value:.4f}" for line in lines for name, value in line.items()
+              if name.startswith("epochs/")}  # fmt: skip
+    print("at the last report:", epochs)
+
+
+if __name__ == "__main__":
+    sys.stdout = io.TextIOWrapper(sys.stdout.buffer, line_buffering=True)
+    main()

@@ -1,0 +1,95 @@
+"""The Pile's format, a folder of Parquet by `datasets`, and a directory of text, as one mixture."""
+
+import json
+import re
+
+import pytest
+import tiny_run
+import zstandard
+
+GIN = """\
+from __gin__ import dynamic_registration
+
+from palmscale.cli import run
+from palmscale.data import files
+from palmscale.data import hub
+from palmscale.data import records
+from palmscale.data import sources
+
+include 'configs/runs/quickstart.gin'
+
+run.Data.corpus = None
+run.Data.components = (@pile/run.Component(), @hub/run.Component(), @text/run.Component())
+run.Component.corpus = @sources.Corpus()
+
+pile/run.Component.name = 'pile'
+pile/run.Component.weight = 5
+pile/sources.Corpus.source = @records.Pile()
+records.Pile.files = '{folder}/pile/*.jsonl.zst'
+
+hub/run.Component.name = 'hub'
+hub/run.Component.weight = 3
+hub/sources.Corpus.source = @hub.HuggingFace()
+hub.HuggingFace.dataset = '{folder}/parquet'
+
+text/run.Component.name = 'text'
+text/run.Component.weight = 2
+text/sources.Corpus.source = @files.TextFiles()
+files.TextFiles.files = '{folder}/text/**/*.py'
+"""
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """A gin file of three corpora, which hold the sources of three packages of the checkout."""
+    from pyarrow import Table, parquet
+
+    folder = tmp_path_factory.mktemp("mixture")
+    found = {name: sorted((tiny_run.CHECKOUT / "palmscale" / name).glob("*.py")) for name in
+             ("data", "cli", "checkpoint")}  # fmt: skip
+    texts = {name: [path.read_text() for path in paths] for name, paths in found.items()}
+    for name in ("pile", "parquet", "text"):
+        (folder / name).mkdir()
+    for number in range(2):
+        lines = [
+            json.dumps({"text": text, "meta": {"pile_set_name": path.stem}})
+            for path, text in list(zip(found["data"], texts["data"]))[number::2]
+        ]
+        compressed = zstandard.compress("\n".join(lines).encode())
+        (folder / f"pile/{number:02}.jsonl.zst").write_bytes(compressed)
+        table = Table.from_pydict({"text": [text for text in texts["cli"][number::2] if text]})
+        parquet.write_table(table, folder / f"parquet/{number}.parquet")
+    for path, text in zip(found["checkpoint"], texts["checkpoint"]):
+        (folder / "text" / path.name).write_text(text)
+    path = folder / "mixture.gin"
+    path.write_text(GIN.format(folder=folder))
+    return path
+
+
+def test_three_kinds_of_corpora_build_into_one_mixture_train_and_are_shown(
+    mixture, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    flags = [
+        f"--gin_file={mixture}",
+        *(flag for flag in tiny("")[3:] if not flag.startswith("--gin.TEXT_FILES")),
+        "--gin.TRAIN_STEPS=8",
+    ]
+    built, trained, shown, verified = tiny_run.run_each(
+        [
+            ["data", "build", *flags],
+            ["train", *flags, f"--workdir={tmp_path}/run"],
+            ["data", "show", *flags, "--rows=20", f"--picture={tmp_path}/mixture.png"],
+            ["data", "verify", *flags],
+        ]
+    )
+    assert [each.returncode for each in (built, trained, shown, verified)] == [0] * 4, built.stderr
+    folders = re.findall(r"^(\w+): .*/(\w+)-\w+-\w+$", built.stdout, re.MULTILINE)
+    assert folders == [("pile", "pile"), ("hub", "huggingface"), ("text", "textfiles")]
+    assert "groups" in built.stdout and "Building" not in trained.stderr
+    metrics = tiny_run.metrics(tmp_path / "run")
+    assert len(metrics) == 8 and metrics[-1]["loss"] < metrics[0]["loss"]
+    for name in ("pile", "hub", "text"):
+        assert metrics[-1][f"held_out_loss/{name}"] > 0
+        assert f"of the mixture: {name}\n" in shown.stdout
+    assert (tmp_path / "mixture.png").read_bytes().startswith(b"\x89PNG")
