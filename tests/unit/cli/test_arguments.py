@@ -15,7 +15,7 @@ ANSWERED = [
     ("checkpoint show --workdir=w", "checkpoints.show"),
     ("data build --gin_file=a.gin", "rows.build"),
     ("data verify c", "rows.verify"),
-    ("data show c", "rows.show"),
+    ("data show c", "show.show"),
     ("vocab train --size=300 --out=m", "vocabulary.train"),
     ("vocab check m", "vocabulary.check"),
 ]

@@ -25,10 +25,14 @@ def test_messages_go_to_stderr_once_each_with_nothing_added(capsys):
     assert err == "saved [step] 10\nwarning: a " + "long " * 60 + "line\n"
 
 
-def test_several_processes_say_which_one_speaks(capsys):
+def test_of_several_processes_the_first_says_what_happens_and_each_what_went_wrong(capsys):
+    log.set_up(process_index=0, process_count=4)
+    log.say("hello")
+    assert capsys.readouterr().err == "[0] hello\n"
     log.set_up(process_index=3, process_count=4)
     log.say("hello")
-    assert capsys.readouterr().err == "[3] hello\n"
+    log.warn("trouble")
+    assert capsys.readouterr().err == "[3] warning: trouble\n"
 
 
 def test_libraries_chatter_is_silent_and_their_errors_are_not(capsys, caplog):
