@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import traceback
@@ -52,7 +53,12 @@ def joined(
     if place is not None:
         log.set_up(process_index=place.process_id, process_count=place.num_processes)
     with join(place, deadlines, say=log.warn) as peers:
-        with Watchdog(peers, stall_seconds=deadlines.step_seconds, warn=log.warn) as watchdog:
+        with Watchdog(
+            peers,
+            stall_seconds=deadlines.step_seconds,
+            warn=log.warn,
+            end=functools.partial(_leave, peers),
+        ) as watchdog:
             try:
                 yield Job(peers=peers, watchdog=watchdog, deadlines=deadlines)
             except BaseException as error:
@@ -101,8 +107,14 @@ def _end(peers: Peers, error: BaseException, *, debug: bool) -> NoReturn:
         )
     if debug:
         traceback.print_exception(error)
-    print(f"[{peers.index}] palmscale: error: {message}", file=sys.stderr)
     say_why(peers, code, message)
+    _leave(peers, code, message)
+
+
+def _leave(peers: Peers, code: int, message: str) -> NoReturn:
+    """Ends the process here and now: JAX's own way out waits for processes that may be gone."""
+    prefix = f"[{peers.index}] " if peers.count > 1 else ""
+    print(f"{prefix}palmscale: error: {message}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -8,7 +8,6 @@ process that ends tells the others why: JAX alone would let them wait for its he
 
 import faulthandler
 import json
-import os
 import sys
 import threading
 import time
@@ -34,7 +33,7 @@ class Watchdog:
         peers: all processes of the job.
         warn: takes what a person should know.
         stall_seconds: after a `beat` without another, when the process ends with code 75.
-        end: ends the process, with an exit code; for tests.
+        end: ends the process at once, with an exit code and the reason; called in a thread.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class Watchdog:
         *,
         stall_seconds: float,
         warn: Callable[[str], None],
-        end: Callable[[int], None] = os._exit,
+        end: Callable[[int, str], None],
     ) -> None:
         self._peers, self._stall_seconds = peers, stall_seconds
         self._warn, self._end = warn, end
@@ -86,9 +85,9 @@ class Watchdog:
         while not self._stopped.wait(min(_POLL_SECONDS, self._stall_seconds / 4)):
             self._publish()
             if words := said_by_others(self._peers):
-                code, message = words
-                self._warn(f"{message}; this process ends too.")
-                self._finish(code)
+                if self._age() > self._stall_seconds / 2:  # it may be the one they waited for
+                    faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                self._finish(*words)
             elif self._age() > self._stall_seconds:
                 self._stalled()
 
@@ -118,13 +117,11 @@ class Watchdog:
         who = who or self._peers.name(self._peers.index)
         message = f"{who} stood still for {self._stall_seconds:g} s"
         say_why(self._peers, RESTART_ME, message)
-        self._finish(RESTART_ME)
+        self._finish(RESTART_ME, message)
 
-    def _finish(self, code: int) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+    def _finish(self, code: int, message: str) -> None:
         self._stopped.set()
-        self._end(code)
+        self._end(code, message)
 
 
 def laggards(standing: Mapping[int, Mapping[str, Any]]) -> list[int]:

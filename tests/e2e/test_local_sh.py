@@ -113,32 +113,47 @@ def test_without_arguments_it_says_how_it_is_used():
     assert "launch/local.sh 2 train" in local(code=2).stdout
 
 
-def test_two_real_processes_one_killed_go_on_and_end_as_if_nothing_had_been(
-    tiny, finished, tmp_path
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "process 1 of 2 was ended by signal 9"),
+        (signal.SIGSTOP, "process 1 of 2 stands still (stopped)"),
+    ],
+)
+def test_two_real_processes_one_killed_or_stopped_go_on_and_end_as_if_nothing_had_been(
+    number, said, tiny, finished, tmp_path
 ):
     workdir = tmp_path / "run"
     command = tiny(
-        workdir, **tiny_job.QUICK, SIMULATED_DEVICES=4, SAVE_EVERY_STEPS=2, TRAIN_STEPS=60
+        workdir, **tiny_job.QUICK, SIMULATED_DEVICES=4, SAVE_EVERY_STEPS=2, TRAIN_STEPS=40
     )
     env = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
-    logs = tmp_path / "logs"
+    arguments = [LOCAL, "2", "--grace=2", f"--logs={tmp_path}/logs", *command]
     with subprocess.Popen(
-        [LOCAL, "2", f"--logs={logs}", *command], env=env, stderr=subprocess.PIPE, text=True,
-        cwd=tiny_run.CHECKOUT,
-    ) as job:  # fmt: skip
-        end = time.monotonic() + 120
-        while tiny_job.steps_done(workdir) < 6 and time.monotonic() < end:
-            time.sleep(0.01)
-        found = subprocess.run(
-            ["pgrep", "-f", f"palmscale train .*{workdir}"], capture_output=True, text=True
-        ).stdout.split()
-        victim = next(
-            pid
-            for pid in found
-            if b"JAX_PROCESS_ID=1" in pathlib.Path(f"/proc/{pid}/environ").read_bytes()
-        )
-        os.kill(int(victim), signal.SIGKILL)
-        _, err = job.communicate(timeout=240)
+        arguments, env=env, stderr=subprocess.PIPE, text=True, cwd=tiny_run.CHECKOUT
+    ) as job:
+        try:
+            end = time.monotonic() + 120
+            while tiny_job.steps_done(workdir) < 6:
+                assert job.poll() is None and time.monotonic() < end
+                time.sleep(0.01)
+            os.kill(process_of(workdir, index=1), number)
+            _, err = job.communicate(timeout=240)
+        finally:
+            job.terminate()
     assert job.returncode == 0, err
-    assert "process 1 of 2 was ended by signal 9" in err and "restart 1 of 3" in err
-    assert tiny_job.steps_done(workdir) == 60
+    assert said in err and "restart 1 of 3" in err
+    assert tiny_job.steps_done(workdir) == 40
+
+
+def process_of(workdir, index):
+    """The process of that index which trains in the workdir."""
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            here = str(workdir).encode() in (path / "cmdline").read_bytes()
+            mark = f"JAX_PROCESS_ID={index}\0".encode()
+            if here and mark in (path / "environ").read_bytes():
+                return int(path.name)
+        except OSError:
+            continue
+    raise AssertionError(f"no process {index}")

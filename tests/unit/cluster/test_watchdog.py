@@ -25,8 +25,9 @@ class Watched:
             peers, stall_seconds=stall_seconds, warn=self.warnings.append, end=self._end
         )
 
-    def _end(self, code):
+    def _end(self, code, message):
         self.codes.append(code)
+        self.reason = message
         self.over.set()
 
 
@@ -87,7 +88,7 @@ def test_another_processs_end_ends_this_one_with_its_code_and_reason():
         say_why(second, 2, "DIM = 3 is odd")
         assert watched.over.wait(10)
     assert watched.codes == [2]
-    assert watched.warnings == ["process 1 on b ended: DIM = 3 is odd; this process ends too."]
+    assert watched.reason == "process 1 on b ended: DIM = 3 is odd"
 
 
 def test_ones_own_last_words_are_not_anothers():
