@@ -136,6 +136,35 @@ def test_a_host_that_hangs_is_named_with_its_stack_and_the_job_asks_for_a_restar
     assert "in disturbed" in job.said(1)
 
 
+# Flips the lowest bit of an array that each process has a copy of, on this process alone.
+FLIP = """
+import jax, numpy as np
+from palmscale.train.compiled import CompiledStep
+run = CompiledStep.__call__
+def flipping(self, state, batch):
+    state, metrics = run(self, state, batch)
+    if int(state.step) == 8:
+        leaves, tree = jax.tree.flatten(state.params)
+        at = next(i for i, a in enumerate(leaves) if a.ndim and a.sharding.is_fully_replicated)
+        data = np.array(leaves[at].addressable_shards[0].data)
+        data.view(np.uint32).flat[0] ^= 1
+        own = [jax.device_put(data, jax.local_devices()[0])]
+        a = leaves[at]
+        leaves[at] = jax.make_array_from_single_device_arrays(a.shape, a.sharding, own)
+        state = state.replace(params=jax.tree.unflatten(tree, leaves))
+    return state, metrics
+CompiledStep.__call__ = flipping
+"""
+
+
+def test_a_copy_that_differs_on_one_host_ends_the_run_with_its_name(tiny, finished, tmp_path):
+    command = tiny(tmp_path / "run", **(PAIR | {"TRAIN_STEPS": 1000, "CHECK_EVERY_STEPS": 4}))
+    with Job(command, tmp_path / "logs", processes=2, code={1: FLIP}) as job:
+        assert job.wait() == [1, 1], job.said(0)
+    found = r"step 8: params/\S+ is not the same on process 0's \S+ and on process 1's"
+    assert re.search(found, job.said(0)), job.said(0)
+
+
 def test_a_stopped_process_is_given_up_after_the_heartbeat(tiny, tmp_path):
     workdir = tmp_path / "run"
     command = tiny(workdir, **(PAIR | {"TRAIN_STEPS": 1000}))
