@@ -6,43 +6,29 @@ step is unfinished and is not used; CORRUPT takes its place where a restore foun
 """
 
 import concurrent.futures
-import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from palmscale.checkpoint import digest
-from palmscale.checkpoint.arrays import load_arrays, save_arrays
-from palmscale.checkpoint.describe import described, differences, listed, shapes
-from palmscale.checkpoint.fingerprint import fingerprint
+from palmscale.checkpoint.arrays import save_arrays
+from palmscale.checkpoint.describe import described
 from palmscale.checkpoint.lease import Lease
-from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric, steps_to_delete
-from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
-from palmscale.checkpoint.together import check_step, finish_step
+from palmscale.checkpoint.policy import KeepPolicy, steps_to_delete
+from palmscale.checkpoint.reader import OPTIMIZER, PARAMS, CheckpointReader, Snapshot
+from palmscale.checkpoint.steps import CURSOR, META
+from palmscale.checkpoint.together import finish_step
 from palmscale.cluster.agree import Peers
-from palmscale.errors import CorruptionError, UserError
+from palmscale.errors import CorruptionError
 from palmscale.observe import log
 
-PARAMS, OPTIMIZER = "params", "optimizer"
 _MOST_FAILURES = 5  # saves on end that may fail before the run does
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """A restored step; `optimizer_state` is None where only the parameters were asked for."""
-
-    step: int
-    params: Any
-    optimizer_state: Any
-    cursor: dict[str, Any]
-    meta: dict[str, Any]
-
-
-class CheckpointStore:
+class CheckpointStore(CheckpointReader):
     """The checkpoints in `directory`, written by the holder of `lease`, read by anybody.
 
     At most one save is under way. With a lease, opening removes what killed saves left behind.
@@ -60,18 +46,20 @@ class CheckpointStore:
         peers: Peers | None = None,
         timeout_seconds: float = 3600.0,
     ) -> None:
-        # Orbax takes absolute paths only.
-        self.directory = Path(directory).absolute()
-        self._folders = StepFolders(self.directory)
-        self._keep = keep
+        self._leads = lease is not None and (peers is None or peers.index == 0)
+        super().__init__(
+            directory,
+            keep=keep,
+            marks_damage=self._leads,
+            peers=peers,
+            timeout_seconds=timeout_seconds,
+        )
         self._lease = lease
-        self._peers = peers or Peers(["localhost"], index=0)
-        self._timeout_seconds = timeout_seconds
         self._failures = 0
         self._protected: frozenset[int] = frozenset()
         self._saver = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
-        if lease is not None and self._peers.index == 0:
+        if self._leads:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._folders.remove_temporaries("*")
 
@@ -211,6 +199,21 @@ class CheckpointStore:
         if self._peers.index == 0:
             self._apply_policy()
 
+    def restore(
+        self,
+        step: int | Literal["best"] | None = None,
+        *,
+        abstract_params: Any,
+        abstract_optimizer_state: Any = None,
+    ) -> Snapshot | None:
+        """As `CheckpointReader.restore`, once the save under way has ended."""
+        self._finish_pending()
+        return super().restore(
+            step,
+            abstract_params=abstract_params,
+            abstract_optimizer_state=abstract_optimizer_state,
+        )
+
     def _apply_policy(self) -> None:
         infos = self.steps()
         verified = [info.step for info in infos if info.verified]
@@ -231,151 +234,6 @@ class CheckpointStore:
         except (CorruptionError, OSError):
             return False
         return manifest["arrays"] == arrays and stored_cursor == cursor
-
-    # Reading.
-
-    def steps(self) -> list[StepInfo]:
-        """Every step on disk, oldest first. Reads the manifests, not the arrays."""
-        return [self._folders.info(step) for step in self._folders.steps()]
-
-    def verified_steps(self) -> list[int]:
-        """Every verified step, oldest first."""
-        return self._folders.in_state("verified")
-
-    def latest_verified(self) -> int | None:
-        """The newest verified step, or None."""
-        return max(self._folders.in_state("verified"), default=None)
-
-    def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
-        """The meta of `step`, by default of the newest verified step whose meta is undamaged.
-
-        None where nothing was saved. CorruptionError where it is damaged.
-        """
-        for candidate, is_last in _with_last(self._agreed_candidates(step)):
-            try:
-                return self._folders.read_json(candidate, META)
-            except CorruptionError:
-                if is_last:
-                    raise
-        return None
-
-    def restore(
-        self,
-        step: int | Literal["best"] | None = None,
-        *,
-        abstract_params: Any,
-        abstract_optimizer_state: Any = None,
-    ) -> Snapshot | None:
-        """The newest, the best or the named step, in the shardings of the abstract arrays.
-
-        Leaves are `jax.ShapeDtypeStruct`s with shardings, for any mesh. Without an abstract
-        optimizer state its arrays are not read. All files of a step are checked all the same: a
-        step is either good or not, and the same one for training, evaluating and generating.
-
-        By default falls back past damaged steps, with a warning naming the file; a step asked for
-        by number or as 'best' does not. None where nothing was saved yet. CorruptionError where no
-        step is left, UserError where names, shapes or dtypes differ (nothing is ever cast).
-        """
-        self._finish_pending()
-        for candidate, is_last in _with_last(self._agreed_candidates(step)):
-            try:
-                return self._restore(candidate, abstract_params, abstract_optimizer_state)
-            except CorruptionError as error:
-                if self._lease is not None and self._peers.index == 0:
-                    self._folders.mark_corrupt(candidate)
-                if is_last:
-                    raise
-                log.warn(f"the checkpoint of step {candidate} is not used: {error}")
-        return None
-
-    def _restore(self, step: int, params: Any, optimizer_state: Any) -> Snapshot:
-        wanted = {PARAMS: params}
-        if optimizer_state is not None:
-            wanted[OPTIMIZER] = optimizer_state
-        path = self._folders.path(step)
-        manifest = check_step(self._peers, path, self._timeout_seconds)
-        wrong = [
-            line
-            for item, tree in wanted.items()
-            for line in differences(manifest["arrays"][item], shapes(tree))
-        ]
-        if wrong:
-            raise UserError(
-                f"the checkpoint of step {step} in {self.directory} does not fit the "
-                f"model: {'; '.join(wrong)} - the same parameters, shapes and dtypes "
-                "are needed - use the model and optimizer that it was saved with."
-            )
-        loaded = load_arrays(path, wanted)
-        for item, tree in loaded.items():
-            stored = manifest["arrays"][item]
-            for name, found in fingerprint(tree).items():
-                if found != stored[name]["fingerprint"]:
-                    raise CorruptionError(f"{path / item}: the array {name} is not the one saved.")
-        trees = wanted | loaded
-        return Snapshot(
-            step=step,
-            params=trees[PARAMS],
-            optimizer_state=trees.get(OPTIMIZER),
-            cursor=self._folders.read_json(step, CURSOR),
-            meta=self._folders.read_json(step, META),
-        )
-
-    def _agreed_candidates(self, step: int | Literal["best"] | None) -> list[int]:
-        """The steps to try as process 0 sees them: another may see a folder sooner or later."""
-
-        def choose(texts: list[str]) -> str:
-            try:
-                return json.dumps([self._candidates(step), "", ""])
-            except UserError as error:
-                return json.dumps([[], type(error).__name__, str(error)])
-
-        steps, kind, message = json.loads(
-            self._peers.decide("checkpoints there are", "", choose, self._timeout_seconds)
-        )
-        if kind:
-            raise (CorruptionError if kind == "CorruptionError" else UserError)(message)
-        return steps
-
-    def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
-        """The steps to try in order: several only where falling back is allowed."""
-        verified = self._folders.in_state("verified")
-        if step is None:
-            for unfinished in self._folders.in_state("unfinished"):
-                log.say(f"the checkpoint of step {unfinished} was never finished; it is not used")
-            corrupt = self._folders.in_state("corrupt")
-            if corrupt and not verified:
-                # Never start again from nothing where there was something.
-                raise CorruptionError(
-                    f"no usable checkpoint in {self.directory}: damaged are "
-                    f"{listed(corrupt)} - a whole one is needed - put back a "
-                    "copy, or choose another workdir to start anew."
-                )
-            return verified[::-1]
-        if step == "best":
-            metrics = {info.step: info.metrics for info in self.steps() if info.verified}
-            ranked = ranked_by_metric(metrics, self._keep.best_metric)
-            if not ranked:
-                raise UserError(
-                    f"no checkpoint in {self.directory} has {self._keep.best_metric} - "
-                    "the best one needs it - name a step."
-                )
-            return ranked[:1]
-        if self._folders.state(step) == "corrupt":
-            raise CorruptionError(
-                f"the checkpoint of step {step} in {self.directory} was found "
-                "damaged before - a whole one is needed - name another step, or "
-                f"repair it and rename its {CORRUPT} to {digest.VERIFIED}."
-            )
-        if step not in verified:
-            raise UserError(
-                f"no verified checkpoint of step {step} in {self.directory} - there "
-                f"are {listed(verified) or 'none'} - name one of them."
-            )
-        return [step]
-
-
-def _with_last(steps: list[int]) -> Iterable[tuple[int, bool]]:
-    return [(step, index == len(steps) - 1) for index, step in enumerate(steps)]
 
 
 def _first_line(error: BaseException) -> str:

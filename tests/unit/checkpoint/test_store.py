@@ -1,6 +1,5 @@
 import json
 import os
-import pathlib
 import random
 import shutil
 import signal
@@ -8,56 +7,23 @@ import subprocess
 import sys
 import time
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
+import small_state
+from small_state import (
+    KEEP_ALL,
+    assert_trees_equal,
+    flip_bit,
+    params_at,
+    restore,
+    save,
+    state_at,
+)
 
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.policy import KeepPolicy
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import CorruptionError, UserError
-
-KEEP_ALL = KeepPolicy(latest=100)
-
-
-def params_at(step):
-    key = jax.random.key(step)
-    return {"embed": jax.random.normal(key, (8, 4)), "scale": jnp.ones((4,), jnp.bfloat16) * step}
-
-
-def state_at(step):
-    return optax.adamw(1e-3).init(params_at(step))
-
-
-def save(store, step, **more):
-    arguments = dict(
-        params=params_at(step),
-        optimizer_state=state_at(step),
-        meta={"step": step},
-        cursor={"row": step * 10},
-        metrics={"held_out_bits_per_byte": 9 - step / 10},
-    )
-    store.save(step, **arguments | more)
-
-
-def abstract(tree):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-
-
-def restore(store, step=None, **more):
-    arguments = dict(
-        abstract_params=abstract(params_at(0)), abstract_optimizer_state=abstract(state_at(0))
-    )
-    return store.restore(step, **arguments | more)
-
-
-def assert_trees_equal(left, right):
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 @pytest.fixture
@@ -86,68 +52,6 @@ def test_what_was_saved_comes_back(store):
     assert snapshot.meta == {"step": 20} == store.read_meta()
     assert_trees_equal(snapshot.params, params_at(20))
     assert_trees_equal(snapshot.optimizer_state, state_at(20))
-
-
-def test_parameters_restore_without_the_optimizer(two_steps):
-    snapshot = restore(CheckpointStore(two_steps), abstract_optimizer_state=None)
-    assert snapshot.optimizer_state is None
-    assert_trees_equal(snapshot.params, params_at(20))
-
-
-def test_nothing_saved_restores_to_none(tmp_path):
-    reader = CheckpointStore(tmp_path / "nowhere")
-    assert restore(reader) is None
-    assert reader.read_meta() is None
-    assert reader.steps() == []
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_restores_the_step_asked_for_or_the_best(two_steps):
-    assert restore(CheckpointStore(two_steps), 10).step == 10
-    assert restore(CheckpointStore(two_steps), "best").step == 20
-    with pytest.raises(UserError, match="there are 10, 20"):
-        restore(CheckpointStore(two_steps), 15)
-    with pytest.raises(UserError, match="no checkpoint in .* has accuracy"):
-        restore(CheckpointStore(two_steps, keep=KeepPolicy(best_metric="accuracy")), "best")
-
-
-def files_of(step):
-    return sorted(path.relative_to(step).as_posix() for path in step.rglob("*") if path.is_file())
-
-
-def flip_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-@pytest.mark.parametrize("damage", [flip_bit, truncate, pathlib.Path.unlink])
-def test_damage_in_any_file_is_named_and_the_previous_step_is_used(
-    damage, two_steps, tmp_path, caplog
-):
-    copy = tmp_path / "checkpoints"
-    for name in files_of(two_steps / "20"):
-        path = copy / "20" / name
-        if path.exists() or not copy.exists():
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(two_steps, copy)
-        if path.stat().st_size == 0 and damage is not pathlib.Path.unlink:
-            continue
-        damage(path)
-        caplog.clear()
-        with caplog.at_level("INFO"):
-            assert restore(CheckpointStore(copy), abstract_optimizer_state=None).step == 10
-        if name == "VERIFIED" and damage is pathlib.Path.unlink:
-            assert "step 20 was never finished" in caplog.text
-            continue
-        assert name.rpartition("/")[2] in caplog.text
-        with pytest.raises(CorruptionError):
-            restore(CheckpointStore(copy), 20)
-        assert CheckpointStore(copy).read_meta()["step"] in (10, 20)
 
 
 def test_damaged_step_is_replaced_when_training_comes_by_again(two_steps, tmp_path):
@@ -187,32 +91,6 @@ def test_unfinished_step_is_skipped_then_replaced_and_cleaned(two_steps, tmp_pat
         save(store, 30)
         store.wait()
         assert [info.step for info in store.steps()] == [10, 30]
-
-
-def test_only_an_unfinished_step_means_a_fresh_start(two_steps, tmp_path):
-    shutil.copytree(two_steps / "10", tmp_path / "10")
-    (tmp_path / "10/VERIFIED").unlink()
-    assert restore(CheckpointStore(tmp_path)) is None
-
-
-def test_another_tree_shape_or_dtype_is_refused_by_name(two_steps):
-    reader = CheckpointStore(two_steps)
-    wanted = abstract(params_at(0))
-    wanted["bias"] = jax.ShapeDtypeStruct((3,), jnp.float32)
-    wanted["embed"] = jax.ShapeDtypeStruct((8, 5), jnp.float32)
-    del wanted["scale"]
-    with pytest.raises(UserError) as caught:
-        restore(reader, abstract_params=wanted)
-    assert not isinstance(caught.value, CorruptionError)
-    for part in (
-        "missing in the checkpoint: bias",
-        "extra in the checkpoint: scale",
-        "embed is float32[8, 4] in the checkpoint and float32[8, 5] in the model",
-    ):
-        assert part in str(caught.value)
-    cast = abstract(params_at(0)) | {"embed": jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)}
-    with pytest.raises(UserError, match=r"embed is float32\[8, 4\] .* bfloat16\[8, 4\]"):
-        restore(reader, abstract_params=cast)
 
 
 def test_keep_policy_is_applied_after_each_save(tmp_path):
@@ -288,8 +166,10 @@ def test_saving_needs_the_lease(tmp_path):
 
 KILLED = """
 import sys
-sys.path[:0] = [{tests!r}]
-from test_store import *
+sys.path[:0] = [{support!r}]
+from small_state import *
+from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.store import CheckpointStore
 with Lease({workdir!r}) as lease:
     store = CheckpointStore({workdir!r} + "/checkpoints", lease=lease)
     restore(store)
@@ -301,7 +181,7 @@ with Lease({workdir!r}) as lease:
 
 def test_killed_at_any_moment_the_last_verified_step_restores(tmp_path):
     workdir = tmp_path / "run"
-    script = KILLED.format(tests=os.path.dirname(__file__), workdir=str(workdir))
+    script = KILLED.format(support=os.path.dirname(small_state.__file__), workdir=str(workdir))
     last = 0
     for delay_seconds in (random.uniform(0, 0.1), random.uniform(0, 0.1)):
         with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
@@ -324,8 +204,10 @@ def test_killed_at_any_moment_the_last_verified_step_restores(tmp_path):
 
 EIGHT_DEVICES = """
 import json, sys
-sys.path[:0] = [{tests!r}]
-from test_store import *
+sys.path[:0] = [{support!r}]
+from small_state import *
+from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.store import CheckpointStore
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 def mesh(*shape):
@@ -371,7 +253,7 @@ print(json.dumps(facts))
 @pytest.fixture(scope="module")
 def on_eight_devices(tmp_path_factory):
     script = EIGHT_DEVICES.format(
-        tests=os.path.dirname(__file__), workdir=str(tmp_path_factory.mktemp("eight"))
+        support=os.path.dirname(small_state.__file__), workdir=str(tmp_path_factory.mktemp("eight"))
     )
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
