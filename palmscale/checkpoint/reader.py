@@ -1,11 +1,12 @@
 """The checkpoints of a run as anybody may read them: which there are, and what a step holds."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
+
+import jax
 
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.arrays import load_arrays
@@ -13,7 +14,7 @@ from palmscale.checkpoint.describe import differences, listed, shapes
 from palmscale.checkpoint.fingerprint import fingerprint
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
-from palmscale.checkpoint.together import check_step
+from palmscale.checkpoint.together import ALONE, jointly, led
 from palmscale.cluster.agree import Peers
 from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
@@ -35,8 +36,10 @@ class Snapshot:
 class CheckpointReader:
     """The checkpoints in `directory`, which need not exist.
 
-    With `marks_damage`, a step that a restore finds damaged is marked, and not tried again. With
-    several processes all restore the same step; they wait `timeout_seconds` for one another.
+    With `marks_damage`, a step that a restore finds damaged is marked, and not tried again. Several
+    processes, the `peers`, restore the same step: process 0 chooses, each checks its share of the
+    files, and the damage that one finds makes all fall back. They wait `timeout_seconds` for one
+    another.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class CheckpointReader:
         *,
         keep: KeepPolicy = KeepPolicy(),
         marks_damage: bool = False,
-        peers: Peers | None = None,
+        peers: Peers = ALONE,
         timeout_seconds: float = 3600.0,
     ) -> None:
         # Orbax takes absolute paths only.
@@ -53,7 +56,7 @@ class CheckpointReader:
         self._folders = StepFolders(self.directory)
         self._keep = keep
         self._marks_damage = marks_damage
-        self._peers = peers or Peers(["localhost"], index=0)
+        self._peers = peers
         self._timeout_seconds = timeout_seconds
 
     def steps(self) -> list[StepInfo]:
@@ -71,9 +74,12 @@ class CheckpointReader:
     def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
         """The meta of `step`, by default of the newest verified step whose meta is undamaged.
 
-        None where nothing was saved. CorruptionError where it is damaged.
+        None where nothing was saved. CorruptionError where it is damaged. All processes call it.
         """
-        for candidate, is_last in _with_last(self._agreed_candidates(step)):
+        return led(self._peers, "meta", lambda: self._read_meta(step), self._timeout_seconds)
+
+    def _read_meta(self, step: int | None) -> dict[str, Any] | None:
+        for candidate, is_last in _with_last(self._candidates(step)):
             try:
                 return self._folders.read_json(candidate, META)
             except CorruptionError:
@@ -97,8 +103,13 @@ class CheckpointReader:
         By default falls back past damaged steps, with a warning naming the file; a step asked for
         by number or as 'best' does not. None where nothing was saved yet. CorruptionError where no
         step is left, UserError where names, shapes or dtypes differ (nothing is ever cast).
+        All processes call it.
         """
-        for candidate, is_last in _with_last(self._agreed_candidates(step)):
+        self._check_peers()
+        candidates = led(
+            self._peers, "choice of a step", lambda: self._candidates(step), self._timeout_seconds
+        )
+        for candidate, is_last in _with_last(candidates):
             try:
                 return self._restore(candidate, abstract_params, abstract_optimizer_state)
             except CorruptionError as error:
@@ -106,7 +117,8 @@ class CheckpointReader:
                     self._folders.mark_corrupt(candidate)
                 if is_last:
                     raise
-                log.warn(f"the checkpoint of step {candidate} is not used: {error}")
+                if self._peers.index == 0:
+                    log.warn(f"the checkpoint of step {candidate} is not used: {error}")
         return None
 
     def _restore(self, step: int, params: Any, optimizer_state: Any) -> Snapshot:
@@ -114,7 +126,7 @@ class CheckpointReader:
         if optimizer_state is not None:
             wanted[OPTIMIZER] = optimizer_state
         path = self._folders.path(step)
-        manifest = check_step(self._peers, path, self._timeout_seconds)
+        manifest, texts = self._checked(step)
         wrong = [
             line
             for item, tree in wanted.items()
@@ -137,25 +149,32 @@ class CheckpointReader:
             step=step,
             params=trees[PARAMS],
             optimizer_state=trees.get(OPTIMIZER),
-            cursor=self._folders.read_json(step, CURSOR),
-            meta=self._folders.read_json(step, META),
+            cursor=texts[CURSOR],
+            meta=texts[META],
         )
 
-    def _agreed_candidates(self, step: int | Literal["best"] | None) -> list[int]:
-        """The steps to try as process 0 sees them: another may see a folder sooner or later."""
+    def _checked(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the manifest of a step whose every file is whole, and its JSON files."""
+        peers, path = self._peers, self._folders.path(step)
+        manifest: dict[str, Any] = {}
 
-        def choose(texts: list[str]) -> str:
-            try:
-                return json.dumps([self._candidates(step), "", ""])
-            except UserError as error:
-                return json.dumps([[], type(error).__name__, str(error)])
+        def check() -> None:
+            manifest.update(
+                digest.check(path, process_index=peers.index, process_count=peers.count)
+            )
 
-        steps, kind, message = json.loads(
-            self._peers.decide("checkpoints there are", "", choose, self._timeout_seconds)
-        )
-        if kind:
-            raise (CorruptionError if kind == "CorruptionError" else UserError)(message)
-        return steps
+        def read(_: list[Any]) -> dict[str, Any]:
+            return {name: self._folders.read_json(step, name) for name in (CURSOR, META)}
+
+        texts = jointly(peers, "check of a step", check, read, self._timeout_seconds)
+        return manifest, texts
+
+    def _check_peers(self) -> None:
+        if self._peers.count != jax.process_count():
+            raise RuntimeError(
+                f"this checkpoint store knows of {self._peers.count} process(es) and JAX of"
+                f" {jax.process_count()} - they must act together - give it the job's peers"
+            )
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
         """The steps to try in order: several only where falling back is allowed."""

@@ -9,32 +9,34 @@ import concurrent.futures
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import jax
+
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.arrays import save_arrays
-from palmscale.checkpoint.describe import described
+from palmscale.checkpoint.describe import described, listed
 from palmscale.checkpoint.lease import Lease
-from palmscale.checkpoint.policy import KeepPolicy, steps_to_delete
+from palmscale.checkpoint.policy import KeepPolicy, Retries, steps_to_delete
 from palmscale.checkpoint.reader import OPTIMIZER, PARAMS, CheckpointReader, Snapshot
 from palmscale.checkpoint.steps import CURSOR, META
-from palmscale.checkpoint.together import finish_step
+from palmscale.checkpoint.together import ALONE, jointly, led
 from palmscale.cluster.agree import Peers
-from palmscale.errors import CorruptionError
+from palmscale.errors import CorruptionError, HostLost
 from palmscale.observe import log
 
-_MOST_FAILURES = 5  # saves on end that may fail before the run does
+_PATIENCE_SECONDS = 5.0  # for a save under way, when the job ends with an error
 
 
 class CheckpointStore(CheckpointReader):
     """The checkpoints in `directory`, written by the holder of `lease`, read by anybody.
 
     At most one save is under way. With a lease, opening removes what killed saves left behind.
-    With several processes all open it, with the same `peers`, and call the same methods in the same
-    order; process 0 alone decides and deletes, and each digests its share of the files.
-    `timeout_seconds` is for the slowest of them to have done so.
+    Several processes, the `peers`, save together: each digests what it wrote, process 0 merges the
+    digests and alone marks and deletes. A save fails on all of them or on none.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class CheckpointStore(CheckpointReader):
         *,
         keep: KeepPolicy = KeepPolicy(),
         lease: Lease | None = None,
-        peers: Peers | None = None,
+        retries: Retries = Retries(),
+        peers: Peers = ALONE,
         timeout_seconds: float = 3600.0,
     ) -> None:
-        self._leads = lease is not None and (peers is None or peers.index == 0)
+        self._leads = lease is not None and peers.index == 0
         super().__init__(
             directory,
             keep=keep,
@@ -55,7 +58,9 @@ class CheckpointStore(CheckpointReader):
             timeout_seconds=timeout_seconds,
         )
         self._lease = lease
+        self._retries = retries
         self._failures = 0
+        self._last_try = time.monotonic()
         self._protected: frozenset[int] = frozenset()
         self._saver = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
@@ -74,11 +79,8 @@ class CheckpointStore(CheckpointReader):
     ) -> None:
         if error is None:
             self.close()
-        elif self._peers.count == 1:
-            # The error in flight is the one to report.
-            self._finish_pending()
-            self._saver.shutdown()
-        # Else another process may be gone, and a save under way would wait for it.
+        else:
+            self._give_up()
 
     def close(self) -> None:
         """Waits for the save under way; raises RuntimeError where it failed."""
@@ -86,6 +88,19 @@ class CheckpointStore(CheckpointReader):
             self.wait()
         finally:
             self._saver.shutdown()
+
+    def _give_up(self) -> None:
+        """Closes while an error is in flight, which is the one to report."""
+        if self._pending is not None:
+            # Another process may be gone, and a save that waits for it would hide why.
+            patience = None if self._peers.count == 1 else _PATIENCE_SECONDS
+            concurrent.futures.wait([self._pending[1]], patience)
+            if self._pending[1].done():
+                try:
+                    self.wait()
+                except RuntimeError as error:
+                    log.warn(str(error))
+        self._saver.shutdown(wait=False)
 
     # Saving.
 
@@ -101,102 +116,155 @@ class CheckpointStore(CheckpointReader):
     ) -> None:
         """Starts saving `step` and returns once the arrays may be donated.
 
-        `cursor` and `meta` are JSON values. Waits for an earlier save that is still being written,
-        and warns where it failed: the run lives on. A step that is there already is replaced,
-        unless it is verified and holds the same arrays and cursor. All processes call it.
+        `cursor` and `meta` are JSON values. Waits for an earlier save that is still being written.
+        A save that fails, this or an earlier one, is warned of and the run lives on, until more
+        fail one after another than the retries allow: then it raises RuntimeError. A step that is
+        there already is replaced, unless it is verified and holds the same arrays and cursor. All
+        processes call it.
         """
         if self._lease is None:
             raise RuntimeError("this checkpoint store was opened without a lease, for reading only")
+        self._check_peers()
         self._finish_pending()
+        self._last_try = time.monotonic()
         texts = {CURSOR: json.dumps(dict(cursor), indent=1), META: json.dumps(dict(meta), indent=1)}
-        arrays = {PARAMS: described(params), OPTIMIZER: described(optimizer_state)}
-        if self._decides(f"save of step {step}", lambda: self._holds(step, arrays, texts[CURSOR])):
-            return
-        if self._peers.index == 0:
-            self._folders.delete(step)
         items = {PARAMS: params, OPTIMIZER: optimizer_state}
-        response = save_arrays(self._folders.path(step), items)
         manifest = {
             "step": step,
             "time": time.time(),
             "metrics": dict(metrics or {}),
-            "arrays": arrays,
+            "arrays": {name: described(tree) for name, tree in items.items()},
         }
-        self._pending = step, self._saver.submit(self._verify, step, response, texts, manifest)
+        num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+        try:
+            is_there = led(
+                self._peers,
+                "start of a save",
+                lambda: self._prepare(step, manifest["arrays"], texts[CURSOR], num_bytes),
+                self._timeout_seconds,
+            )
+        except HostLost:
+            raise
+        except (OSError, RuntimeError) as error:
+            self._fail(_not_saved(step, error))
+            return
+        if not is_there:
+            response = _started(self._folders.path(step), items)
+            self._pending = step, self._saver.submit(self._finish, step, response, texts, manifest)
 
     def poll(self) -> None:
-        """Warns where a save that has ended failed. Does not wait."""
+        """Warns where a save that has ended failed; see `save`. Does not wait."""
         if self._pending is not None and self._pending[1].done():
             self._finish_pending()
 
     def wait(self) -> None:
         """Waits until the last save is verified; raises RuntimeError where it failed, once."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        step, future = pending
-        try:
-            future.result()
-        except Exception as error:
-            raise RuntimeError(
-                f"the checkpoint of step {step} was not saved: {_first_line(error)}"
-            ) from error
+        if (message := self._outcome()) is not None:
+            self._failures += 1
+            raise RuntimeError(message)
+
+    def is_save_due(self, every_seconds: float | None) -> bool:
+        """Whether to save by the clock: so long since the last save, or as a new try of one.
+
+        Process 0's clock decides for all, which ask at the same steps.
+        """
+
+        def is_due() -> bool:
+            waited = time.monotonic() - self._last_try
+            is_retry = self._failures > 0 and waited >= self._retries.wait_seconds
+            return is_retry or (every_seconds is not None and waited >= every_seconds)
+
+        return led(self._peers, "clock of the saves", is_due, self._timeout_seconds)
 
     def protect(self, steps: Collection[int]) -> None:
         """Names the steps that the keep policy must not delete, such as the target of a rewind."""
         self._protected = frozenset(steps)
 
     def discard_newer(self, step: int) -> None:
-        """Deletes every later step: after a rewind they belong to a course that was given up."""
+        """Deletes every later step: after a rewind they belong to a course that was given up.
+
+        Pinned ones are set aside.
+        """
         self._finish_pending()
-        if self._peers.index == 0:
+        if self._leads:
             for newer in self._folders.steps():
                 if newer > step:
-                    self._folders.delete(newer)
+                    self._delete(newer)
+
+    def _outcome(self) -> str | None:
+        """Waits for the save under way, and returns what went wrong; None: nothing."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return None
+        step, future = pending
+        try:
+            future.result()
+        except HostLost:
+            raise
+        except Exception as error:
+            return _not_saved(step, error)
+        self._failures = 0
+        return None
 
     def _finish_pending(self) -> None:
-        waits = self._pending is not None
-        try:
-            self.wait()
-        except RuntimeError as error:
-            self._failures += 1
-            if self._failures >= _MOST_FAILURES:
-                raise RuntimeError(f"{error}; so did the {_MOST_FAILURES - 1} before") from error
-            log.warn(f"{error}; the run goes on, and saves again when it is time.")
-        else:
-            self._failures = 0 if waits else self._failures
+        if (message := self._outcome()) is not None:
+            self._fail(message)
 
-    def _decides(self, key: str, what: Callable[[], bool]) -> bool:
-        """Returns what process 0 finds, on all."""
-        answer = self._peers.decide(key, "", lambda texts: str(what()), self._timeout_seconds)
-        return answer == "True"
+    def _fail(self, message: str) -> None:
+        self._failures += 1
+        good = self.latest_verified()
+        rest = "there is none yet" if good is None else f"the last good one is that of step {good}"
+        if self._failures > self._retries.failures:
+            raise RuntimeError(
+                f"{message}; {rest} - {self._failures} save(s) failed one after another, and"
+                f" Retries.failures={self._retries.failures} - mend the storage and start again:"
+                " the run goes on from there"
+            )
+        if self._peers.index == 0:
+            log.warn(f"{message}; {rest}. The run goes on, and saves again.")
 
-    def _verify(
+    def _prepare(self, step: int, stored: Mapping[str, Any], cursor: str, num_bytes: int) -> bool:
+        """Returns whether the step is there already; else makes way for it."""
+        if self._holds(step, stored, cursor):
+            return True
+        self._delete(step)
+        self._folders.check_room(num_bytes)
+        return False
+
+    def _delete(self, step: int) -> None:
+        if (kept := self._folders.delete(step)) is not None:
+            log.warn(f"the pinned checkpoint of step {step} is no longer this run's: see {kept}.")
+
+    def _finish(
         self, step: int, response: Any, texts: Mapping[str, str], manifest: Mapping[str, Any]
     ) -> None:
-        """Runs in the saver's thread: after Orbax's commit, digests what was written, marks it."""
-        path = self._folders.path(step)
+        """Runs in the saver's thread: after Orbax's commit, digests what was written, marks it.
 
-        def committed() -> None:
+        There must be no JAX computation in it: it would meet the training's in another order.
+        """
+        peers, path = self._peers, self._folders.path(step)
+
+        def digest_own() -> dict[str, Any]:
             response.result()
-            for name, text in texts.items() if self._peers.index == 0 else ():
-                digest.write_durably(path / name, text.encode())
+            return digest.file_digests(path, process_index=peers.index, process_count=peers.count)
+
+        def mark(shares: list[dict[str, Any]]) -> None:
+            files = {name: found for share in shares for name, found in share.items()}
+            if unread := set(digest.names(path)) - files.keys():
+                raise RuntimeError(f"no process has digested {listed(unread)}")
+            for name, text in texts.items():
+                files[name] = digest.write_durably(path / name, text.encode())
+            digest.write_manifest(path, manifest, files)
 
         try:
-            finish_step(
-                self._peers,
-                path,
-                committed=committed,
-                extra=manifest,
-                timeout_seconds=self._timeout_seconds,
-            )
+            jointly(peers, "end of a save", digest_own, mark, self._timeout_seconds)
         except Exception:
             # On a full disk the remains would leave no room for the next save.
-            if self._peers.index == 0:
+            if self._leads:
                 self._folders.delete(step)
                 self._folders.remove_temporaries(f"{step}")
             raise
-        if self._peers.index == 0:
+        if self._leads:
             self._apply_policy()
 
     def restore(
@@ -217,15 +285,18 @@ class CheckpointStore(CheckpointReader):
     def _apply_policy(self) -> None:
         infos = self.steps()
         verified = [info.step for info in infos if info.verified]
-        metrics = {info.step: info.metrics for info in infos if info.verified}
         doomed = steps_to_delete(
-            self._keep, steps=verified, metrics=metrics, protected=self._protected
+            self._keep,
+            steps=verified,
+            metrics={info.step: info.metrics for info in infos if info.verified},
+            times={info.step: info.time for info in infos if info.verified},
+            protected=self._protected | {info.step for info in infos if info.pinned},
         )
         leftovers = [info.step for info in infos if not info.verified and info.step < max(verified)]
         for step in [*doomed, *leftovers]:
             self._folders.delete(step)
 
-    def _holds(self, step: int, arrays: Mapping[str, Any], cursor: str) -> bool:
+    def _holds(self, step: int, stored: Mapping[str, Any], cursor: str) -> bool:
         if self._folders.state(step) != "verified":
             return False
         try:
@@ -233,8 +304,27 @@ class CheckpointStore(CheckpointReader):
             stored_cursor = (self._folders.path(step) / CURSOR).read_text()
         except (CorruptionError, OSError):
             return False
-        return manifest["arrays"] == arrays and stored_cursor == cursor
+        return manifest["arrays"] == stored and stored_cursor == cursor
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+class _Failed:
+    """A save that ended before it began."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def result(self) -> None:
+        raise self._error
+
+
+def _started(path: Path, items: Mapping[str, Any]) -> Any:
+    # The other processes wait for this one at the end of the save: it must come there.
+    try:
+        return save_arrays(path, items)
+    except Exception as error:
+        return _Failed(error)
+
+
+def _not_saved(step: int, error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the checkpoint of step {step} was not saved: {lines[0]}"

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,9 @@ from small_state import (
 )
 
 from palmscale.checkpoint.lease import Lease
-from palmscale.checkpoint.policy import KeepPolicy
+from palmscale.checkpoint.policy import KeepPolicy, Retries
+from palmscale.checkpoint.reader import CheckpointReader
+from palmscale.checkpoint.steps import StepFolders
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import CorruptionError, UserError
 
@@ -98,11 +101,11 @@ def test_keep_policy_is_applied_after_each_save(tmp_path):
     with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "c", keep=keep, lease=lease) as store:
         store.protect([1])
         for step, bits in [(1, 5.0), (2, 1.0), (3, 3.0), (4, 3.0), (5, 3.0), (6, 3.0)]:
-            save(store, step, metrics={"held_out_bits_per_byte": bits})
+            save(store, step, metrics={"held_out_loss": bits})
         store.wait()
         assert [info.step for info in store.steps()] == [1, 2, 4, 6]
         store.discard_newer(2)
-        assert [(info.step, info.metrics["held_out_bits_per_byte"]) for info in store.steps()] == [
+        assert [(info.step, info.metrics["held_out_loss"]) for info in store.steps()] == [
             (1, 5.0),
             (2, 1.0),
         ]
@@ -138,6 +141,110 @@ def test_failed_save_warns_at_the_next_one_and_the_run_lives(store, monkeypatch,
     with pytest.raises(RuntimeError, match="step 30 was not saved"):
         store.wait()
     assert not (store.directory / "30").exists()
+
+
+def failing(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_after_more_failures_in_a_row_than_allowed_the_run_ends_with_the_reason(
+    tmp_path, monkeypatch, caplog
+):
+    with Lease(tmp_path) as lease:
+        with CheckpointStore(tmp_path / "c", lease=lease, retries=Retries(failures=2)) as store:
+            save(store, 10)
+            store.wait()
+            with monkeypatch.context() as patched:
+                patched.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+                for step in (20, 30):
+                    save(store, step)
+                    store._pending[1].exception()
+                    store.poll()
+            save(store, 40)  # A good one in between: failures count from the beginning.
+            store.wait()
+            monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+            save(store, 50)
+            save(store, 60)
+            save(store, 70)
+            assert caplog.text.count("The run goes on, and saves again") == 4
+            assert (
+                "step 60 was not saved: [Errno 28] No space left on device; the last good one"
+                in (caplog.text)
+            )
+            with pytest.raises(RuntimeError, match="that of step 40 - 3 save.s. failed one after"):
+                store.restore(abstract_params=None)
+            assert [info.step for info in store.steps()] == [10, 40]
+
+
+def test_a_full_or_unwritable_disk_is_seen_before_anything_is_written(store, monkeypatch, caplog):
+    usage = shutil.disk_usage(store.directory)._replace(free=100)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    save(store, 10)
+    assert re.search(
+        r"step 10 was not saved: No space left: .* 100 bytes free, and [\d,]+ are", caplog.text
+    )
+    assert "there is none yet. The run goes on" in caplog.text
+    store.wait()
+    assert not list(store.directory.iterdir())
+
+
+def test_an_error_of_orbax_itself_is_a_failed_save(store, monkeypatch):
+    def start(*_):
+        raise ValueError("no such driver\nmany lines")
+
+    monkeypatch.setattr("palmscale.checkpoint.store.save_arrays", start)
+    save(store, 10)
+    with pytest.raises(RuntimeError, match="step 10 was not saved: no such driver$"):
+        store.wait()
+
+
+def test_a_save_is_due_by_the_clock_and_soon_after_a_failure(store, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    store._last_try = now
+    assert not store.is_save_due(60.0) and not store.is_save_due(None)
+    now += 60
+    assert store.is_save_due(60.0) and not store.is_save_due(None)
+    with monkeypatch.context() as patched:
+        patched.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+        save(store, 10)
+        store._pending[1].exception()
+        store.poll()
+    assert not store.is_save_due(None)
+    now += 60
+    assert store.is_save_due(None)
+    save(store, 11)
+    store.wait()
+    now += 60
+    assert not store.is_save_due(None)
+
+
+def test_pinned_steps_outlive_the_policy_and_are_set_aside_where_their_course_is_given_up(
+    tmp_path, caplog
+):
+    keep = KeepPolicy(latest=1, best=0)
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "c", keep=keep, lease=lease) as store:
+        save(store, 1)
+        store.wait()
+        StepFolders(tmp_path / "c").pin(1)
+        for step in (2, 3):
+            save(store, step)
+        store.wait()
+        assert [info.step for info in store.steps() if info.verified] == [1, 3]
+        StepFolders(tmp_path / "c").pin(3)
+        store.discard_newer(1)
+        assert [info.step for info in store.steps()] == [1]
+        assert "pinned checkpoint of step 3" in caplog.text
+        assert restore(CheckpointReader(tmp_path / "c/set_aside"), 3).step == 3
+
+
+def test_an_error_in_flight_is_not_hidden_by_a_failed_save(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+    with Lease(tmp_path) as lease, pytest.raises(KeyError):
+        with CheckpointStore(tmp_path, lease=lease, retries=Retries(failures=0)) as store:
+            save(store, 10)
+            raise KeyError
+    assert "step 10 was not saved" in caplog.text
 
 
 def test_damage_between_memory_and_disk_is_seen_by_the_fingerprint(store, monkeypatch):

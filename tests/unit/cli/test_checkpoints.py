@@ -37,7 +37,7 @@ def saved(tmp_path_factory):
                     optimizer_state={"count": jnp.int32(step)},
                     cursor={"step": step, "next_row": 8 * step, "skips": []},
                     meta=META,
-                    metrics={"held_out_bits_per_byte": bits},
+                    metrics={"held_out_loss": bits},
                 )
     return workdir
 
@@ -55,7 +55,7 @@ def printed(capsys, *line, code=0):
 
 def test_ls_lists_the_steps_and_marks_the_best(saved, capsys):
     header, _, *lines = printed(capsys, "ls", f"--workdir={saved}").splitlines()
-    assert header.split() == ["step", "state", "size", "held_out_bits_per_byte", "age"]
+    assert header.split() == ["step", "state", "size", "held_out_loss", "age"]
     assert [line.split()[0] for line in lines] == ["10", "20", "30"]
     assert ["(best)" in line for line in lines] == [False, True, False]
     assert all("verified" in line and "KiB" in line for line in lines)
@@ -77,7 +77,7 @@ def test_show_tells_everything_of_the_latest(saved, capsys):
     facts = dict(re.findall(r"^(\w+)  +(.*)$", told.partition("\n\n")[0], re.MULTILINE))
     assert facts.pop("step").startswith("30, ") and '"next_row": 240' in facts.pop("cursor")
     assert facts == {
-        "metrics": "held_out_bits_per_byte 2.7500",
+        "metrics": "held_out_loss 2.7500",
         "parameters": "88",
         "mesh": "replica=1 x data=4 x model=2",
         "versions": "jax 0.10.2",
