@@ -9,7 +9,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from palmscale.checkpoint.policy import KeepPolicy
+from palmscale.checkpoint.policy import KeepPolicy, Retries
 from palmscale.cli import gin_config
 from palmscale.cluster.join import Deadlines
 from palmscale.data.pack import CONCATENATE
@@ -202,6 +202,7 @@ class Run:
         held_out_sequences: rows that an evaluation reads; None: all.
         periods: of evaluation and saving.
         keep: which checkpoints to keep.
+        retries: what is done about saves that fail.
         reporting: writers and samples.
         deadlines: of the hosts for one another.
         spikes: what is done about a loss that spikes.
@@ -224,6 +225,7 @@ class Run:
     microbatches: int = 1
     held_out_sequences: int | None = None
     keep: KeepPolicy = KeepPolicy()
+    retries: Retries = Retries()
     reporting: Reporting = Reporting()
     deadlines: Deadlines = Deadlines()
     spikes: SpikePolicy = SpikePolicy()

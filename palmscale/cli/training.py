@@ -41,6 +41,7 @@ from palmscale.train.state import TrainState, init_state
 from palmscale.train.step import TrainStep, make_train_step
 
 METRICS_FILE, VOCABULARY = "metrics.jsonl", "vocabulary"
+_LOOK_AT_CLOCK_EVERY_STEPS = 10  # all processes do, and wait for process 0's
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
 
 
@@ -66,6 +67,7 @@ def train(args: argparse.Namespace) -> int:
                 workdir / CHECKPOINTS,
                 keep=run.keep,
                 lease=lease,
+                retries=run.retries,
                 peers=job.peers,
                 timeout_seconds=run.deadlines.agree_seconds,
             ) as store,
@@ -220,6 +222,7 @@ class Training:
                 save=self._save,
                 find_spike=lambda step, values: self._course.observe(step, values),
                 rewind=functools.partial(self._rewind, feed, metrics),
+                is_save_due=self._is_save_due,
                 is_preempted=lambda step: preemption.reached(),
                 check=self._check_copies,
                 beat=watchdog.beat,
@@ -260,6 +263,11 @@ class Training:
             meta=_meta(self._here) | {"course": self._course.to_json()},
             metrics=held_out,
         )
+
+    def _is_save_due(self, done: int) -> bool:
+        if done % _LOOK_AT_CLOCK_EVERY_STEPS:
+            return False
+        return self._store.is_save_due(self._run.periods.save_every_seconds)
 
     def _rewind(self, feed: Feed, metrics: Any, spike: Any) -> tuple[TrainState, Cursor]:
         """Goes back to a checkpoint before the spike, leaves out the rows that led to it."""
