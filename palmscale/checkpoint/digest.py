@@ -18,7 +18,6 @@ from typing import Any
 from palmscale.errors import CorruptionError
 
 MANIFEST, VERIFIED = "MANIFEST.json", "VERIFIED"
-_READ_BYTES = 1 << 22
 _THREADS = 4  # hashlib lets go of the GIL; beyond this the disk is the limit
 
 
@@ -171,11 +170,8 @@ def _unreadable(path: Path, error: OSError) -> OSError | CorruptionError:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

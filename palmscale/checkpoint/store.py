@@ -20,6 +20,7 @@ from palmscale.checkpoint import digest
 from palmscale.checkpoint.arrays import save_arrays
 from palmscale.checkpoint.describe import described, listed
 from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.memory import return_large_buffers
 from palmscale.checkpoint.policy import KeepPolicy, Retries, steps_to_delete
 from palmscale.checkpoint.reader import OPTIMIZER, PARAMS, CheckpointReader, Snapshot
 from palmscale.checkpoint.steps import CURSOR, META
@@ -64,6 +65,8 @@ class CheckpointStore(CheckpointReader):
         self._protected: frozenset[int] = frozenset()
         self._saver = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
+        if lease is not None:
+            return_large_buffers()
         if self._leads:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._folders.remove_temporaries("*")
