@@ -92,6 +92,12 @@ class StepFolders:
         """Leaves the step to the keep policy again."""
         (self.path(step) / PINNED).unlink(missing_ok=True)
 
+    def damages(self, step: int) -> list[str]:
+        """Returns what is wrong with each damaged file of a verified or corrupt step; reads all."""
+        path = self.path(step)
+        is_marked = not (path / digest.VERIFIED).exists() and (path / CORRUPT).exists()
+        return digest.damages(path, CORRUPT if is_marked else digest.VERIFIED)
+
     def read_json(self, step: int, name: str) -> dict[str, Any]:
         """Returns a JSON file of the step. CorruptionError where it differs from its digest."""
         return json.loads(digest.read_checked(self.path(step), name))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import palmscale
-from palmscale.cli.argument_values import at_least, checkpoint, share
+from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share
 from palmscale.cli.nearest import did_you_mean
 from palmscale.data.vocab_training import MAX_SIZE, MIN_SIZE, MODEL_TYPES
 from palmscale.errors import UserError
@@ -196,7 +196,7 @@ def _add_generate(commands: Any) -> None:
 
 
 def _add_checkpoint(commands: Any) -> None:
-    summary = "List and inspect checkpoints."
+    summary = "List, inspect, verify, compare and pin checkpoints."
     top = commands.add_parser("checkpoint", help=summary, description=summary)
     inner = top.add_subparsers(
         title="commands", metavar="COMMAND", dest="subcommand", required=True
@@ -208,6 +208,34 @@ def _add_checkpoint(commands: Any) -> None:
     show.add_argument(
         "--config", action="store_true", help="print the gin configuration it was trained with"
     )
+    verify = _command(
+        inner, "verify", "checkpoints.verify", "Read every byte; exit code 1 if any is damaged."
+    )
+    _add_workdir(verify)
+    verify.add_argument(
+        "--checkpoint",
+        type=checkpoint_or_all,
+        default="all",
+        metavar="WHICH",
+        help="all (default), latest, best, or a step",
+    )
+    diff = _command(
+        inner,
+        "diff",
+        "checkpoint_diff.diff",
+        "Name the arrays and settings in which two checkpoints differ; exit code 1 if any does.",
+    )
+    for name in ("a", "b"):
+        diff.add_argument(
+            name,
+            metavar=name.upper(),
+            help="WORKDIR for its latest, WORKDIR@WHICH, or with --workdir a step, latest or best",
+        )
+    diff.add_argument("--workdir", help="the folder of the run that both are of")
+    for name, does in (("pin", "Keep a checkpoint for good."), ("unpin", "Take a pin back.")):
+        pin = _command(inner, name, f"checkpoints.{name}", does)
+        _add_workdir(pin)
+        _add_checkpoint_choice(pin)
 
 
 def _add_data(commands: Any) -> None:

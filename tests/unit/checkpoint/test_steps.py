@@ -81,3 +81,11 @@ def test_room_is_there_or_an_error_says_how_much_is_missing(folders, tmp_path):
         folders.check_room(10**18)
     with pytest.raises(OSError, match="absent"):
         StepFolders(tmp_path / "absent").check_room(1)
+
+
+def test_damages_are_told_of_a_step_whether_it_is_marked_or_not(folders):
+    assert folders.damages(20) == []
+    (folders.path(20) / META).unlink()
+    assert len(folders.damages(20)) == 1 and META in folders.damages(20)[0]
+    folders.mark_corrupt(20)
+    assert len(folders.damages(20)) == 1 and META in folders.damages(20)[0]
