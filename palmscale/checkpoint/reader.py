@@ -2,16 +2,16 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.arrays import load_arrays
 from palmscale.checkpoint.describe import differences, listed, shapes
-from palmscale.checkpoint.fingerprint import fingerprint
+from palmscale.checkpoint.fingerprint import fingerprint, named_leaves, nested
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
 from palmscale.checkpoint.together import ALONE, jointly, led
@@ -20,6 +20,7 @@ from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
 
 PARAMS, OPTIMIZER = "params", "optimizer"
+_Read = TypeVar("_Read")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,13 +106,40 @@ class CheckpointReader:
         step is left, UserError where names, shapes or dtypes differ (nothing is ever cast).
         All processes call it.
         """
+        return self._first_good(
+            step, lambda at: self._restore(at, abstract_params, abstract_optimizer_state)
+        )
+
+    def restore_some(
+        self,
+        step: int | Literal["best"] | None,
+        choose: Callable[[Mapping[str, Any]], Mapping[str, jax.ShapeDtypeStruct]],
+    ) -> tuple[int, dict[str, Any]] | None:
+        """A step, and those of its parameters that `choose` asks for; both as `restore` has them.
+
+        `choose` takes what is stored, {'shape', 'dtype', ...} by path, and returns abstract arrays
+        of the same shapes and dtypes, by path. The answer is by path, too.
+        """
+
+        def load(at: int) -> tuple[int, dict[str, Any]]:
+            manifest, _ = self._checked(at)
+            wanted = nested(choose(manifest["arrays"][PARAMS]))
+            loaded = self._loaded(at, manifest, {PARAMS: wanted}, in_part=True)
+            return at, named_leaves(loaded[PARAMS])
+
+        return self._first_good(step, load)
+
+    def _first_good(
+        self, step: int | Literal["best"] | None, read: Callable[[int], _Read]
+    ) -> _Read | None:
+        """What `read` returns of the first step that is not damaged; None without any step."""
         self._check_peers()
         candidates = led(
             self._peers, "choice of a step", lambda: self._candidates(step), self._timeout_seconds
         )
         for candidate, is_last in _with_last(candidates):
             try:
-                return self._restore(candidate, abstract_params, abstract_optimizer_state)
+                return read(candidate)
             except CorruptionError as error:
                 if self._marks_damage:
                     self._folders.mark_corrupt(candidate)
@@ -125,7 +153,6 @@ class CheckpointReader:
         wanted = {PARAMS: params}
         if optimizer_state is not None:
             wanted[OPTIMIZER] = optimizer_state
-        path = self._folders.path(step)
         manifest, texts = self._checked(step)
         wrong = [
             line
@@ -138,13 +165,7 @@ class CheckpointReader:
                 f"model: {'; '.join(wrong)} - the same parameters, shapes and dtypes "
                 "are needed - use the model and optimizer that it was saved with."
             )
-        loaded = load_arrays(path, wanted)
-        for item, tree in loaded.items():
-            stored = manifest["arrays"][item]
-            for name, found in fingerprint(tree).items():
-                if found != stored[name]["fingerprint"]:
-                    raise CorruptionError(f"{path / item}: the array {name} is not the one saved.")
-        trees = wanted | loaded
+        trees = self._loaded(step, manifest, wanted)
         return Snapshot(
             step=step,
             params=trees[PARAMS],
@@ -152,6 +173,19 @@ class CheckpointReader:
             cursor=texts[CURSOR],
             meta=texts[META],
         )
+
+    def _loaded(
+        self, step: int, manifest: Mapping[str, Any], wanted: dict[str, Any], in_part: bool = False
+    ) -> dict[str, Any]:
+        """The trees of abstract arrays as arrays that have the fingerprints of the saved ones."""
+        path = self._folders.path(step)
+        loaded = load_arrays(path, wanted, in_part=in_part)
+        for item, tree in loaded.items():
+            stored = manifest["arrays"][item]
+            for name, found in fingerprint(tree).items():
+                if found != stored[name]["fingerprint"]:
+                    raise CorruptionError(f"{path / item}: the array {name} is not the one saved.")
+        return wanted | loaded
 
     def _checked(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the manifest of a step whose every file is whole, and its JSON files."""

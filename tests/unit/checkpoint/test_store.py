@@ -203,7 +203,7 @@ def test_a_save_is_due_by_the_clock_and_soon_after_a_failure(store, monkeypatch)
     monkeypatch.setattr("time.monotonic", lambda: now)
     store._last_try = now
     assert not store.is_save_due(60.0) and not store.is_save_due(None)
-    now += 60
+    now += 61
     assert store.is_save_due(60.0) and not store.is_save_due(None)
     with monkeypatch.context() as patched:
         patched.setattr("palmscale.checkpoint.digest.write_manifest", failing)
@@ -211,11 +211,11 @@ def test_a_save_is_due_by_the_clock_and_soon_after_a_failure(store, monkeypatch)
         store._pending[1].exception()
         store.poll()
     assert not store.is_save_due(None)
-    now += 60
+    now += 61
     assert store.is_save_due(None)
     save(store, 11)
     store.wait()
-    now += 60
+    now += 61
     assert not store.is_save_due(None)
 
 
