@@ -14,6 +14,16 @@ def checkpoint_or_all(text: str) -> str | int:
     return _named_or_step(text, ("all", "latest", "best"))
 
 
+def workdir(text: str) -> str:
+    """Returns the path of a folder of this machine; an object store's URL is refused."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is an object store, where runs cannot be kept yet; give a folder that all"
+            " hosts see"
+        )
+    return text
+
+
 def _named_or_step(text: str, names: tuple[str, ...]) -> str | int:
     if text in names:
         return text

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import palmscale
-from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share
+from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share, workdir
 from palmscale.cli.nearest import did_you_mean
 from palmscale.data.vocab_training import MAX_SIZE, MIN_SIZE, MODEL_TYPES
 from palmscale.errors import UserError
@@ -111,7 +111,9 @@ def _add_training(commands: Any) -> None:
         "Train a model, or go on where its workdir stopped.",
         gin=True,
     )
-    train.add_argument("--workdir", help="the run's folder (default: runs/<name of the gin file>)")
+    train.add_argument(
+        "--workdir", type=workdir, help="the run's folder (default: runs/<name of the gin file>)"
+    )
     train.add_argument(
         "--inject",
         default="",
@@ -129,7 +131,9 @@ def _add_training(commands: Any) -> None:
         "Show that a run which is killed and resumed is the run that would have been.",
         gin=True,
     )
-    verify.add_argument("--workdir", required=True, help="an empty folder for both runs")
+    verify.add_argument(
+        "--workdir", type=workdir, required=True, help="an empty folder for both runs"
+    )
     verify.add_argument(
         "--steps", type=at_least(int, 1), default=20, metavar="N", help="before the kill"
     )
@@ -231,7 +235,7 @@ def _add_checkpoint(commands: Any) -> None:
             metavar=name.upper(),
             help="WORKDIR for its latest, WORKDIR@WHICH, or with --workdir a step, latest or best",
         )
-    diff.add_argument("--workdir", help="the folder of the run that both are of")
+    diff.add_argument("--workdir", type=workdir, help="the folder of the run that both are of")
     for name, does in (("pin", "Keep a checkpoint for good."), ("unpin", "Take a pin back.")):
         pin = _command(inner, name, f"checkpoints.{name}", does)
         _add_workdir(pin)
@@ -326,7 +330,7 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
 
 
 def _add_workdir(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workdir", required=True, help="the folder of the run")
+    command.add_argument("--workdir", type=workdir, required=True, help="the folder of the run")
 
 
 def _add_checkpoint_choice(command: argparse.ArgumentParser) -> None:

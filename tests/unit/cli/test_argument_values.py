@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share
+from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share, workdir
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_al
         (at_least(int, 1), "1", 1),
         (at_least(float, 0), "0.5", 0.5),
         (share, "1", 1.0),
+        (workdir, "runs/a", "runs/a"),
     ],
 )
 def test_text_becomes_the_value(convert, text, value):
@@ -31,6 +32,7 @@ def test_text_becomes_the_value(convert, text, value):
         (at_least(int, 1, 9), "10", "give 1 to 9"),
         (at_least(float, 0), "inf", "out of range"),
         (at_least(float, 0), "nan", "out of range"),
+        (workdir, "gs://bucket/run", "gs://bucket/run is an object store"),
         (share, "0", "more than 0 and at most 1"),
     ],
 )
