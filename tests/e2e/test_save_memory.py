@@ -1,4 +1,4 @@
-"""Saving again and again takes no more memory, and holds up training for less than a step."""
+"""Saving again and again takes no more memory."""
 
 import json
 import subprocess
