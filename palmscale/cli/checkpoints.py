@@ -56,6 +56,8 @@ def show(args: argparse.Namespace) -> None:
         ("cursor", digest.read_checked(directory, CURSOR).decode().replace("\n", "")),
     ]
     facts += [(name, _flat(value)) for name, value in meta["identity"].items()]
+    if warm_start := meta.get("warm_start"):
+        facts.append(("warm start", _flat(warm_start)))
     tables.print_facts(facts)
     print()
     _print_arrays(digest.read_manifest(directory)["arrays"])
@@ -79,6 +81,8 @@ def verify(args: argparse.Namespace) -> int:
             rows.append([f"{info.step:,}", "unfinished", "", "it is never used"])
             continue
         found = folders.damages(info.step)
+        if not folders.path(info.step).exists():
+            continue  # The run that is under way has let it go.
         if not found and info.state == "corrupt":
             found = ["all files are whole: rename its CORRUPT to VERIFIED to use it again"]
         damaged += bool(found)

@@ -52,6 +52,8 @@ def test_the_first_step_has_the_other_runs_parameters_and_a_fresh_optimizer(
     meta = json.loads((tmp_path / "warm/checkpoints/2/meta.json").read_text())
     assert meta["warm_start"]["step"] == 16
     assert meta["warm_start"]["workdir"] == str(finished)
+    shown = tiny_run.run("checkpoint", "show", f"--workdir={tmp_path}/warm").stdout
+    assert f"workdir={finished}" in next(x for x in shown.splitlines() if "warm start" in x)
     # It goes on without the other run, and still tells of it.
     (again,), ((step, _),) = started(
         [tiny(tmp_path / "warm", **(warm | {"TRAIN_STEPS": 3}), **mesh)]

@@ -7,6 +7,7 @@ import pytest
 
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.policy import KeepPolicy
+from palmscale.checkpoint.steps import StepFolders
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli import checkpoints, main
 
@@ -147,6 +148,19 @@ def test_verify_says_how_a_step_that_is_whole_again_can_be_used(workdir, capsys)
     (steps / "20/VERIFIED").rename(steps / "20/CORRUPT")
     assert main.run(["checkpoint", "verify", f"--workdir={workdir}", "--checkpoint=20"]) == 1
     assert "rename its CORRUPT to VERIFIED" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_step_that_its_run_deletes_meanwhile_is_no_damage(workdir, capsys, monkeypatch):
+    whole = StepFolders.damages
+
+    def delete_first(folders, step):
+        if step == 20:
+            folders.delete(step)
+        return whole(folders, step)
+
+    monkeypatch.setattr(StepFolders, "damages", delete_first)
+    *_, first, second = printed(capsys, "verify", f"--workdir={workdir}").splitlines()
+    assert first.split()[:2] == ["10", "good"] and second.split()[:2] == ["30", "good"]
 
 
 def test_a_pin_is_listed_and_taken_back(workdir, capsys):
