@@ -118,6 +118,36 @@ def act(store):
     told["after success"] = store.verified_steps()
     return told
 """
+# The disk fills up after process 0 has looked for room.
+FILL = """
+import time
+from palmscale.checkpoint.steps import StepFolders
+def act(store):
+    save(store, 10, state(10))
+    store.wait()
+    filler, look = workdir + "/checkpoints/filler", StepFolders.check_room
+    def fill(self, num_bytes):
+        import shutil
+        with open(filler, "wb") as file:
+            file.write(bytes(shutil.disk_usage(workdir + "/checkpoints").free - 20000))
+    StepFolders.check_room = fill
+    begun = time.monotonic()
+    save(store, 20, state(20))
+    told = {}
+    try:
+        store.wait()
+    except RuntimeError as error:
+        told["error"] = str(error)
+    told["seconds"] = time.monotonic() - begun
+    told["left"] = restore(store)["step"]  # waits for process 0, which cleans up
+    StepFolders.check_room = look
+    if index == 0:
+        told["folders"] = sorted(os.listdir(workdir + "/checkpoints"))
+        os.unlink(filler)
+    save(store, 30, state(30))
+    store.wait()
+    return told | {"then": restore(store)["step"]}
+"""
 
 
 def run(act, workdir, processes, mesh):
@@ -208,3 +238,12 @@ def test_damage_that_one_finds_makes_all_fall_back_and_a_save_fails_on_all_or_no
     assert [t["after failure"] for t in told] == [[10]] * 2
     assert [t["after success"] for t in told] == [[10, 40]] * 2
     assert not (workdir / "checkpoints/30").exists() and not folder.exists()
+
+
+def test_a_disk_that_fills_up_fails_the_save_on_all_and_they_go_on(small_disk, tmp_path):
+    small_disk(tmp_path / "run/checkpoints", 2 << 20)
+    told, _ = run(FILL, tmp_path / "run", 2, (2, 2))
+    for process in told:
+        assert "step 20 was not saved" in process["error"] and process["seconds"] < 30
+        assert (process["left"], process["then"]) == (10, 30)
+    assert told[0]["folders"] == ["10", "filler"]

@@ -1,10 +1,7 @@
 """A disk that is full or read-only: the run goes on from its memory, or ends with the reason."""
 
-import contextlib
-import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 import tiny_run
@@ -12,31 +9,6 @@ from small_state import KEEP_ALL, params_at, restore, save
 
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.store import CheckpointStore
-
-SIZE = 4 << 20  # several checkpoints of the tiny run
-
-
-def mount(*arguments):
-    return subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True)
-
-
-@pytest.fixture
-def small_disk():
-    """Makes a folder a small disk of its own."""
-    with contextlib.ExitStack() as mounted:
-
-        def make(folder, size=SIZE):
-            folder.mkdir(parents=True, exist_ok=True)
-            if sys.platform != "linux" or os.getuid() != 0:
-                pytest.skip("needs root on Linux, to mount a small disk")
-            done = mount("-t", "tmpfs", "-o", f"size={size}", "none", folder)
-            if done.returncode != 0:
-                pytest.skip(f"needs root on Linux, to mount a small disk: {done.stderr}")
-            mounted.callback(subprocess.run, ["umount", str(folder)], check=True)
-            return folder
-
-        yield make
-
 
 # Spoils the disk before the save of one step, and mends it before that of another.
 DISTURBED = """
@@ -124,7 +96,7 @@ def test_a_disk_that_fills_up_while_it_is_written_to_keeps_the_last_good_step(
 
 def test_a_workdir_that_cannot_be_written_is_refused_at_the_start(small_disk, tiny, tmp_path):
     disk = small_disk(tmp_path / "disk")
-    assert mount("-o", "remount,ro", disk).returncode == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     (answer,) = tiny_run.run_each([tiny(disk / "run")])
     assert answer.returncode == 2
     assert f"cannot write in the workdir {disk}/run: Read-only" in answer.stderr.splitlines()[-1]
