@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 
+from palmscale.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KeepPolicy:
@@ -26,13 +28,13 @@ class KeepPolicy:
 
     def __post_init__(self) -> None:
         if self.latest < 1:
-            raise ValueError(f"latest={self.latest}; use at least 1, or nothing can be resumed.")
+            raise UserError(f"latest={self.latest}; use at least 1, or nothing can be resumed.")
         if self.every_steps is not None and self.every_steps < 1:
-            raise ValueError(f"every_steps={self.every_steps}; use a positive number or None.")
+            raise UserError(f"every_steps={self.every_steps}; use a positive number or None.")
         if self.every_seconds is not None and not self.every_seconds > 0:
-            raise ValueError(f"every_seconds={self.every_seconds}; use a positive number or None.")
+            raise UserError(f"every_seconds={self.every_seconds}; use a positive number or None.")
         if self.best < 0:
-            raise ValueError(f"best={self.best}; use 0 or more.")
+            raise UserError(f"best={self.best}; use 0 or more.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Retries:
 
     Attributes:
         failures: saves that may fail one after another; one more ends the run. At least 0.
-        wait_seconds: from a failure to the next try, where no save is due before.
+        wait_seconds: from the start of a failed save to the next one, where none is due before.
     """
 
     failures: int = 5
@@ -49,9 +51,9 @@ class Retries:
 
     def __post_init__(self) -> None:
         if self.failures < 0:
-            raise ValueError(f"failures={self.failures}; use 0 or more.")
+            raise UserError(f"failures={self.failures}; use 0 or more.")
         if not self.wait_seconds >= 0:
-            raise ValueError(f"wait_seconds={self.wait_seconds}; use 0 or more.")
+            raise UserError(f"wait_seconds={self.wait_seconds}; use 0 or more.")
 
 
 def ranked_by_metric(metrics: Mapping[int, Mapping[str, float]], name: str) -> list[int]:

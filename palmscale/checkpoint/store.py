@@ -6,6 +6,7 @@ step is unfinished and is not used; CORRUPT takes its place where a restore foun
 """
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import time
@@ -230,8 +231,11 @@ class CheckpointStore(CheckpointReader):
         """Returns whether the step is there already; else makes way for it."""
         if self._holds(step, stored, cursor):
             return True
-        self._delete(step)
+        if self._folders.state(step) != "verified":
+            self._delete(step)
+        # Ahead of what is good and is to be replaced: it stays where there is no room.
         self._folders.check_room(num_bytes)
+        self._delete(step)
         return False
 
     def _delete(self, step: int) -> None:
@@ -264,11 +268,15 @@ class CheckpointStore(CheckpointReader):
         except Exception:
             # On a full disk the remains would leave no room for the next save.
             if self._leads:
-                self._folders.delete(step)
-                self._folders.remove_temporaries(f"{step}")
+                with contextlib.suppress(OSError):
+                    self._folders.delete(step)
+                    self._folders.remove_temporaries(f"{step}")
             raise
         if self._leads:
-            self._apply_policy()
+            try:
+                self._apply_policy()
+            except OSError as error:  # The step is saved all the same.
+                log.warn(f"older checkpoints were not deleted: {error}")
 
     def restore(
         self,
@@ -295,7 +303,8 @@ class CheckpointStore(CheckpointReader):
             times={info.step: info.time for info in infos if info.verified},
             protected=self._protected | {info.step for info in infos if info.pinned},
         )
-        leftovers = [info.step for info in infos if not info.verified and info.step < max(verified)]
+        newest = max(verified, default=0)
+        leftovers = [info.step for info in infos if not info.verified and info.step < newest]
         for step in [*doomed, *leftovers]:
             self._folders.delete(step)
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palmscale.checkpoint.policy import KeepPolicy, Retries, ranked_by_metric, steps_to_delete
+from palmscale.errors import UserError
 
 METRIC = "held_out_loss"
 policies = st.builds(
@@ -66,7 +67,7 @@ def test_the_default_metric_is_one_that_every_evaluation_has():
 
 @pytest.mark.parametrize("wrong", [{"failures": -1}, {"wait_seconds": -1.0}])
 def test_impossible_retries_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(UserError, match=next(iter(wrong))):
         Retries(**wrong)
 
 
@@ -74,5 +75,5 @@ def test_impossible_retries_are_refused(wrong):
     "wrong", [{"latest": 0}, {"every_steps": 0}, {"every_seconds": 0.0}, {"best": -1}]
 )
 def test_impossible_policies_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(UserError, match=next(iter(wrong))):
         KeepPolicy(**wrong)

@@ -188,6 +188,33 @@ def test_a_full_or_unwritable_disk_is_seen_before_anything_is_written(store, mon
     assert not list(store.directory.iterdir())
 
 
+def test_a_good_step_that_is_to_be_replaced_stays_where_there_is_no_room(store, monkeypatch):
+    save(store, 10)
+    store.wait()
+    usage = shutil.disk_usage(store.directory)._replace(free=100)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    save(store, 10, params=params_at(11))
+    assert_trees_equal(restore(store).params, params_at(10))
+
+
+def test_a_step_is_saved_also_where_older_ones_cannot_be_deleted(tmp_path, monkeypatch, caplog):
+    keep = KeepPolicy(latest=1, best=0)
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "c", keep=keep, lease=lease) as store:
+        save(store, 1)
+        store.wait()
+
+        def refuse(path, *arguments, **keywords):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        with monkeypatch.context() as patched:
+            patched.setattr("shutil.rmtree", refuse)
+            patched.setattr("pathlib.Path.rename", refuse)
+            save(store, 2)
+            store.wait()
+        assert "older checkpoints were not deleted: [Errno 13]" in caplog.text
+        assert [info.step for info in store.steps() if info.verified] == [1, 2]
+
+
 def test_an_error_of_orbax_itself_is_a_failed_save(store, monkeypatch):
     def start(*_):
         raise ValueError("no such driver\nmany lines")
