@@ -17,19 +17,23 @@ def save_arrays(path: Path, items: dict[str, Any]) -> Any:
         return ocp.save_checkpointables_async(path, _not_empty(items), overwrite=True)
 
 
-def load_arrays(path: Path, items: dict[str, Any]) -> dict[str, Any]:
+def load_arrays(path: Path, items: dict[str, Any], *, in_part: bool = False) -> dict[str, Any]:
     """Returns the trees of arrays, by name, in the shardings of `jax.ShapeDtypeStruct`s.
 
-    An item without arrays is left out. All processes call it.
+    An item without arrays is left out. `in_part`: so may arrays of a tree be. All processes call
+    it.
     """
-    with _context():
+    with _context(in_part=in_part):
         return ocp.load_checkpointables(path, jax.tree.map(_with_sharding, _not_empty(items)))
 
 
-def _context() -> ocp.Context:
+def _context(*, in_part: bool = False) -> ocp.Context:
     context = ocp.Context()
+    context.pytree.loading.partial_load = in_part
     saving = context.array.saving
     saving.use_ocdbt = saving.use_zarr3 = True
+    # Left to Orbax: use_replica_parallel, by which hosts that hold copies of an array write a part
+    # of it each. It is on but for GPUs.
     # zstd takes 16% off float32 weights, makes the save bound by the CPU and host memory grow.
     saving.use_compression = False
     # Files of this size digest in parallel; chunks of this size let a mesh read only its part.

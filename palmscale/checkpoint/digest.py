@@ -7,16 +7,17 @@ written last, VERIFIED with the SHA-256 of the manifest, so that the manifest is
 import concurrent.futures
 import errno
 import hashlib
+import heapq
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from palmscale.errors import CorruptionError
 
 MANIFEST, VERIFIED = "MANIFEST.json", "VERIFIED"
-_READ_BYTES = 1 << 22
 _THREADS = 4  # hashlib lets go of the GIL; beyond this the disk is the limit
 
 
@@ -27,56 +28,72 @@ def names(directory: Path) -> list[str]:
     return sorted(p.relative_to(directory).as_posix() for p in files if p.name not in own)
 
 
-def file_digests(directory: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{'bytes', 'sha256'} of each of the files `names` below `directory`.
+def file_digests(
+    directory: Path, *, process_index: int = 0, process_count: int = 1
+) -> dict[str, dict[str, Any]]:
+    """{'bytes', 'sha256'} of each file below `directory` that the process wrote, by relative path.
 
     Each file is also flushed to the disk: no marker may outlive a power loss that its files do not.
     """
-    files = [directory / name for name in names]
+    own = [name for name in names(directory) if _writer(name, process_count) == process_index]
+    files = [directory / name for name in own]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         digests = list(pool.map(_flush_and_digest, files))
     for folder in {path.parent for path in files} | {directory}:
         _fsync(folder)
-    return dict(zip(names, digests, strict=True))
+    return dict(zip(own, digests, strict=True))
 
 
 def write_manifest(
-    directory: Path, extra: Mapping[str, Any], files: Mapping[str, Any] | None = None
+    directory: Path, extra: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Writes the manifest with `extra`, then VERIFIED; without `files`, makes their digests."""
-    files = file_digests(directory, names(directory)) if files is None else files
+    """Writes the manifest, of `extra` and the files' digests, and then VERIFIED."""
     content = json.dumps({**extra, "files": dict(sorted(files.items()))}, indent=1).encode()
     write_durably(directory / MANIFEST, content)
     write_durably(directory / VERIFIED, hashlib.sha256(content).hexdigest().encode())
     _fsync(directory.parent)
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of `directory`; CorruptionError where it differs from what VERIFIED states."""
-    manifest, marker = directory / MANIFEST, directory / VERIFIED
+def read_manifest(directory: Path, marker_name: str = VERIFIED) -> dict[str, Any]:
+    """The manifest of `directory`; CorruptionError where it differs from what the marker states."""
+    manifest, marker = directory / MANIFEST, directory / marker_name
     content, stated = _read(manifest), _read(marker)
     if hashlib.sha256(content).hexdigest().encode() != stated:
         raise CorruptionError(f"{manifest} is damaged, or {marker.name} beside it: they disagree.")
     return json.loads(content)
 
 
-def check(directory: Path, share: tuple[int, int] = (0, 1)) -> dict[str, Any]:
-    """The manifest of `directory`, whose every file was read and agrees with it.
-
-    Of a share (i, n), every n-th file from the i-th on.
+def check(directory: Path, *, process_index: int = 0, process_count: int = 1) -> dict[str, Any]:
+    """The manifest of `directory`; the process has read its share of the files, and they agree.
 
     Raises CorruptionError naming the first file that is missing, of another size, or damaged.
     A file that the manifest does not name is never read, and is not looked at.
     """
     manifest = read_manifest(directory)
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        futures = [
-            pool.submit(_check_file, directory / name, stated)
-            for name, stated in list(manifest["files"].items())[share[0] :: share[1]]
-        ]
-        for future in futures:
-            future.result()
+    own = share(manifest["files"], process_index, process_count)
+    for damage in _damages(directory, {name: manifest["files"][name] for name in own}):
+        raise damage
     return manifest
+
+
+def damages(directory: Path, marker_name: str = VERIFIED) -> list[str]:
+    """What is wrong with each damaged file of `directory`, in words; nothing where it is whole."""
+    try:
+        files = read_manifest(directory, marker_name)["files"]
+    except CorruptionError as error:
+        return [str(error)]
+    return [str(damage) for damage in _damages(directory, files)]
+
+
+def share(files: Mapping[str, Mapping[str, Any]], index: int, count: int) -> list[str]:
+    """The names of the files that one of `count` processes reads: about as many bytes for each."""
+    loads, own = [(0, process) for process in range(count)], []
+    for name in sorted(files, key=lambda name: (-files[name]["bytes"], name)):
+        load, process = heapq.heappop(loads)
+        heapq.heappush(loads, (load + files[name]["bytes"], process))
+        if process == index:
+            own.append(name)
+    return own
 
 
 def read_checked(directory: Path, name: str) -> bytes:
@@ -88,8 +105,8 @@ def read_checked(directory: Path, name: str) -> bytes:
     return content
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes `content` so that it is whole or absent after a crash."""
+def write_durably(path: Path, content: bytes) -> dict[str, Any]:
+    """Writes `content` so that it is whole or absent after a crash; returns its digest."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
         file.write(content)
@@ -97,6 +114,27 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(partial, path)
     _fsync(path.parent)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _writer(name: str, process_count: int) -> int:
+    """The process that wrote a file: its own where Orbax's folders say so, else process 0."""
+    for part in name.split("/"):
+        if owner := re.fullmatch(r"ocdbt\.process_(\d+)", part):
+            return int(owner[1]) if int(owner[1]) < process_count else 0
+    return 0
+
+
+def _damages(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator[CorruptionError]:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        futures = [
+            pool.submit(_check_file, directory / name, stated) for name, stated in files.items()
+        ]
+        for future in futures:
+            try:
+                future.result()
+            except CorruptionError as error:
+                yield error
 
 
 def _flush_and_digest(path: Path) -> dict[str, Any]:
@@ -132,11 +170,8 @@ def _unreadable(path: Path, error: OSError) -> OSError | CorruptionError:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

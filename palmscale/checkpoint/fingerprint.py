@@ -1,5 +1,6 @@
 """One number per array that is the same on any mesh: it tells whether the values came back."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -55,6 +56,18 @@ def named_leaves(tree: Any) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of dicts whose leaves have these paths: what `named_leaves` takes apart."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[name] = leaf
+    return tree
 
 
 _jitted: dict[Any, Any] = {}

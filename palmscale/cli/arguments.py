@@ -7,10 +7,11 @@ import argparse
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import palmscale
+from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share, workdir
 from palmscale.cli.nearest import did_you_mean
 from palmscale.data.vocab_training import MAX_SIZE, MIN_SIZE, MODEL_TYPES
 from palmscale.errors import UserError
@@ -110,7 +111,9 @@ def _add_training(commands: Any) -> None:
         "Train a model, or go on where its workdir stopped.",
         gin=True,
     )
-    train.add_argument("--workdir", help="the run's folder (default: runs/<name of the gin file>)")
+    train.add_argument(
+        "--workdir", type=workdir, help="the run's folder (default: runs/<name of the gin file>)"
+    )
     train.add_argument(
         "--inject",
         default="",
@@ -128,18 +131,20 @@ def _add_training(commands: Any) -> None:
         "Show that a run which is killed and resumed is the run that would have been.",
         gin=True,
     )
-    verify.add_argument("--workdir", required=True, help="an empty folder for both runs")
     verify.add_argument(
-        "--steps", type=_at_least(int, 1), default=20, metavar="N", help="before the kill"
+        "--workdir", type=workdir, required=True, help="an empty folder for both runs"
     )
     verify.add_argument(
-        "--more", type=_at_least(int, 1), default=20, metavar="M", help="after it (default: 20)"
+        "--steps", type=at_least(int, 1), default=20, metavar="N", help="before the kill"
     )
     verify.add_argument(
-        "--processes", type=_at_least(int, 1), default=1, metavar="P", help="default: 1"
+        "--more", type=at_least(int, 1), default=20, metavar="M", help="after it (default: 20)"
     )
     verify.add_argument(
-        "--resume_processes", type=_at_least(int, 1), metavar="P", help="default: as before"
+        "--processes", type=at_least(int, 1), default=1, metavar="P", help="default: 1"
+    )
+    verify.add_argument(
+        "--resume_processes", type=at_least(int, 1), metavar="P", help="default: as before"
     )
     verify.add_argument(
         "--resume_with",
@@ -173,19 +178,19 @@ def _add_generate(commands: Any) -> None:
     prompt.add_argument("--prompt", default="", help="the text to go on from (default: none)")
     prompt.add_argument("--prompt_file", metavar="FILE", help="a file with the text to go on from")
     generate.add_argument(
-        "--max_tokens", type=_at_least(int, 1), default=256, metavar="N", help="default: 256"
+        "--max_tokens", type=at_least(int, 1), default=256, metavar="N", help="default: 256"
     )
     generate.add_argument(
-        "--num_samples", type=_at_least(int, 1), default=1, metavar="N", help="default: 1"
+        "--num_samples", type=at_least(int, 1), default=1, metavar="N", help="default: 1"
     )
     generate.add_argument(
-        "--temperature", type=_at_least(float, 0), default=0.8, metavar="T", help="default: 0.8"
+        "--temperature", type=at_least(float, 0), default=0.8, metavar="T", help="default: 0.8"
     )
     generate.add_argument(
-        "--top_k", type=_at_least(int, 1), metavar="K", help="choose among the K likeliest tokens"
+        "--top_k", type=at_least(int, 1), metavar="K", help="choose among the K likeliest tokens"
     )
     generate.add_argument(
-        "--top_p", type=_share, metavar="P", help="choose among the likeliest that hold P in all"
+        "--top_p", type=share, metavar="P", help="choose among the likeliest that hold P in all"
     )
     generate.add_argument("--greedy", action="store_true", help="always the likeliest token")
     generate.add_argument(
@@ -195,7 +200,7 @@ def _add_generate(commands: Any) -> None:
 
 
 def _add_checkpoint(commands: Any) -> None:
-    summary = "List and inspect checkpoints."
+    summary = "List, inspect, verify, compare and pin checkpoints."
     top = commands.add_parser("checkpoint", help=summary, description=summary)
     inner = top.add_subparsers(
         title="commands", metavar="COMMAND", dest="subcommand", required=True
@@ -207,6 +212,34 @@ def _add_checkpoint(commands: Any) -> None:
     show.add_argument(
         "--config", action="store_true", help="print the gin configuration it was trained with"
     )
+    verify = _command(
+        inner, "verify", "checkpoints.verify", "Read every byte; exit code 1 if any is damaged."
+    )
+    _add_workdir(verify)
+    verify.add_argument(
+        "--checkpoint",
+        type=checkpoint_or_all,
+        default="all",
+        metavar="WHICH",
+        help="all (default), latest, best, or a step",
+    )
+    diff = _command(
+        inner,
+        "diff",
+        "checkpoint_diff.diff",
+        "Name the arrays and settings in which two checkpoints differ; exit code 1 if any does.",
+    )
+    for name in ("a", "b"):
+        diff.add_argument(
+            name,
+            metavar=name.upper(),
+            help="WORKDIR for its latest, WORKDIR@WHICH, or with --workdir a step, latest or best",
+        )
+    diff.add_argument("--workdir", type=workdir, help="the folder of the run that both are of")
+    for name, does in (("pin", "Keep a checkpoint for good."), ("unpin", "Take a pin back.")):
+        pin = _command(inner, name, f"checkpoints.{name}", does)
+        _add_workdir(pin)
+        _add_checkpoint_choice(pin)
 
 
 def _add_data(commands: Any) -> None:
@@ -233,7 +266,7 @@ def _add_data(commands: Any) -> None:
         inner, "show", "show.show", "Show some rows as text, with statistics.", gin=True
     )
     _add_cache(show)
-    show.add_argument("--rows", type=_at_least(int, 1), default=3, metavar="N", help="default: 3")
+    show.add_argument("--rows", type=at_least(int, 1), default=3, metavar="N", help="default: 3")
     show.add_argument("--split", choices=("train", "validation"), default="train")
     show.add_argument(
         "--picture", metavar="FILE", help="draw the documents' lengths and sources, as PNG"
@@ -243,7 +276,7 @@ def _add_data(commands: Any) -> None:
 def _add_processes(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--processes",
-        type=_at_least(int, 1),
+        type=at_least(int, 1),
         metavar="N",
         help="how many work at once (default: one a core)",
     )
@@ -265,7 +298,7 @@ def _add_vocab(commands: Any) -> None:
     )
     train.add_argument(
         "--size",
-        type=_at_least(int, MIN_SIZE, MAX_SIZE),
+        type=at_least(int, MIN_SIZE, MAX_SIZE),
         required=True,
         metavar="N",
         help=f"how many pieces, {MIN_SIZE} to {MAX_SIZE} as PaLM has",
@@ -274,7 +307,7 @@ def _add_vocab(commands: Any) -> None:
     train.add_argument("--model_type", choices=MODEL_TYPES, default="bpe", help="default: bpe")
     train.add_argument(
         "--max_bytes",
-        type=_at_least(int, 1),
+        type=at_least(int, 1),
         default=200_000_000,
         metavar="N",
         help="of text to train on, a sample of the corpus (default: 200000000)",
@@ -297,13 +330,13 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
 
 
 def _add_workdir(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workdir", required=True, help="the folder of the run")
+    command.add_argument("--workdir", type=workdir, required=True, help="the folder of the run")
 
 
 def _add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint",
-        type=_checkpoint,
+        type=checkpoint,
         default="latest",
         metavar="WHICH",
         help="latest (default), best, or a step",
@@ -316,41 +349,8 @@ def _add_place(command: argparse.ArgumentParser) -> None:
         "Cloud TPU, GKE, Slurm and Open MPI tell by themselves; elsewhere, for each process:",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--num_processes", type=_at_least(int, 1), metavar="N")
-    group.add_argument("--process_id", type=_at_least(int, 0), metavar="I", help="0 to N - 1")
-
-
-def _checkpoint(text: str) -> str | int:
-    if text in ("latest", "best"):
-        return text
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a checkpoint; give latest, best or a step number"
-        )
-    return int(text)
-
-
-def _at_least(kind: type, least: float, most: float | None = None) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"{text} is not a number of type {kind.__name__}"
-            ) from None
-        if not least <= value < float("inf") or (most is not None and value > most):
-            known = f"{least} or more" if most is None else f"{least} to {most}"
-            raise argparse.ArgumentTypeError(f"{text} is out of range; give {known}")
-        return value
-
-    return convert
-
-
-def _share(text: str) -> float:
-    value = _at_least(float, 0)(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is out of range; give more than 0 and at most 1")
-    return value
+    group.add_argument("--num_processes", type=at_least(int, 1), metavar="N")
+    group.add_argument("--process_id", type=at_least(int, 0), metavar="I", help="0 to N - 1")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

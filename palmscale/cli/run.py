@@ -9,7 +9,8 @@ from typing import Any
 
 from flax import linen as nn
 
-from palmscale.checkpoint.policy import KeepPolicy
+from palmscale.checkpoint.policy import KeepPolicy, Retries
+from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.cli import gin_config
 from palmscale.cluster.join import Deadlines
 from palmscale.data.pack import CONCATENATE
@@ -202,6 +203,9 @@ class Run:
         held_out_sequences: rows that an evaluation reads; None: all.
         periods: of evaluation and saving.
         keep: which checkpoints to keep.
+        retries: what is done about saves that fail.
+        warm_start: parameters of another run to begin with; None: the seed's. Once the run has a
+            checkpoint of its own, it has no effect.
         reporting: writers and samples.
         deadlines: of the hosts for one another.
         spikes: what is done about a loss that spikes.
@@ -224,6 +228,8 @@ class Run:
     microbatches: int = 1
     held_out_sequences: int | None = None
     keep: KeepPolicy = KeepPolicy()
+    retries: Retries = Retries()
+    warm_start: WarmStart | None = None
     reporting: Reporting = Reporting()
     deadlines: Deadlines = Deadlines()
     spikes: SpikePolicy = SpikePolicy()

@@ -23,6 +23,7 @@ from palmscale.cli.job import Job, joined
 from palmscale.cli.outcome import RESTART_ME
 from palmscale.cli.rows import train_rows
 from palmscale.cli.run import Run, check_same_run, describe, load_run
+from palmscale.cli.warm import given_parameters
 from palmscale.cli.wiring import CHECKPOINTS, CONFIG_FILE, Setting, evaluator, setting
 from palmscale.cli.witness import Witness
 from palmscale.cluster.agree import check_alike
@@ -41,6 +42,7 @@ from palmscale.train.state import TrainState, init_state
 from palmscale.train.step import TrainStep, make_train_step
 
 METRICS_FILE, VOCABULARY = "metrics.jsonl", "vocabulary"
+_LOOK_AT_CLOCK_EVERY_STEPS = 10  # all processes do, and wait for process 0's
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
 
 
@@ -66,6 +68,7 @@ def train(args: argparse.Namespace) -> int:
                 workdir / CHECKPOINTS,
                 keep=run.keep,
                 lease=lease,
+                retries=run.retries,
                 peers=job.peers,
                 timeout_seconds=run.deadlines.agree_seconds,
             ) as store,
@@ -104,6 +107,7 @@ class Training:
         self._stream = row_stream(here)
         self._step = CompiledStep(self._make_step(), here.plan)
         self._course = Course(self._run.spikes)
+        self._warm_start: dict[str, Any] | None = None
 
     def _make_step(self, **options: Any) -> TrainStep:
         return make_train_step(
@@ -181,6 +185,7 @@ class Training:
 
     def _from(self, snapshot: Snapshot) -> tuple[TrainState, Cursor]:
         self._course = Course(self._run.spikes, snapshot.meta.get("course"))
+        self._warm_start = snapshot.meta.get("warm_start")
         optimizer = snapshot.optimizer_state
         state = TrainState(optimizer["step"], snapshot.params, optimizer["state"])
         self._witness.state(snapshot.step, {"params": snapshot.params, "optimizer": optimizer})
@@ -188,7 +193,8 @@ class Training:
 
     def _begin(self) -> tuple[TrainState, Cursor]:
         self._course = Course(self._run.spikes)
-        state = init_state(self._here.plan, self._run.model, seed=self._run.seed)
+        given, self._warm_start = given_parameters(self._here, self._job.peers)
+        state = init_state(self._here.plan, self._run.model, seed=self._run.seed, given=given)
         return state, self._stream.cursor(0, self._run.skip_rows)
 
     def train(
@@ -220,6 +226,7 @@ class Training:
                 save=self._save,
                 find_spike=lambda step, values: self._course.observe(step, values),
                 rewind=functools.partial(self._rewind, feed, metrics),
+                is_save_due=self._is_save_due,
                 is_preempted=lambda step: preemption.reached(),
                 check=self._check_copies,
                 beat=watchdog.beat,
@@ -257,9 +264,15 @@ class Training:
             params=state.params,
             optimizer_state={"step": state.step, "state": state.optimizer_state},
             cursor=cursor.to_json(),
-            meta=_meta(self._here) | {"course": self._course.to_json()},
+            meta=_meta(self._here)
+            | {"course": self._course.to_json(), "warm_start": self._warm_start},
             metrics=held_out,
         )
+
+    def _is_save_due(self, done: int) -> bool:
+        if done % _LOOK_AT_CLOCK_EVERY_STEPS:
+            return False
+        return self._store.is_save_due(self._run.periods.save_every_seconds)
 
     def _rewind(self, feed: Feed, metrics: Any, spike: Any) -> tuple[TrainState, Cursor]:
         """Goes back to a checkpoint before the spike, leaves out the rows that led to it."""

@@ -25,12 +25,14 @@ class Periods:
     """How often something happens, in steps; the last step evaluates and saves in any case.
 
     `check_every_steps` is that of the check that copies of an array on several devices are equal.
+    `save_every_seconds` saves besides, where so long nothing has been saved.
     """
 
     eval_every_steps: int | None
     save_every_steps: int | None
     rates_every_steps: int = 10
     check_every_steps: int | None = None
+    save_every_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for field, value in dataclasses.asdict(self).items():
@@ -48,6 +50,7 @@ class Hooks:
         save: takes (steps done, state, cursor of the next step, held-out metrics).
         find_spike: takes (steps done, metrics) of every step; returns a spike to rewind from.
         rewind: takes the spike; returns the state and cursor to go on from.
+        is_save_due: takes the steps done; whether to save out of turn.
         is_preempted: takes the steps done; whether to save and end there.
         check: takes (steps done, state), at its period; raises where something is wrong.
         beat: takes where the loop is and the step about to be done, ahead of anything that waits.
@@ -58,6 +61,7 @@ class Hooks:
     save: Callable[[int, TrainState, Cursor, Mapping[str, float]], None]
     find_spike: Callable[[int, Mapping[str, float]], Spike | None] = lambda step, metrics: None
     rewind: Callable[[Spike], tuple[TrainState, Cursor]] | None = None
+    is_save_due: Callable[[int], bool] = lambda step: False
     is_preempted: Callable[[int], bool] = lambda step: False
     check: Callable[[int, TrainState], None] = lambda step, state: None
     beat: Callable[[str, int], None] = lambda where, step: None
@@ -141,6 +145,7 @@ class _Loop:
         ends = hooks.is_preempted(cursor.step)
         evaluates = self._is_due(cursor.step, self._periods.eval_every_steps) and not ends
         saves = self._is_due(cursor.step, self._periods.save_every_steps) or ends
+        saves = hooks.is_save_due(cursor.step) or saves
         every = self._periods.check_every_steps
         checks = every is not None and self._is_due(cursor.step, every)
         if evaluates or saves or checks:

@@ -103,12 +103,39 @@ def abstract_params(model: nn.Module) -> Any:
     return boxed
 
 
-def init_state(plan: StatePlan, model: nn.Module, *, seed: int) -> TrainState:
-    """Returns the state at step 0: a pure function of the seed, the same on any mesh."""
+def init_state(
+    plan: StatePlan, model: nn.Module, *, seed: int, given: Mapping[str, jax.Array] = {}
+) -> TrainState:
+    """Returns the state at step 0: a pure function of the seed, the same on any mesh.
+
+    Parameters that are `given`, by path and in their shardings, take the place of the seed's.
+    """
+
+    def init_params() -> Any:
+        tokens_BL = jnp.zeros((1, 1), jnp.int32)
+        return unbox(model.init({"params": jax.random.key(seed)}, tokens_BL)["params"])
 
     def init() -> TrainState:
-        tokens_BL = jnp.zeros((1, 1), jnp.int32)
-        params = unbox(model.init({"params": jax.random.key(seed)}, tokens_BL)["params"])
+        params = init_params()
         return TrainState(jnp.zeros((), jnp.int32), params, plan.transformation.init(params))
 
-    return jax.jit(init, out_shardings=plan.shardings)()
+    if not given:
+        return jax.jit(init, out_shardings=plan.shardings)()
+    paths = [
+        path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(plan.abstract.params)
+    ]
+    structure = jax.tree.structure(plan.abstract.params)
+    shardings = dict(zip(paths, jax.tree.leaves(plan.shardings.params), strict=True))
+
+    def rest() -> dict[str, jax.Array]:
+        made = dict(zip(paths, jax.tree.leaves(init_params()), strict=True))
+        return {path: made[path] for path in paths if path not in given}
+
+    missing = {path: shardings[path] for path in paths if path not in given}
+    made = jax.jit(rest, out_shardings=missing)() if missing else {}
+    params = jax.tree.unflatten(structure, [(made | {**given})[path] for path in paths])
+    step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=plan.shardings.step)()
+    optimizer_state = jax.jit(
+        plan.transformation.init, out_shardings=plan.shardings.optimizer_state
+    )(params)
+    return TrainState(step, params, optimizer_state)

@@ -1,8 +1,12 @@
 """One small corpus, one row cache and one finished run, which the tests of this folder share."""
 
+import contextlib
+import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import tiny_run
@@ -65,3 +69,22 @@ def flip():
         path.write_bytes(bytes(content))
 
     return flip
+
+
+@pytest.fixture
+def small_disk():
+    """Makes a folder a small disk of its own: room for several checkpoints of the tiny run."""
+    with contextlib.ExitStack() as mounted:
+
+        def make(folder, size_bytes=4 << 20):
+            folder.mkdir(parents=True, exist_ok=True)
+            if sys.platform != "linux" or os.getuid() != 0:
+                pytest.skip("needs root on Linux, to mount a small disk")
+            command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "none", str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode != 0:
+                pytest.skip(f"needs root on Linux, to mount a small disk: {done.stderr}")
+            mounted.callback(subprocess.run, ["umount", str(folder)], check=True)
+            return folder
+
+        yield make

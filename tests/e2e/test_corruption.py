@@ -1,5 +1,7 @@
 """One flipped bit, in any kind of file: it is named, and nothing is trained on it."""
 
+import os
+import pathlib
 import re
 import shutil
 
@@ -39,6 +41,23 @@ def test_a_flipped_bit_is_named_and_the_previous_step_used(tiny, finished, flip,
         folder = workdir / "checkpoints/16"
         assert f"{folder / name}" in warning or (name.name == "VERIFIED" and "VERIFIED" in warning)
         assert "Resuming after step 12" in answer.stderr
+        tiny_run.assert_same_end(workdir, finished)
+
+
+def test_a_deleted_or_truncated_shard_is_named_and_the_previous_step_used(tiny, finished, tmp_path):
+    def truncate(path):
+        os.truncate(path, path.stat().st_size // 2)
+
+    damages = {"is missing": pathlib.Path.unlink, "bytes were saved": truncate}
+    workdirs = [shutil.copytree(finished, tmp_path / str(i)) for i in range(len(damages))]
+    shards = [max(w.glob("checkpoints/16/params/**/d/*"), key=os.path.getsize) for w in workdirs]
+    for shard, damage in zip(shards, damages.values(), strict=True):
+        damage(shard)
+    answers = tiny_run.run_each([tiny(workdir) for workdir in workdirs])
+    for workdir, shard, words, answer in zip(workdirs, shards, damages, answers, strict=True):
+        (warning,) = [line for line in answer.stderr.splitlines() if "step 16 is not used" in line]
+        assert str(shard) in warning and all(word in warning for word in words.split())
+        assert "Resuming after step 12" in answer.stderr and answer.returncode == 0
         tiny_run.assert_same_end(workdir, finished)
 
 

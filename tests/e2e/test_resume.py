@@ -124,3 +124,14 @@ def test_a_second_job_on_one_workdir_is_refused_and_the_first_goes_on(tiny, fini
     finally:
         first.kill()
         first.communicate()
+
+
+def test_it_saves_by_the_clock_as_well(tiny, tmp_path):
+    clock = """
+from palmscale.checkpoint.store import CheckpointStore
+CheckpointStore.is_save_due = lambda self, every_seconds: every_seconds == 77.0
+"""
+    periods = {"SAVE_EVERY_STEPS": None, "SAVE_EVERY_SECONDS": 77.0}
+    (answer,) = tiny_run.run_each([tiny(tmp_path / "run", **periods)], clock)
+    assert answer.returncode == 0, answer.stderr
+    assert tiny_run.steps(tmp_path / "run") == [10, 16]

@@ -29,6 +29,11 @@ class Board:
             raise RuntimeError("NOT_FOUND")
         return found
 
+    def key_value_delete(self, key):
+        with self._changed:
+            for name in [name for name in self.values if name.startswith(key)]:
+                del self.values[name]
+
 
 def peers(count, board=None):
     """The `Peers` of every process of a job, on hosts a, b, ..."""

@@ -1,6 +1,7 @@
 """Trees of arrays to the disk and back, in another sharding."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from palmscale.checkpoint.arrays import load_arrays, save_arrays
@@ -15,3 +16,10 @@ def test_arrays_come_back_and_what_has_none_is_left_out(tmp_path):
     assert loaded.keys() == {"params"}
     for ours, theirs in zip(jax.tree.leaves(loaded["params"]), jax.tree.leaves(tree), strict=True):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+
+
+def test_a_part_of_a_tree_comes_back_where_it_is_asked_for(tmp_path):
+    save_arrays(tmp_path / "1", {"params": {"a": jnp.ones(3), "b": jnp.zeros(2)}}).result()
+    wanted = {"params": {"b": jax.ShapeDtypeStruct((2,), jnp.float32)}}
+    loaded = load_arrays(tmp_path / "1", wanted, in_part=True)
+    assert loaded["params"].keys() == {"b"} and not loaded["params"]["b"].any()

@@ -12,7 +12,7 @@ def directory(tmp_path):
     (step / "inner").mkdir(parents=True)
     (step / "inner/data").write_bytes(bytes(range(256)) * 100)
     (step / "empty").touch()
-    digest.write_manifest(step, {"step": 7})
+    digest.write_manifest(step, {"step": 7}, digest.file_digests(step))
     return step
 
 
@@ -79,3 +79,36 @@ def test_a_crash_while_writing_leaves_the_old_content(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         digest.write_durably(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_every_file_has_one_process_that_digests_it_its_writer(tmp_path):
+    for name in ("params/d/0", "params/ocdbt.process_0/d/1", "params/ocdbt.process_1/d/2",
+                 "optimizer/ocdbt.process_7/d/3", "_CHECKPOINT_METADATA"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    zero, one = (
+        digest.file_digests(tmp_path, process_index=index, process_count=2) for index in (0, 1)
+    )
+    assert list(one) == ["params/ocdbt.process_1/d/2"]
+    assert {**zero, **one} == digest.file_digests(tmp_path) and not zero.keys() & one.keys()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_file_is_read_by_one_process_and_the_bytes_are_shared_out(count):
+    files = {f"d/{number}": {"bytes": 1 << (number % 7)} for number in range(40)}
+    shares = [digest.share(files, index, count) for index in range(count)]
+    assert sorted(name for own in shares for name in own) == sorted(files)
+    loads = [sum(files[name]["bytes"] for name in own) for own in shares]
+    assert max(loads) - min(loads) <= 64
+
+
+def test_all_damages_are_told(directory):
+    assert digest.damages(directory) == []
+    first, second, *_ = sorted(digest.read_manifest(directory)["files"])
+    (directory / first).unlink()
+    (directory / second).write_bytes(b"")
+    told = digest.damages(directory)
+    assert len(told) == 2 and "missing" in told[0] and "0 bytes" in told[1]
+    (directory / digest.VERIFIED).rename(directory / "CORRUPT")
+    assert digest.damages(directory, "CORRUPT") == told
+    assert "VERIFIED is missing" in digest.damages(directory)[0]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palmscale.checkpoint import fingerprint as module
-from palmscale.checkpoint.fingerprint import fingerprint
+from palmscale.checkpoint.fingerprint import fingerprint, named_leaves, nested
 
 DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool"]
 
@@ -128,3 +128,9 @@ def test_it_is_the_same_on_every_mesh():
     found = json.loads(done.stdout)
     assert len(found) == 5 and all(other == found[0] for other in found)
     assert found[0] == fingerprint(tree())
+
+
+def test_named_leaves_of_dicts_become_their_tree_again():
+    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert nested(named_leaves(tree)) == tree
+    assert nested({}) == {}

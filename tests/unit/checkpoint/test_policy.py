@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric, steps_to_delete
+from palmscale.checkpoint.policy import KeepPolicy, Retries, ranked_by_metric, steps_to_delete
+from palmscale.errors import UserError
 
-METRIC = "held_out_bits_per_byte"
+METRIC = "held_out_loss"
 policies = st.builds(
     KeepPolicy,
     latest=st.integers(1, 5),
@@ -51,7 +52,28 @@ def test_ranks_lowest_first_then_newest_and_ignores_what_is_not_finite():
     assert ranked_by_metric(metrics, "m") == [3, 2, 1]
 
 
-@pytest.mark.parametrize("wrong", [{"latest": 0}, {"every_steps": 0}, {"best": -1}])
+def test_one_step_is_kept_each_time_that_the_seconds_have_passed():
+    policy = KeepPolicy(latest=1, best=0, every_seconds=60)
+    times = {1: 0.0, 2: 30.0, 3: 59.9, 4: 61.0, 5: 120.0, 6: 121.0, 7: 122.0}
+    assert steps_to_delete(policy, steps=list(times), metrics={}, times=times) == [2, 3, 5]
+    kept = {step: times[step] for step in (1, 4, 6, 7)}
+    assert steps_to_delete(policy, steps=list(kept), metrics={}, times=kept) == []
+
+
+def test_the_default_metric_is_one_that_every_evaluation_has():
+    # Packed rows have no bits per byte, and a mixture's mean is under the plain name.
+    assert KeepPolicy().best_metric == "held_out_loss"
+
+
+@pytest.mark.parametrize("wrong", [{"failures": -1}, {"wait_seconds": -1.0}])
+def test_impossible_retries_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Retries(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"latest": 0}, {"every_steps": 0}, {"every_seconds": 0.0}, {"best": -1}]
+)
 def test_impossible_policies_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(UserError, match=next(iter(wrong))):
         KeepPolicy(**wrong)

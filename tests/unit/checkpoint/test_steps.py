@@ -12,7 +12,8 @@ def folders(tmp_path):
     for step in (20, 3, 100):
         (tmp_path / str(step)).mkdir()
         (tmp_path / str(step) / META).write_text('{"a": 1}')
-    digest.write_manifest(tmp_path / "20", {"metrics": {"loss": 2.0}, "time": 5.0})
+    extra = {"metrics": {"loss": 2.0}, "time": 5.0}
+    digest.write_manifest(tmp_path / "20", extra, digest.file_digests(tmp_path / "20"))
     (tmp_path / "notes").mkdir()
     (tmp_path / "7.orbax-checkpoint-tmp").mkdir()
     return StepFolders(tmp_path)
@@ -51,3 +52,40 @@ def test_deleting_and_cleaning_leave_nothing_of_a_step(folders, tmp_path):
     folders.delete(20)
     folders.remove_temporaries("*")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["100", "3", "notes"]
+
+
+def test_a_pinned_step_is_never_deleted_but_set_aside(folders, tmp_path):
+    assert not folders.info(20).pinned
+    folders.pin(20)
+    assert folders.info(20).pinned and folders.info(20).verified
+    assert folders.delete(20) == tmp_path / "set_aside/20"
+    folders.pin(3)
+    (tmp_path / "set_aside/3").mkdir()
+    assert folders.delete(3) == tmp_path / "set_aside/3-1"
+    assert folders.steps() == [100]
+    assert (tmp_path / "set_aside/20" / META).read_text() == '{"a": 1}'
+
+
+def test_an_unpinned_step_goes_like_any_other(folders, tmp_path):
+    folders.pin(20)
+    folders.unpin(20)
+    folders.unpin(20)
+    assert folders.delete(20) is None
+    assert not (tmp_path / "20").exists() and not (tmp_path / "set_aside").exists()
+
+
+def test_room_is_there_or_an_error_says_how_much_is_missing(folders, tmp_path):
+    folders.check_room(1)
+    assert not (tmp_path / "probe.orbax-checkpoint-tmp").exists()
+    with pytest.raises(OSError, match=r"No space left: .* bytes free, and .*000 are needed"):
+        folders.check_room(10**18)
+    with pytest.raises(OSError, match="absent"):
+        StepFolders(tmp_path / "absent").check_room(1)
+
+
+def test_damages_are_told_of_a_step_whether_it_is_marked_or_not(folders):
+    assert folders.damages(20) == []
+    (folders.path(20) / META).unlink()
+    assert len(folders.damages(20)) == 1 and META in folders.damages(20)[0]
+    folders.mark_corrupt(20)
+    assert len(folders.damages(20)) == 1 and META in folders.damages(20)[0]

@@ -1,63 +1,32 @@
 import json
 import os
-import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
+import small_state
+from small_state import (
+    KEEP_ALL,
+    assert_trees_equal,
+    flip_bit,
+    params_at,
+    restore,
+    save,
+    state_at,
+)
 
 from palmscale.checkpoint.lease import Lease
-from palmscale.checkpoint.policy import KeepPolicy
+from palmscale.checkpoint.policy import KeepPolicy, Retries
+from palmscale.checkpoint.reader import CheckpointReader
+from palmscale.checkpoint.steps import StepFolders
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import CorruptionError, UserError
-
-KEEP_ALL = KeepPolicy(latest=100)
-
-
-def params_at(step):
-    key = jax.random.key(step)
-    return {"embed": jax.random.normal(key, (8, 4)), "scale": jnp.ones((4,), jnp.bfloat16) * step}
-
-
-def state_at(step):
-    return optax.adamw(1e-3).init(params_at(step))
-
-
-def save(store, step, **more):
-    arguments = dict(
-        params=params_at(step),
-        optimizer_state=state_at(step),
-        meta={"step": step},
-        cursor={"row": step * 10},
-        metrics={"held_out_bits_per_byte": 9 - step / 10},
-    )
-    store.save(step, **arguments | more)
-
-
-def abstract(tree):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-
-
-def restore(store, step=None, **more):
-    arguments = dict(
-        abstract_params=abstract(params_at(0)), abstract_optimizer_state=abstract(state_at(0))
-    )
-    return store.restore(step, **arguments | more)
-
-
-def assert_trees_equal(left, right):
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 @pytest.fixture
@@ -86,68 +55,6 @@ def test_what_was_saved_comes_back(store):
     assert snapshot.meta == {"step": 20} == store.read_meta()
     assert_trees_equal(snapshot.params, params_at(20))
     assert_trees_equal(snapshot.optimizer_state, state_at(20))
-
-
-def test_parameters_restore_without_the_optimizer(two_steps):
-    snapshot = restore(CheckpointStore(two_steps), abstract_optimizer_state=None)
-    assert snapshot.optimizer_state is None
-    assert_trees_equal(snapshot.params, params_at(20))
-
-
-def test_nothing_saved_restores_to_none(tmp_path):
-    reader = CheckpointStore(tmp_path / "nowhere")
-    assert restore(reader) is None
-    assert reader.read_meta() is None
-    assert reader.steps() == []
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_restores_the_step_asked_for_or_the_best(two_steps):
-    assert restore(CheckpointStore(two_steps), 10).step == 10
-    assert restore(CheckpointStore(two_steps), "best").step == 20
-    with pytest.raises(UserError, match="there are 10, 20"):
-        restore(CheckpointStore(two_steps), 15)
-    with pytest.raises(UserError, match="no checkpoint in .* has accuracy"):
-        restore(CheckpointStore(two_steps, keep=KeepPolicy(best_metric="accuracy")), "best")
-
-
-def files_of(step):
-    return sorted(path.relative_to(step).as_posix() for path in step.rglob("*") if path.is_file())
-
-
-def flip_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-@pytest.mark.parametrize("damage", [flip_bit, truncate, pathlib.Path.unlink])
-def test_damage_in_any_file_is_named_and_the_previous_step_is_used(
-    damage, two_steps, tmp_path, caplog
-):
-    copy = tmp_path / "checkpoints"
-    for name in files_of(two_steps / "20"):
-        path = copy / "20" / name
-        if path.exists() or not copy.exists():
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(two_steps, copy)
-        if path.stat().st_size == 0 and damage is not pathlib.Path.unlink:
-            continue
-        damage(path)
-        caplog.clear()
-        with caplog.at_level("INFO"):
-            assert restore(CheckpointStore(copy), abstract_optimizer_state=None).step == 10
-        if name == "VERIFIED" and damage is pathlib.Path.unlink:
-            assert "step 20 was never finished" in caplog.text
-            continue
-        assert name.rpartition("/")[2] in caplog.text
-        with pytest.raises(CorruptionError):
-            restore(CheckpointStore(copy), 20)
-        assert CheckpointStore(copy).read_meta()["step"] in (10, 20)
 
 
 def test_damaged_step_is_replaced_when_training_comes_by_again(two_steps, tmp_path):
@@ -189,42 +96,16 @@ def test_unfinished_step_is_skipped_then_replaced_and_cleaned(two_steps, tmp_pat
         assert [info.step for info in store.steps()] == [10, 30]
 
 
-def test_only_an_unfinished_step_means_a_fresh_start(two_steps, tmp_path):
-    shutil.copytree(two_steps / "10", tmp_path / "10")
-    (tmp_path / "10/VERIFIED").unlink()
-    assert restore(CheckpointStore(tmp_path)) is None
-
-
-def test_another_tree_shape_or_dtype_is_refused_by_name(two_steps):
-    reader = CheckpointStore(two_steps)
-    wanted = abstract(params_at(0))
-    wanted["bias"] = jax.ShapeDtypeStruct((3,), jnp.float32)
-    wanted["embed"] = jax.ShapeDtypeStruct((8, 5), jnp.float32)
-    del wanted["scale"]
-    with pytest.raises(UserError) as caught:
-        restore(reader, abstract_params=wanted)
-    assert not isinstance(caught.value, CorruptionError)
-    for part in (
-        "missing in the checkpoint: bias",
-        "extra in the checkpoint: scale",
-        "embed is float32[8, 4] in the checkpoint and float32[8, 5] in the model",
-    ):
-        assert part in str(caught.value)
-    cast = abstract(params_at(0)) | {"embed": jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)}
-    with pytest.raises(UserError, match=r"embed is float32\[8, 4\] .* bfloat16\[8, 4\]"):
-        restore(reader, abstract_params=cast)
-
-
 def test_keep_policy_is_applied_after_each_save(tmp_path):
     keep = KeepPolicy(latest=1, every_steps=4, best=1)
     with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "c", keep=keep, lease=lease) as store:
         store.protect([1])
         for step, bits in [(1, 5.0), (2, 1.0), (3, 3.0), (4, 3.0), (5, 3.0), (6, 3.0)]:
-            save(store, step, metrics={"held_out_bits_per_byte": bits})
+            save(store, step, metrics={"held_out_loss": bits})
         store.wait()
         assert [info.step for info in store.steps()] == [1, 2, 4, 6]
         store.discard_newer(2)
-        assert [(info.step, info.metrics["held_out_bits_per_byte"]) for info in store.steps()] == [
+        assert [(info.step, info.metrics["held_out_loss"]) for info in store.steps()] == [
             (1, 5.0),
             (2, 1.0),
         ]
@@ -262,6 +143,137 @@ def test_failed_save_warns_at_the_next_one_and_the_run_lives(store, monkeypatch,
     assert not (store.directory / "30").exists()
 
 
+def failing(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_after_more_failures_in_a_row_than_allowed_the_run_ends_with_the_reason(
+    tmp_path, monkeypatch, caplog
+):
+    with Lease(tmp_path) as lease:
+        with CheckpointStore(tmp_path / "c", lease=lease, retries=Retries(failures=2)) as store:
+            save(store, 10)
+            store.wait()
+            with monkeypatch.context() as patched:
+                patched.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+                for step in (20, 30):
+                    save(store, step)
+                    store._pending[1].exception()
+                    store.poll()
+            save(store, 40)  # A good one in between: failures count from the beginning.
+            store.wait()
+            monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+            save(store, 50)
+            save(store, 60)
+            save(store, 70)
+            assert caplog.text.count("The run goes on, and saves again") == 4
+            assert (
+                "step 60 was not saved: [Errno 28] No space left on device; the last good one"
+                in (caplog.text)
+            )
+            with pytest.raises(RuntimeError, match="that of step 40 - 3 save.s. failed one after"):
+                store.restore(abstract_params=None)
+            assert [info.step for info in store.steps()] == [10, 40]
+
+
+def test_a_full_or_unwritable_disk_is_seen_before_anything_is_written(store, monkeypatch, caplog):
+    usage = shutil.disk_usage(store.directory)._replace(free=100)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    save(store, 10)
+    assert re.search(
+        r"step 10 was not saved: No space left: .* 100 bytes free, and [\d,]+ are", caplog.text
+    )
+    assert "there is none yet. The run goes on" in caplog.text
+    store.wait()
+    assert not list(store.directory.iterdir())
+
+
+def test_a_good_step_that_is_to_be_replaced_stays_where_there_is_no_room(store, monkeypatch):
+    save(store, 10)
+    store.wait()
+    usage = shutil.disk_usage(store.directory)._replace(free=100)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    save(store, 10, params=params_at(11))
+    assert_trees_equal(restore(store).params, params_at(10))
+
+
+def test_a_step_is_saved_also_where_older_ones_cannot_be_deleted(tmp_path, monkeypatch, caplog):
+    keep = KeepPolicy(latest=1, best=0)
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "c", keep=keep, lease=lease) as store:
+        save(store, 1)
+        store.wait()
+
+        def refuse(path, *arguments, **keywords):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        with monkeypatch.context() as patched:
+            patched.setattr("shutil.rmtree", refuse)
+            patched.setattr("pathlib.Path.rename", refuse)
+            save(store, 2)
+            store.wait()
+        assert "older checkpoints were not deleted: [Errno 13]" in caplog.text
+        assert [info.step for info in store.steps() if info.verified] == [1, 2]
+
+
+def test_an_error_of_orbax_itself_is_a_failed_save(store, monkeypatch):
+    def start(*_):
+        raise ValueError("no such driver\nmany lines")
+
+    monkeypatch.setattr("palmscale.checkpoint.store.save_arrays", start)
+    save(store, 10)
+    with pytest.raises(RuntimeError, match="step 10 was not saved: no such driver$"):
+        store.wait()
+
+
+def test_a_save_is_due_by_the_clock_and_soon_after_a_failure(store, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    store._last_try = now
+    assert not store.is_save_due(60.0) and not store.is_save_due(None)
+    now += 61
+    assert store.is_save_due(60.0) and not store.is_save_due(None)
+    with monkeypatch.context() as patched:
+        patched.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+        save(store, 10)
+        store._pending[1].exception()
+        store.poll()
+    assert not store.is_save_due(None)
+    now += 61
+    assert store.is_save_due(None)
+    save(store, 11)
+    store.wait()
+    now += 61
+    assert not store.is_save_due(None)
+
+
+def test_pinned_steps_outlive_the_policy_and_are_set_aside_where_their_course_is_given_up(
+    tmp_path, caplog
+):
+    keep = KeepPolicy(latest=1, best=0)
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "c", keep=keep, lease=lease) as store:
+        save(store, 1)
+        store.wait()
+        StepFolders(tmp_path / "c").pin(1)
+        for step in (2, 3):
+            save(store, step)
+        store.wait()
+        assert [info.step for info in store.steps() if info.verified] == [1, 3]
+        StepFolders(tmp_path / "c").pin(3)
+        store.discard_newer(1)
+        assert [info.step for info in store.steps()] == [1]
+        assert "pinned checkpoint of step 3" in caplog.text
+        assert restore(CheckpointReader(tmp_path / "c/set_aside"), 3).step == 3
+
+
+def test_an_error_in_flight_is_not_hidden_by_a_failed_save(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+    with Lease(tmp_path) as lease, pytest.raises(KeyError):
+        with CheckpointStore(tmp_path, lease=lease, retries=Retries(failures=0)) as store:
+            save(store, 10)
+            raise KeyError
+    assert "step 10 was not saved" in caplog.text
+
+
 def test_damage_between_memory_and_disk_is_seen_by_the_fingerprint(store, monkeypatch):
     right = params_at(10)
     monkeypatch.setattr(
@@ -288,8 +300,10 @@ def test_saving_needs_the_lease(tmp_path):
 
 KILLED = """
 import sys
-sys.path[:0] = [{tests!r}]
-from test_store import *
+sys.path[:0] = [{support!r}]
+from small_state import *
+from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.store import CheckpointStore
 with Lease({workdir!r}) as lease:
     store = CheckpointStore({workdir!r} + "/checkpoints", lease=lease)
     restore(store)
@@ -301,7 +315,7 @@ with Lease({workdir!r}) as lease:
 
 def test_killed_at_any_moment_the_last_verified_step_restores(tmp_path):
     workdir = tmp_path / "run"
-    script = KILLED.format(tests=os.path.dirname(__file__), workdir=str(workdir))
+    script = KILLED.format(support=os.path.dirname(small_state.__file__), workdir=str(workdir))
     last = 0
     for delay_seconds in (random.uniform(0, 0.1), random.uniform(0, 0.1)):
         with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
@@ -324,8 +338,10 @@ def test_killed_at_any_moment_the_last_verified_step_restores(tmp_path):
 
 EIGHT_DEVICES = """
 import json, sys
-sys.path[:0] = [{tests!r}]
-from test_store import *
+sys.path[:0] = [{support!r}]
+from small_state import *
+from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.store import CheckpointStore
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 def mesh(*shape):
@@ -371,7 +387,7 @@ print(json.dumps(facts))
 @pytest.fixture(scope="module")
 def on_eight_devices(tmp_path_factory):
     script = EIGHT_DEVICES.format(
-        tests=os.path.dirname(__file__), workdir=str(tmp_path_factory.mktemp("eight"))
+        support=os.path.dirname(small_state.__file__), workdir=str(tmp_path_factory.mktemp("eight"))
     )
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(

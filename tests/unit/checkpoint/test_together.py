@@ -1,90 +1,69 @@
-"""Several processes on the files of one step: each has its share, and all come to one answer."""
+"""What one process finds or lacks, all hear: values, and errors with who met them."""
 
 import concurrent.futures
-import json
-import types
 
 import board
 import pytest
 
-from palmscale.checkpoint import digest
-from palmscale.checkpoint.together import check_step, finish_step
-from palmscale.errors import CorruptionError
-
-NAMES = [f"file{number}" for number in range(5)]
+from palmscale.checkpoint.together import ALONE, jointly, led
+from palmscale.errors import CorruptionError, HostLost, UserError
 
 
-def each(peers, do):
-    """What `do` returns or raises for each process, all at once."""
+def each(count, do):
+    """What `do(peers)` returns or raises in each of so many processes."""
 
-    def one(own):
+    def one(peers):
         try:
-            return do(own)
+            return do(peers)
         except Exception as error:
             return error
 
-    with concurrent.futures.ThreadPoolExecutor(len(peers)) as pool:
-        return list(pool.map(one, peers))
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, board.peers(count)))
 
 
-@pytest.fixture
-def step(tmp_path):
-    folder = tmp_path / "10"
-    folder.mkdir()
-    for name in NAMES:
-        (folder / name).write_text(name * 10)
-    return folder
+def test_process_0_works_for_all():
+    assert each(3, lambda peers: led(peers, "x", lambda: [peers.index, None], 5)) == [[0, None]] * 3
 
 
-def finish(peers, step, committed=lambda own: None, extra=types.MappingProxyType({"step": 10})):
-    return each(
-        peers,
-        lambda own: finish_step(
-            own, step, committed=lambda: committed(own), extra=extra, timeout_seconds=5
-        ),
-    )
+def test_process_0_merges_what_all_worked_out():
+    found = each(3, lambda peers: jointly(peers, "x", lambda: peers.index + 1, sum, 5))
+    assert found == [6] * 3
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_manifest_is_that_of_a_single_process(count, step):
-    assert finish(board.peers(count), step) == [None] * count
-    manifest = digest.check(step)
-    assert list(manifest["files"]) == NAMES and manifest["step"] == 10
-    assert manifest["files"] == digest.file_digests(step, NAMES)
+@pytest.mark.parametrize(
+    ("raised", "heard"),
+    [(CorruptionError, CorruptionError), (UserError, UserError), (OSError, RuntimeError)],
+)
+def test_an_error_of_one_is_raised_by_all_and_names_it(raised, heard):
+    def work(peers):
+        if peers.index == 1:
+            raise raised("the file d/3 is missing")
+
+    errors = each(3, lambda peers: jointly(peers, "x", lambda: work(peers), len, 5))
+    assert [type(error) for error in errors] == [heard] * 3
+    assert {str(error) for error in errors} == {"the file d/3 is missing (process 1 on b)"}
 
 
-def test_each_process_reads_its_share_alone(step, monkeypatch):
-    read, real = [], digest.file_digests
-    monkeypatch.setattr(digest, "file_digests", lambda d, n: read.append(list(n)) or real(d, n))
-    finish(board.peers(2), step)
-    assert sorted(read) == [["file0", "file2", "file4"], ["file1", "file3"]]
+def test_an_error_of_the_merge_is_raised_by_all():
+    def full(values):
+        raise OSError(28, "No space left on device")
+
+    for error in each(2, lambda peers: jointly(peers, "x", lambda: 1, full, 5)):
+        assert "No space left on device (process 0 on a)" in str(error)
 
 
-def test_a_failure_of_one_is_that_of_all_by_name_and_nothing_is_verified(step):
-    def committed(own):
-        if own.index == 1:
-            raise OSError("disk full\nmore")
+def test_who_does_not_come_is_lost():
+    def come(peers):
+        return None if peers.index else led(peers, "x", lambda: 1, 0.2)
 
-    for error in finish(board.peers(2), step, committed):
-        assert isinstance(error, RuntimeError) and str(error) == "process 1 on b: disk full"
-    assert not (step / digest.VERIFIED).exists()
+    assert isinstance(each(2, come)[0], HostLost)
 
 
-def test_what_cannot_be_written_in_the_manifest_fails_all_as_well(step):
-    for error in finish(board.peers(2), step, extra={"bad": object()}):
-        assert isinstance(error, RuntimeError) and "not JSON serializable" in str(error)
+def test_a_process_alone_raises_its_own_errors():
+    def fail():
+        raise PermissionError(13, "no")
 
-
-def test_a_damage_that_one_process_finds_is_found_by_all(step):
-    peers = board.peers(3)
-    finish(peers, step)
-    assert [m["step"] for m in each(peers, lambda own: check_step(own, step, 5))] == [10] * 3
-    (step / "file4").write_text("damaged")
-    for error in each(board.peers(3), lambda own: check_step(own, step, 5)):
-        assert isinstance(error, CorruptionError) and "file4 has 7 bytes" in str(error)
-
-
-def test_what_is_said_is_json_of_strings(step):
-    made = board.Board()
-    finish(board.peers(2, made), step)
-    assert all(isinstance(json.loads(value), (dict, list)) for value in made.values.values())
+    assert led(ALONE, "x", lambda: 7, 0) == 7
+    with pytest.raises(PermissionError):
+        led(ALONE, "x", fail, 0)

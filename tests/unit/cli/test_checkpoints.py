@@ -7,6 +7,7 @@ import pytest
 
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.policy import KeepPolicy
+from palmscale.checkpoint.steps import StepFolders
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli import checkpoints, main
 
@@ -37,7 +38,7 @@ def saved(tmp_path_factory):
                     optimizer_state={"count": jnp.int32(step)},
                     cursor={"step": step, "next_row": 8 * step, "skips": []},
                     meta=META,
-                    metrics={"held_out_bits_per_byte": bits},
+                    metrics={"held_out_loss": bits},
                 )
     return workdir
 
@@ -55,7 +56,7 @@ def printed(capsys, *line, code=0):
 
 def test_ls_lists_the_steps_and_marks_the_best(saved, capsys):
     header, _, *lines = printed(capsys, "ls", f"--workdir={saved}").splitlines()
-    assert header.split() == ["step", "state", "size", "held_out_bits_per_byte", "age"]
+    assert header.split() == ["step", "state", "size", "held_out_loss", "age"]
     assert [line.split()[0] for line in lines] == ["10", "20", "30"]
     assert ["(best)" in line for line in lines] == [False, True, False]
     assert all("verified" in line and "KiB" in line for line in lines)
@@ -77,7 +78,7 @@ def test_show_tells_everything_of_the_latest(saved, capsys):
     facts = dict(re.findall(r"^(\w+)  +(.*)$", told.partition("\n\n")[0], re.MULTILINE))
     assert facts.pop("step").startswith("30, ") and '"next_row": 240' in facts.pop("cursor")
     assert facts == {
-        "metrics": "held_out_bits_per_byte 2.7500",
+        "metrics": "held_out_loss 2.7500",
         "parameters": "88",
         "mesh": "replica=1 x data=4 x model=2",
         "versions": "jax 0.10.2",
@@ -103,7 +104,7 @@ def test_show_prints_the_configuration_alone_so_that_it_can_be_a_file(saved, cap
     assert printed(capsys, "show", f"--workdir={saved}", "--config") == "palm.PaLM.dim = 4\n"
 
 
-@pytest.mark.parametrize("command", ["ls", "show"])
+@pytest.mark.parametrize("command", ["ls", "show", "verify", "pin", "unpin"])
 def test_a_workdir_without_a_run_is_named(command, tmp_path, capsys):
     error = printed(capsys, command, f"--workdir={tmp_path}/no", code=2)
     assert f"there is no run in {tmp_path}/no" in error
@@ -115,6 +116,63 @@ def test_a_workdir_without_a_run_is_named(command, tmp_path, capsys):
 def test_a_step_that_is_not_there_is_refused_with_those_that_are(saved, capsys):
     error = printed(capsys, "show", f"--workdir={saved}", "--checkpoint=15", code=2)
     assert "--checkpoint=15" in error and "10, 20, 30" in error
+
+
+def test_verify_reads_every_byte_and_names_each_damaged_file(workdir, capsys):
+    steps = workdir / "checkpoints"
+    *_, first, second, third = printed(capsys, "verify", f"--workdir={workdir}").splitlines()
+    assert [line.split()[:2] for line in (first, second, third)] == [
+        ["10", "good"], ["20", "good"], ["30", "good"]]  # fmt: skip
+    largest = max((steps / "20/params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    (steps / "20/cursor.json").unlink()
+    (steps / "30/VERIFIED").unlink()
+    assert main.run(["checkpoint", "verify", f"--workdir={workdir}"]) == 1
+    told = capsys.readouterr().out
+    assert re.search(r"10 +good", told) and re.search(r"30 +unfinished", told)
+    assert re.search(r"20 +damaged .*cursor.json is missing", told, re.DOTALL)
+    assert largest.name in told and "is damaged: its SHA-256" in told.replace("\n", " ")
+    assert (steps / "20/VERIFIED").exists()  # it looks, and changes nothing
+    command = ["checkpoint", "verify", f"--workdir={workdir}", "--checkpoint"]
+    assert [main.run([*command, which]) for which in ("10", "latest", "best", "20")] == [0, 1, 1, 1]
+    (steps / "20/VERIFIED").rename(steps / "20/CORRUPT")
+    capsys.readouterr()
+    assert main.run([*command, "20"]) == 1 and "cursor.json" in capsys.readouterr().out
+    assert "there are: 10" in printed(capsys, *command[1:], "15", code=2)
+
+
+def test_verify_says_how_a_step_that_is_whole_again_can_be_used(workdir, capsys):
+    steps = workdir / "checkpoints"
+    (steps / "20/VERIFIED").rename(steps / "20/CORRUPT")
+    assert main.run(["checkpoint", "verify", f"--workdir={workdir}", "--checkpoint=20"]) == 1
+    assert "rename its CORRUPT to VERIFIED" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_step_that_its_run_deletes_meanwhile_is_no_damage(workdir, capsys, monkeypatch):
+    whole = StepFolders.damages
+
+    def delete_first(folders, step):
+        if step == 20:
+            folders.delete(step)
+        return whole(folders, step)
+
+    monkeypatch.setattr(StepFolders, "damages", delete_first)
+    *_, first, second = printed(capsys, "verify", f"--workdir={workdir}").splitlines()
+    assert first.split()[:2] == ["10", "good"] and second.split()[:2] == ["30", "good"]
+
+
+def test_a_pin_is_listed_and_taken_back(workdir, capsys):
+    assert "step 20 is pinned" in printed(
+        capsys, "pin", f"--workdir={workdir}", "--checkpoint=best"
+    )
+    *_, second, _ = printed(capsys, "ls", f"--workdir={workdir}").splitlines()
+    assert "verified, pinned" in second
+    error = printed(capsys, "unpin", f"--workdir={workdir}", "--checkpoint=30", code=2)
+    assert "step 30 is not pinned; pinned are: 20" in error
+    assert "no longer" in printed(capsys, "unpin", f"--workdir={workdir}", "--checkpoint=20")
+    assert "pinned" not in printed(capsys, "ls", f"--workdir={workdir}")
 
 
 def test_damaged_meta_is_named(workdir, capsys):

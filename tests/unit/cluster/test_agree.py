@@ -38,6 +38,14 @@ def test_process_0_decides_for_all():
     assert each(peers, lambda own: own.decide("best", "x" * own.index, longest, 5)) == ["xx"] * 3
 
 
+def test_what_was_agreed_before_is_forgotten_once_all_have_heard_it():
+    made = board.Board()
+    peers = board.peers(3, made)
+    for _ in range(12):
+        each(peers, lambda own: own.decide("best", "x", max, 5))
+        assert len(made.values) == 4  # three texts and the answer
+
+
 def test_who_does_not_come_is_named_with_what_for():
     peers = board.peers(3)
     for error in each(peers[:2], lambda own: own.gather("colors", "red", 0.2)):
@@ -86,11 +94,13 @@ def test_what_is_used_of_jaxs_private_client_is_there():
         client.key_value_set.__doc__,
         client.blocking_key_value_get.__doc__,
         client.key_value_dir_get.__doc__,
+        client.key_value_delete.__doc__,
     ]
     assert documented == [
         "key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None",
         "blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str",
         "key_value_dir_get(self, key: str) -> list[tuple[str, str]]",
+        "key_value_delete(self, key: str) -> None",
     ]
 
 

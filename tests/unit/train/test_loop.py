@@ -128,6 +128,15 @@ def test_it_evaluates_and_saves_at_the_periods_and_at_the_end():
     ]
 
 
+def test_it_saves_out_of_turn_when_that_is_due_and_once_when_both_say_so():
+    asked = []
+    run = Run()
+    run.more_hooks = {"is_save_due": lambda done: asked.append(done) or done in (2, 3)}
+    run.train(train_steps=6, save_every=3)
+    assert [done for done, *_ in run.saved] == [2, 3, 6]
+    assert asked == [1, 2, 3, 4, 5, 6]  # at every step, as other hosts do
+
+
 def test_an_end_on_a_period_evaluates_and_saves_once():
     run = Run()
     run.train(train_steps=4, eval_every=2, save_every=4)

@@ -126,3 +126,26 @@ class Unnamed(nn.Module):
 def test_a_parameter_without_logical_axes_is_refused_by_name():
     with pytest.raises(UserError, match="parameter bias of Unnamed has no logical axes.*with_log"):
         abstract_params(Unnamed())
+
+
+def test_given_parameters_take_the_place_of_the_seeds_and_the_optimizer_begins_with_them():
+    with training(1, 1) as here:
+        other = leaves(init_state(here.plan, MODEL, seed=7).params)
+        own = init_state(here.plan, MODEL, seed=3)
+        fresh = sorted(other)[0]
+        given = {name: leaf for name, leaf in other.items() if name != fresh}
+        state = init_state(here.plan, MODEL, seed=3, given=given)
+        assert jax.tree.structure(state) == jax.tree.structure(own)
+        for name, leaf in leaves(state.params).items():
+            expected = leaves(own.params) if name == fresh else other
+            np.testing.assert_array_equal(leaf, expected[name])
+        optimizer_state = here.plan.transformation.init(state.params)
+        for ours, theirs in zip(
+            jax.tree.leaves(state.optimizer_state), jax.tree.leaves(optimizer_state), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+        assert int(state.step) == 0
+        for leaf, planned in zip(
+            jax.tree.leaves(state), jax.tree.leaves(here.plan.abstract), strict=True
+        ):
+            assert leaf.sharding == planned.sharding and leaf.dtype == planned.dtype

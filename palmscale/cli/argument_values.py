@@ -1,0 +1,60 @@
+"""What the values of flags may be; a mistake is an ArgumentTypeError, which argparse reports."""
+
+import argparse
+from collections.abc import Callable
+
+
+def checkpoint(text: str) -> str | int:
+    """Returns `latest`, `best` or a step number."""
+    return _named_or_step(text, ("latest", "best"))
+
+
+def checkpoint_or_all(text: str) -> str | int:
+    """Returns `all`, `latest`, `best` or a step number."""
+    return _named_or_step(text, ("all", "latest", "best"))
+
+
+def workdir(text: str) -> str:
+    """Returns the path of a folder of this machine; an object store's URL is refused."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is an object store, where runs cannot be kept yet; give a folder that all"
+            " hosts see"
+        )
+    return text
+
+
+def _named_or_step(text: str, names: tuple[str, ...]) -> str | int:
+    if text in names:
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a checkpoint; give {', '.join(names)} or a step number"
+        )
+    return int(text)
+
+
+def at_least(kind: type, least: float, most: float | None = None) -> Callable[[str], float]:
+    """Returns a function that turns text into a finite number of that type and range."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text} is not a number of type {kind.__name__}"
+            ) from None
+        if not least <= value < float("inf") or (most is not None and value > most):
+            known = f"{least} or more" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; give {known}")
+        return value
+
+    return convert
+
+
+def share(text: str) -> float:
+    """Returns a number above 0 and at most 1."""
+    value = at_least(float, 0)(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; give more than 0 and at most 1")
+    return value

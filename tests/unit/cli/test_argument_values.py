@@ -1,0 +1,41 @@
+import argparse
+
+import pytest
+
+from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share, workdir
+
+
+@pytest.mark.parametrize(
+    ("convert", "text", "value"),
+    [
+        (checkpoint, "best", "best"),
+        (checkpoint, "latest", "latest"),
+        (checkpoint, "007", 7),
+        (checkpoint_or_all, "all", "all"),
+        (at_least(int, 1), "1", 1),
+        (at_least(float, 0), "0.5", 0.5),
+        (share, "1", 1.0),
+        (workdir, "runs/a", "runs/a"),
+    ],
+)
+def test_text_becomes_the_value(convert, text, value):
+    assert convert(text) == value and type(convert(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("convert", "text", "answer"),
+    [
+        (checkpoint, "all", "give latest, best or a step number"),
+        (checkpoint_or_all, "-3", "give all, latest, best or a step number"),
+        (at_least(int, 1), "0", "give 1 or more"),
+        (at_least(int, 1), "one", "not a number of type int"),
+        (at_least(int, 1, 9), "10", "give 1 to 9"),
+        (at_least(float, 0), "inf", "out of range"),
+        (at_least(float, 0), "nan", "out of range"),
+        (workdir, "gs://bucket/run", "gs://bucket/run is an object store"),
+        (share, "0", "more than 0 and at most 1"),
+    ],
+)
+def test_any_other_is_refused_with_what_to_give(convert, text, answer):
+    with pytest.raises(argparse.ArgumentTypeError, match=answer):
+        convert(text)
