@@ -52,7 +52,9 @@ start() {
     export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$processes JAX_PROCESS_ID=$index
     ((processes > 1)) || unset JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID
     if ((index == 0)); then
-      palmscale "$@" > >(tee -a "$log") 2> >(tee -a "$log" | grep --line-buffered -v '^\[Gloo\]' >&2) &
+      # Ctrl-C reaches these readers too; they stay, for what the process says while it saves.
+      palmscale "$@" > >(trap '' INT && exec tee -a "$log") \
+        2> >(trap '' INT && tee -a "$log" | grep --line-buffered -v '^\[Gloo\]' >&2) &
     else
       palmscale "$@" >>"$log" 2>&1 &
     fi
@@ -115,7 +117,10 @@ for ((restarts = 0; ; restarts++)); do
   failed=() stopped=() waited=0
   until all_ended; do
     sleep 0.1
-    if ((${#failed[@]} > 0)) && [[ -z $asked ]]; then
+    if [[ -n $asked ]]; then
+      # They may take their time to save; but for one that stands still all would wait for ever.
+      ((waited++ < grace * 10)) || { ps -o stat= -p "$(IFS=, && echo "${pids[*]}")" | grep -q '^T' && kill -KILL "${pids[@]}"; } 2>/dev/null
+    elif ((${#failed[@]} > 0)); then
       ((waited == 0)) && for ((index = 0; index < processes; index++)); do
         [[ -z ${codes[index]-} && $(ps -o stat= -p "${pids[index]}") == T* ]] && stopped+=("$index")
       done

@@ -105,13 +105,25 @@ everywhere() {
   return $status
 }
 
+# The state of the request; 'gone' where there is none. 'unknown' where gcloud cannot say, for want
+# of a network or a login: nothing may be made or deleted because of that.
 state() {
+  local said errors
   if [[ -n $dry_run ]]; then
     cloud compute tpus queued-resources describe "$name" "${where[@]}" '--format=value(state.state)' >&2
     echo ACTIVE
-  else
-    gcloud compute tpus queued-resources describe "$name" "${where[@]}" '--format=value(state.state)' 2>/dev/null
+    return
   fi
+  errors=$(mktemp)
+  if said=$(gcloud compute tpus queued-resources describe "$name" "${where[@]}" '--format=value(state.state)' 2>"$errors"); then
+    echo "${said:-unknown}"
+  elif grep -qi 'not.found' "$errors"; then
+    echo gone
+  else
+    say "gcloud cannot tell the state of $name: $(tail -n 1 "$errors")"
+    echo unknown
+  fi
+  rm -f "$errors"
 }
 
 up() {
@@ -125,20 +137,24 @@ up() {
   [[ -n $spot ]] && options+=(--spot)
   [[ -n $network ]] && options+=("--network=$network")
   [[ -n $subnetwork ]] && options+=("--subnetwork=$subnetwork")
-  local now before=''
-  now=$(state)
-  [[ $now == FAILED || $now == SUSPENDED ]] && down && now=''
-  if [[ -z $now || -n $dry_run ]]; then
-    cloud compute tpus queued-resources create "$name" "${where[@]}" "${options[@]}" || exit 1
-  fi
+  local now before='' made=''
+  [[ -n $dry_run ]] && state >/dev/null && cloud compute tpus queued-resources create "$name" "${where[@]}" "${options[@]}" && return
   while now=$(state) && [[ $now != ACTIVE ]]; do
-    [[ $now == "$before" ]] || say "$name is ${now:-not there yet}"
+    [[ $now == "$before" ]] || say "$name is $now"
     before=$now
-    if [[ $now == FAILED ]]; then
-      say "error: the request for $name failed; gcloud compute tpus queued-resources describe $name ${where[*]} tells why"
-      exit 1
+    if [[ $now == FAILED || $now == SUSPENDED ]]; then
+      # One of an earlier request makes room; one of this request is its end.
+      if [[ -n $made ]]; then
+        say "error: the request for $name is $now; gcloud compute tpus queued-resources describe $name ${where[*]} tells why"
+        exit 1
+      fi
+      down || sleep "$poll"
+    elif [[ $now == gone && -z $made ]]; then
+      cloud compute tpus queued-resources create "$name" "${where[@]}" "${options[@]}" || exit 1
+      made=yes
+    else
+      sleep "$poll"
     fi
-    sleep "$poll"
   done
   say "$name is there: ${#nodes[@]} slice(s) of ${type}"
 }
@@ -209,42 +225,54 @@ stop() {
   rm -rf "$folder"
 }
 
-# The worker at fault: one that made a mistake, else one with a fault, by node, worker and line.
+# Names the worker at fault: one that made a mistake, else one with a fault, else one ended by a
+# signal; those that ended because of another (75, and JAX's 134) last.
 report() {
-  local code=$1
-  awk -F '\t' -v code="$code" '$4 == code { print "tpu_pod.sh: worker " $2 " of " $1 " (" $7 ") exited with code " $4 ": " $8; exit }' >&2
+  awk -F '\t' '
+    $4 > 0 {
+      rank = $4 == 2 ? 1 : $4 == 1 ? 2 : $4 == 75 || $4 == 134 ? 4 : 3
+      if (!best || rank < best) {
+        best = rank
+        line = "tpu_pod.sh: worker " $2 " of " $1 " (" $7 ") exited with code " $4 ": " $8
+      }
+    }
+    END { print line }' >&2
 }
 
 run() {
   ((${#command[@]} > 0)) || fail "no command - add one, such as: train --gin_file=... --workdir=gs://..."
-  local seen running workers
+  local seen running workers now most
   while :; do
-    [[ $(state) == ACTIVE && -z $dry_run ]] || up
+    [[ -z $dry_run && $(state) == ACTIVE ]] || up
     copy
     start
+    most=0
     say "started; it goes on without this terminal, and 'run' again watches it"
     [[ -n $dry_run ]] && look && return
-    while [[ $(state) == ACTIVE ]]; do
+    while now=$(state) && [[ $now == ACTIVE || $now == unknown ]]; do
       sleep "$poll"
+      [[ $now == ACTIVE ]] || continue
       seen=$(look)
       workers=$(grep -c . <<<"$seen")
       running=$(cut -f 3 <<<"$seen" | grep -cv ended)
       if grep -q $'\tended\t2\t' <<<"$seen"; then
-        report 2 <<<"$seen"
+        report <<<"$seen"
         stop >/dev/null
         exit 2
       fi
-      ((running == 0 && workers > 0)) || continue
+      # A worker that does not answer may be running.
+      ((workers >= most)) && most=$workers
+      ((running == 0 && workers > 0 && workers == most)) || continue
       if [[ $(cut -f 4 <<<"$seen" | sort -u) == 0 ]]; then
         say "done"
         exit 0
       fi
-      report 1 <<<"$seen" || report 75 <<<"$seen"
+      report <<<"$seen"
       say "ended for good; 'tpu_pod.sh status' and 'tpu_pod.sh logs' tell more"
       exit 1
     done
-    say "$name is $(state); it is made again, and the run goes on from its last checkpoint"
-    down
+    say "$name is $now; it is made again, and the run goes on from its last checkpoint"
+    [[ $now == gone ]] || down
   done
 }
 

@@ -37,28 +37,33 @@ read_options() {
 }
 
 supervisor() {
-  [[ -f $state/supervisor ]] && kill -0 "$(<"$state/supervisor")" 2>/dev/null
+  # By its command line as well: after a reboot the pid may be another's.
+  [[ -f $state/supervisor ]] && grep -aqs worker.sh "/proc/$(<"$state/supervisor")/cmdline"
 }
 
 supervise() {
-  local restarts=0 attempts=0 began child code asked=''
-  trap 'asked=yes; kill -TERM "$child" 2>/dev/null' TERM
-  while :; do
+  local restarts=0 attempts=0 began child='' code=75 asked=''
+  trap 'asked=yes; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null' TERM
+  while [[ -z $asked ]]; do
     began=$SECONDS
     echo $((++attempts)) >"$state/attempts"
     "${command[@]}" >>"$state/log" 2>&1 &
     child=$!
+    # SIGTERM may have come before there was a child to tell.
+    [[ -z $asked ]] || kill -TERM "$child"
     echo "$child" >"$state/pid"
     # A trapped signal ends `wait` before the child has ended.
     until wait "$child"; code=$?; ! kill -0 "$child" 2>/dev/null; do :; done
+    child=''
     ((SECONDS - began < healthy_minutes * 60)) || restarts=0
     [[ $code == 0 || $code == 2 || -n $asked ]] && break
     ((restarts++ < max_restarts)) || break
     echo "worker.sh: exit code $code; restart $restarts of $max_restarts" >>"$state/log"
-    sleep 1
+    [[ -n $asked ]] || sleep 1
   done
+  rm -f "$state/pid"
   echo "$code" >"$state/code"
-  rm -f "$state/supervisor" "$state/pid"
+  rm -f "$state/supervisor"
 }
 
 start() {

@@ -157,3 +157,45 @@ def process_of(workdir, index):
         except OSError:
             continue
     raise AssertionError(f"no process {index}")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_end_it_waits_for_the_save_but_not_for_one_that_stands_still(
+    stand_in, tmp_path, stop
+):
+    save = "trap 'sleep 2; echo saved >&2; exit 75' TERM; echo up; while :; do sleep 0.1; done"
+    env = stand_in(save)
+    for still in (False, True):
+        logs = tmp_path / f"still {still}"
+        job = subprocess.Popen(
+            [LOCAL, "2", "--grace=1", f"--logs={logs}", "train"],
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            end = time.monotonic() + 20
+            while not all((logs / f"process_{i}.log").exists() for i in (0, 1)) or not all(
+                "up" in (logs / f"process_{i}.log").read_text() for i in (0, 1)
+            ):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            if still:
+                mine = subprocess.run(
+                    ["pgrep", "-s", str(job.pid), "-f", "bin/palmscale train"],
+                    capture_output=True,
+                    text=True,
+                ).stdout.split()
+                os.kill(int(mine[-1]), signal.SIGSTOP)
+            # A terminal's Ctrl-C reaches the whole group.
+            os.killpg(job.pid, stop) if stop == signal.SIGINT else job.send_signal(stop)
+            _, err = job.communicate(timeout=20)
+        finally:
+            try:
+                os.killpg(job.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        assert job.returncode == 75 and "restart" not in err
+        saved = "".join((logs / f"process_{i}.log").read_text() for i in (0, 1)).count("saved")
+        assert still or saved == 2

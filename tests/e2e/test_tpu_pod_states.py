@@ -1,0 +1,116 @@
+"""launch/tpu_pod.sh, and each state that a request for TPUs may be in, one look after another."""
+
+import os
+import subprocess
+
+import pytest
+import tiny_run
+
+SCRIPT = str(tiny_run.CHECKOUT / "launch/tpu_pod.sh")
+GCLOUD = """#!/usr/bin/env bash
+# Tells the next of the states at each look, the last one for ever; ssh tells what worker.sh does.
+line="$*"
+echo "$line" >>"$FOLDER/commands"
+case $line in
+  *describe*)
+    mapfile -t states <"$FOLDER/states"
+    looks=$(grep -c describe "$FOLDER/commands")
+    state=${states[looks <= ${#states[@]} ? looks - 1 : ${#states[@]} - 1]}
+    case $state in
+      gone) echo "ERROR: (gcloud) NOT_FOUND: Resource was not found" >&2 && exit 1 ;;
+      denied) echo "ERROR: (gcloud) your login has expired" >&2 && exit 1 ;;
+      *) echo "$state" ;;
+    esac
+    ;;
+  *worker.sh\\ status*) cp "$FOLDER"/workers/*.log "${line##*--output-directory=}" ;;
+esac
+exit 0
+"""
+
+
+@pytest.fixture
+def pod(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "workers").mkdir()
+    gcloud = tmp_path / "bin/gcloud"
+    gcloud.write_text(GCLOUD)
+    gcloud.chmod(0o755)
+    env = os.environ | {"PATH": f"{gcloud.parent}:{os.environ['PATH']}", "FOLDER": str(tmp_path)}
+
+    def call(action, states, workers=(), *, code):
+        (tmp_path / "states").write_text("\n".join(states) + "\n")
+        for index, (what, exit_code, last) in enumerate(workers):
+            line = f"{what}\t{exit_code}\t1\t-\thost{index}\t{last}\n"
+            (tmp_path / f"workers/{index}.log").write_text(line)
+        place = ["--name=palm", "--zone=z", "--type=v4-8", "--poll=0.1"]
+        done = subprocess.run(
+            [SCRIPT, action, *place, *(["train"] if action == "run" else [])],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stderr
+        words = [line.split() for line in (tmp_path / "commands").read_text().splitlines()]
+        asked = [w[3] for w in words if w[2] == "queued-resources" and w[3] != "describe"]
+        return asked, done.stderr
+
+    return call
+
+
+DONE = [("ended", 0, "Trained")]
+
+
+@pytest.mark.parametrize(
+    ("states", "asked"),
+    [
+        (["ACTIVE"], []),
+        (["gone", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"], ["create"]),
+        (["SUSPENDED", "gone", "ACTIVE"], ["delete", "create"]),
+        (["SUSPENDING", "SUSPENDED", "gone", "ACTIVE"], ["delete", "create"]),
+        (["denied", "denied", "ACTIVE"], []),
+    ],
+    ids=" ".join,
+)
+def test_up_makes_what_is_not_there_and_waits(pod, states, asked):
+    assert pod("up", states, code=0)[0] == asked
+
+
+@pytest.mark.parametrize("end", ["FAILED", "SUSPENDED"])
+def test_up_ends_when_its_own_request_does(pod, end):
+    asked, err = pod("up", ["gone", "PROVISIONING", end], code=1)
+    assert asked == ["create"] and f"palm is {end}" in err and "tells why" in err
+
+
+@pytest.mark.parametrize("states", [["ACTIVE", "denied", "ACTIVE"], ["ACTIVE"]], ids=" ".join)
+def test_a_look_that_fails_neither_deletes_nor_makes_anything(pod, states):
+    asked, err = pod("run", states, DONE * 2, code=0)
+    assert asked == [] and "tpu_pod.sh: done" in err
+    assert ("cannot tell the state of palm" in err) == ("denied" in states)
+
+
+@pytest.mark.parametrize(
+    "end", [["SUSPENDING", "SUSPENDED"], ["SUSPENDED"], ["gone"]], ids=" ".join
+)
+def test_a_preempted_run_is_made_again(pod, end):
+    asked, err = pod("run", ["ACTIVE", *end, *end, "gone", "ACTIVE"], DONE, code=0)
+    assert asked.count("create") == 1 and "it is made again" in err and "done" in err
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "named"),
+    [
+        ([75, 2, 134], 2, 1),
+        ([134, 1, 75], 1, 1),
+        ([134, 134, 137], 1, 2),
+        ([75, 75], 1, 0),
+    ],
+)
+def test_the_worker_at_fault_is_named_not_those_it_took_along(pod, codes, code, named):
+    workers = [("ended", each, f"error: of {index}") for index, each in enumerate(codes)]
+    _, err = pod("run", ["ACTIVE"], workers, code=code)
+    (line,) = [line for line in err.splitlines() if "exited with code" in line]
+    assert line == (
+        f"tpu_pod.sh: worker {named} of palm (host{named}) exited with code {codes[named]}: "
+        f"error: of {named}"
+    )
