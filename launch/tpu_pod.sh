@@ -14,7 +14,8 @@
 #
 # OPTIONS, or in the environment TPU_NAME, TPU_ZONE, TPU_PROJECT, TPU_TYPE, TPU_RUNTIME:
 #   --name=NAME --zone=ZONE --project=PROJECT   (the project: gcloud's own, if not given)
-#   --type=v4-128 --runtime=tpu-ubuntu2204-base --slices=N --spot --network=NAME --subnetwork=NAME
+#   --type=v4-128, or --type=v4 --topology=4x4x4
+#   --runtime=tpu-ubuntu2204-base --slices=N --spot --network=NAME --subnetwork=NAME
 #   --install=COMMAND   run on each worker in the code's folder, before the start
 #   --poll=SECONDS      between two looks (30)
 #   --dry-run           print every command, and do nothing
@@ -23,11 +24,11 @@ set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 name=${TPU_NAME-} zone=${TPU_ZONE-} project=${TPU_PROJECT-} type=${TPU_TYPE-}
-runtime=${TPU_RUNTIME-tpu-ubuntu2204-base} slices=1 spot='' network='' subnetwork=''
+topology='' runtime=${TPU_RUNTIME-tpu-ubuntu2204-base} slices=1 spot='' network='' subnetwork=''
 poll=30 dry_run='' worker=0 slice=0 follow=''
 # palmscale needs Python 3.11; the image's python3 may be older.
 # shellcheck disable=SC2016 # expanded on the worker
-install='python=$(ls /usr/bin/python3.1[1-9] 2>/dev/null | head -n 1); [ -x .venv/bin/palmscale ] || { ${python:-python3} -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[tpu]"; }'
+install='python=$(ls /usr/bin/python3.1[1-9] 2>/dev/null | head -n 1); pins=$(cat constraints.txt pyproject.toml | cksum); [ "$(cat .venv/pins 2>/dev/null)" = "$pins" ] || { ${python:-python3} -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[tpu]" && echo "$pins" >.venv/pins; }'
 
 fail() {
   echo "tpu_pod.sh: error: $*" >&2
@@ -61,6 +62,7 @@ read_options() {
       --zone=*) zone=${1#*=} ;;
       --project=*) project=${1#*=} ;;
       --type=*) type=${1#*=} ;;
+      --topology=*) topology=${1#*=} ;;
       --runtime=*) runtime=${1#*=} ;;
       --slices=*) slices=${1#*=} ;;
       --network=*) network=${1#*=} ;;
@@ -111,11 +113,13 @@ state() {
   local said errors
   if [[ -n $dry_run ]]; then
     cloud compute tpus queued-resources describe "$name" "${where[@]}" '--format=value(state.state)' >&2
+    cloud compute tpus tpu-vm describe "${nodes[0]}" "${where[@]}" '--format=value(state)' >&2
     echo ACTIVE
     return
   fi
   errors=$(mktemp)
   if said=$(gcloud compute tpus queued-resources describe "$name" "${where[@]}" '--format=value(state.state)' 2>"$errors"); then
+    [[ $said == ACTIVE ]] && said=$(nodes_state)
     echo "${said:-unknown}"
   elif grep -qi 'not.found' "$errors"; then
     echo gone
@@ -126,9 +130,24 @@ state() {
   rm -f "$errors"
 }
 
+# A node of spot TPUs may be taken away while the request stays active.
+nodes_state() {
+  local node said
+  for node in "${nodes[@]}"; do
+    said=$(gcloud compute tpus tpu-vm describe "$node" "${where[@]}" '--format=value(state)' 2>/dev/null)
+    [[ $said == PREEMPTED || $said == TERMINATED ]] && echo PREEMPTED && return
+  done
+  echo ACTIVE
+}
+
 up() {
   [[ -n $type ]] || fail "--type is missing - give for example --type=v4-128"
-  local options=("--accelerator-type=$type" "--runtime-version=$runtime")
+  local options=("--runtime-version=$runtime")
+  if [[ -n $topology ]]; then
+    options+=("--type=$type" "--topology=$topology")
+  else
+    options+=("--accelerator-type=$type")
+  fi
   if ((slices == 1)); then
     options+=("--node-id=$name")
   else
@@ -142,7 +161,7 @@ up() {
   while now=$(state) && [[ $now != ACTIVE ]]; do
     [[ $now == "$before" ]] || say "$name is $now"
     before=$now
-    if [[ $now == FAILED || $now == SUSPENDED ]]; then
+    if [[ $now == FAILED || $now == SUSPENDED || $now == PREEMPTED ]]; then
       # One of an earlier request makes room; one of this request is its end.
       if [[ -n $made ]]; then
         say "error: the request for $name is $now; gcloud compute tpus queued-resources describe $name ${where[*]} tells why"
@@ -173,7 +192,7 @@ copy() {
     cloud compute tpus tpu-vm scp "$bundle" "$node:palmscale.tgz" "${where[@]}" --worker=all || exit 1
   done
   say "installing on every worker"
-  if ! everywhere "$folder" "mkdir -p palmscale && tar -xzf palmscale.tgz -C palmscale && cd palmscale && { $install; }"; then
+  if ! everywhere "$folder" "mkdir -p palmscale && rm -rf palmscale/palmscale palmscale/configs && tar -xzf palmscale.tgz -C palmscale && cd palmscale && { $install; }"; then
     say "error: the installation failed: $(tail -qn 1 "$folder"/*/*.log 2>/dev/null | tail -n 1)"
     exit 1
   fi

@@ -180,6 +180,7 @@ def test_each_command_passes_gclouds_own_parser(cloud, tmp_path):
     lines = []
     for action, more in (
         ("up", options),
+        ("up", ["--type=v4", "--topology=4x4x4"]),
         ("run", [*options, "--slices=2", "train", "--workdir=gs://b/a b"]),
         ("status", []),
         ("logs", ["--worker=1", "--follow"]),

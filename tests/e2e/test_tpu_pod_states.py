@@ -12,9 +12,10 @@ GCLOUD = """#!/usr/bin/env bash
 line="$*"
 echo "$line" >>"$FOLDER/commands"
 case $line in
+  *tpu-vm\\ describe*) cat "$FOLDER/node" ;;
   *describe*)
     mapfile -t states <"$FOLDER/states"
-    looks=$(grep -c describe "$FOLDER/commands")
+    looks=$(grep -c 'resources describe' "$FOLDER/commands")
     state=${states[looks <= ${#states[@]} ? looks - 1 : ${#states[@]} - 1]}
     case $state in
       gone) echo "ERROR: (gcloud) NOT_FOUND: Resource was not found" >&2 && exit 1 ;;
@@ -22,6 +23,7 @@ case $line in
       *) echo "$state" ;;
     esac
     ;;
+  *resources\\ delete*) echo READY >"$FOLDER/node" ;;
   *worker.sh\\ status*) cp "$FOLDER"/workers/*.log "${line##*--output-directory=}" ;;
 esac
 exit 0
@@ -37,7 +39,8 @@ def pod(tmp_path):
     gcloud.chmod(0o755)
     env = os.environ | {"PATH": f"{gcloud.parent}:{os.environ['PATH']}", "FOLDER": str(tmp_path)}
 
-    def call(action, states, workers=(), *, code):
+    def call(action, states, workers=(), *, code, node="READY"):
+        (tmp_path / "node").write_text(node)
         (tmp_path / "states").write_text("\n".join(states) + "\n")
         for index, (what, exit_code, last) in enumerate(workers):
             line = f"{what}\t{exit_code}\t1\t-\thost{index}\t{last}\n"
@@ -74,6 +77,11 @@ DONE = [("ended", 0, "Trained")]
 )
 def test_up_makes_what_is_not_there_and_waits(pod, states, asked):
     assert pod("up", states, code=0)[0] == asked
+
+
+def test_a_node_that_was_taken_away_under_an_active_request_is_made_again(pod):
+    asked, err = pod("up", ["ACTIVE", "gone", "ACTIVE"], code=0, node="PREEMPTED")
+    assert asked == ["delete", "create"] and "palm is PREEMPTED" in err
 
 
 @pytest.mark.parametrize("end", ["FAILED", "SUSPENDED"])

@@ -75,6 +75,10 @@ def chosen(node, flags):
     return [(worker, STATE / "nodes" / node / str(worker)) for worker in workers]
 
 
+def vm_describe(words, flags):
+    print("READY" if (STATE / "nodes" / words[0]).exists() else "TERMINATED")
+
+
 def vm_scp(words, flags):
     source, (node, _, target) = words[0], words[1].partition(":")
     for _, home in chosen(node, flags):
