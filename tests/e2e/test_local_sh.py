@@ -117,16 +117,16 @@ def test_without_arguments_it_says_how_it_is_used():
     ("number", "said"),
     [
         (signal.SIGKILL, "process 1 of 2 was ended by signal 9"),
-        (signal.SIGSTOP, "process 1 of 2 stands still (stopped)"),
+        pytest.param(
+            signal.SIGSTOP, "process 1 of 2 stands still (stopped)", marks=pytest.mark.long
+        ),
     ],
 )
 def test_two_real_processes_one_killed_or_stopped_go_on_and_end_as_if_nothing_had_been(
     number, said, tiny, finished, tmp_path
 ):
     workdir = tmp_path / "run"
-    command = tiny(
-        workdir, **tiny_job.QUICK, SIMULATED_DEVICES=4, SAVE_EVERY_STEPS=2, TRAIN_STEPS=40
-    )
+    command = tiny(workdir, **(tiny_job.PAIR | {"TRAIN_STEPS": 40}))
     env = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
     arguments = [LOCAL, "2", "--grace=2", f"--logs={tmp_path}/logs", *command]
     with subprocess.Popen(

@@ -12,13 +12,11 @@ import time
 import pytest
 import tiny_job
 import tiny_run
-from tiny_job import AT_STEP, HEARTBEAT_SECONDS, QUICK, Job
+from tiny_job import AT_STEP, HEARTBEAT_SECONDS, PAIR, QUICK, Job
 
 # Four groups of two: with four processes of two devices, each group of a model axis of four spans
 # two processes.
 MESH = QUICK | {"DATA": 2, "MODEL_PARALLEL": 4, "TRAIN_STEPS": 20, "SAVE_EVERY_STEPS": 5}
-# What a fault is tried on: two processes of one device each.
-PAIR = QUICK | {"DATA": 2, "MODEL_PARALLEL": 1, "SIMULATED_DEVICES": 1, "SAVE_EVERY_STEPS": 2}
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,8 @@ Feed.__next__ = disturbed
 """
 HEARTBEAT_SECONDS = 10
 QUICK = {"HEARTBEAT_SECONDS": HEARTBEAT_SECONDS, "JOIN_SECONDS": 120}
+# What a fault is tried on: two processes of one device each.
+PAIR = QUICK | {"DATA": 2, "MODEL_PARALLEL": 1, "SIMULATED_DEVICES": 1, "SAVE_EVERY_STEPS": 2}
 
 
 class Job:
