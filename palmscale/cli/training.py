@@ -3,26 +3,21 @@
 import argparse
 import contextlib
 import functools
-import importlib.metadata
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-from flax import linen as nn
-from jax.sharding import Mesh
-
-import palmscale
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.store import CheckpointStore, Snapshot
 from palmscale.cli import gin_config, samples
 from palmscale.cli.course import Course
+from palmscale.cli.facts import flat, mesh_text, meta, versions
 from palmscale.cli.job import Job, joined
 from palmscale.cli.outcome import RESTART_ME
+from palmscale.cli.reporting import metric_writers, throughput
 from palmscale.cli.rows import train_rows
-from palmscale.cli.run import Run, check_same_run, describe, load_run
+from palmscale.cli.run import check_same_run, describe, load_run
 from palmscale.cli.warm import given_parameters
 from palmscale.cli.wiring import CHECKPOINTS, CONFIG_FILE, Setting, evaluator, setting
 from palmscale.cli.witness import Witness
@@ -31,9 +26,8 @@ from palmscale.cluster.preempt import Preemption
 from palmscale.data.feed import Feed, abstract_batch
 from palmscale.data.stream import Batch, Cursor, RowStream
 from palmscale.errors import UserError
-from palmscale.observe import log, writers
+from palmscale.observe import log
 from palmscale.observe.progress import Progress
-from palmscale.observe.throughput import Throughput, peak_flops_per_device
 from palmscale.train import loop
 from palmscale.train.compiled import CompiledStep
 from palmscale.train.faults import faulty, parse_faults, spoil
@@ -41,9 +35,8 @@ from palmscale.train.replicas import first_difference
 from palmscale.train.state import TrainState, init_state
 from palmscale.train.step import TrainStep, make_train_step
 
-METRICS_FILE, VOCABULARY = "metrics.jsonl", "vocabulary"
+VOCABULARY = "vocabulary"
 _LOOK_AT_CLOCK_EVERY_STEPS = 10  # all processes do, and wait for process 0's
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
 
 
 def train(args: argparse.Namespace) -> int:
@@ -128,14 +121,14 @@ class Training:
             UserError: one differs; it is named.
             HostLost: one did not come.
         """
-        log.say(f"Compiling the step for {_mesh_text(self._here.mesh)}.")
+        log.say(f"Compiling the step for {mesh_text(self._here.mesh)}.")
         program = self._step.prepare(abstract_batch(self._stream, self._here.batch_sharding, 0))
         facts = {
             "the compiled step": program,
             "--workdir": str(self._workdir.absolute()),
             **{f"the version of {name}": version for name, version in versions().items()},
             **{f"the rows of {n or 'data'}": c.digest for n, c in self._here.caches.items()},
-            **{f"gin's {name}": repr(value) for name, value in _flat(describe(self._run))},
+            **{f"gin's {name}": repr(value) for name, value in flat(describe(self._run))},
         }
         check_alike(self._job.peers, facts, self._job.deadlines.agree_seconds)
         self._check_shared()
@@ -169,7 +162,7 @@ class Training:
                     f"resuming with {name} changed from {old!r} to {new!r}, as ALLOW_CHANGES says."
                 )
         snapshot = self._restore(None)
-        count = f"{self._here.num_params:,} parameters on {_mesh_text(self._here.mesh)}"
+        count = f"{self._here.num_params:,} parameters on {mesh_text(self._here.mesh)}"
         if snapshot is None:
             log.say(f"Beginning at step 0: {count}.")
             return self._begin()
@@ -202,7 +195,7 @@ class Training:
     ) -> tuple[TrainState, Cursor]:
         """Trains to the end, or to where the run is preempted."""
         run, watchdog = self._run, self._job.watchdog
-        metrics = _writers(run, self._workdir, leads=self._job.leads)
+        metrics = metric_writers(run, self._workdir, leads=self._job.leads)
         metrics.truncate_from(cursor.step + 1)
         progress: Any = contextlib.nullcontext()
         if self._job.leads:
@@ -239,7 +232,7 @@ class Training:
                 cursor=cursor,
                 train_steps=run.train_steps,
                 periods=run.periods,
-                throughput=_throughput(self._here),
+                throughput=throughput(self._here),
                 hooks=hooks,
             )
         watchdog.rest()
@@ -264,7 +257,7 @@ class Training:
             params=state.params,
             optimizer_state={"step": state.step, "state": state.optimizer_state},
             cursor=cursor.to_json(),
-            meta=_meta(self._here)
+            meta=meta(self._here)
             | {"course": self._course.to_json(), "warm_start": self._warm_start},
             metrics=held_out,
         )
@@ -314,71 +307,6 @@ class Training:
 def row_stream(here: Setting) -> RowStream:
     """Returns the batches of a run."""
     return RowStream(rows=train_rows(here.run, here.caches), schedule=here.run.batch_schedule)
-
-
-def _throughput(here: Setting) -> Throughput:
-    """Counts tokens, and MFU by the paper's formula: 6 FLOPs a parameter, and attention's."""
-    model: nn.Module = here.run.model
-    attention = getattr(model, "attention_flops_per_token", lambda sequence_length: 0)
-    flops = 6 * here.num_params + attention(here.run.data.sequence_length)
-    peak = here.run.reporting.peak_flops_per_device
-    if peak is None:
-        peak = peak_flops_per_device(jax.devices()[0].device_kind)
-    return Throughput(
-        flops_per_token=flops, peak_flops=None if peak is None else peak * here.mesh.size
-    )
-
-
-def _writers(run: Run, workdir: Path, *, leads: bool) -> writers.Writers:
-    if not leads:
-        return writers.Writers([])
-    chosen: list[writers.MetricWriter] = [writers.JsonLines(workdir / METRICS_FILE)]
-    if run.reporting.tensorboard:
-        chosen.append(writers.TensorBoard(workdir / "tensorboard"))
-    if run.reporting.wandb_project is not None:
-        chosen.append(
-            writers.WeightsAndBiases(
-                workdir,
-                project=run.reporting.wandb_project,
-                name=workdir.name,
-                mode=run.reporting.wandb_mode,
-            )
-        )
-    return writers.Writers(chosen)
-
-
-def _meta(here: Setting) -> dict[str, Any]:
-    return {
-        "identity": here.identity,
-        "vocabulary": here.vocabulary.description(),
-        "sequence_length": here.run.data.sequence_length,
-        "num_params": here.num_params,
-        "operative_config": gin_config.operative_config(),
-        "mesh": {name: int(size) for name, size in here.mesh.shape.items()},
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what decides a run's numbers, by name."""
-    return {
-        "python": platform.python_version(),
-        "palmscale": palmscale.__version__,
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Returns the leaves of a JSON value by their dotted names."""
-    if isinstance(value, dict):
-        return [leaf for key, inner in value.items() for leaf in _flat(inner, f"{name}.{key}")]
-    return [(name.removeprefix("."), value)]
-
-
-def _mesh_text(mesh: Mesh) -> str:
-    kind = jax.devices()[0].device_kind
-    sizes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1)
-    return f"{mesh.size} {kind} device(s), {sizes or 'one of each'}"
 
 
 def _made(directory: Path) -> Path:

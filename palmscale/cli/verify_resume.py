@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from palmscale.cli import tables
+from palmscale.cli.facts import versions
 from palmscale.cli.local_job import LocalJob
-from palmscale.cli.training import METRICS_FILE, versions
+from palmscale.cli.reporting import METRICS_FILE
 from palmscale.cli.wiring import CHECKPOINTS
 from palmscale.errors import UserError
 from palmscale.observe import log

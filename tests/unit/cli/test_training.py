@@ -13,7 +13,7 @@ import pytest
 import tiny_run
 import zstandard
 
-from palmscale.cli import gin_config, training, wiring
+from palmscale.cli import gin_config, reporting, training, wiring
 from palmscale.cli.run import load_run
 
 
@@ -67,7 +67,7 @@ def test_training_leaves_all_that_is_needed_to_go_on(tiny, said):
     assert said["begin"].returncode == 0, said["begin"].stderr
     assert {path.name for path in tiny.workdir.iterdir()} >= {
         wiring.CONFIG_FILE,
-        training.METRICS_FILE,
+        reporting.METRICS_FILE,
         training.VOCABULARY,
         wiring.CHECKPOINTS,
     }
@@ -136,7 +136,7 @@ def test_interrupted_training_says_how_to_go_on(tiny, tmp_path, said):
     line = [*tiny(TRAIN_STEPS=100_000, EVAL_EVERY_STEPS=None), f"--workdir={workdir}"]
     with tiny_run.start(*line) as process:
         try:
-            metrics, end = workdir / training.METRICS_FILE, time.monotonic() + 60
+            metrics, end = workdir / reporting.METRICS_FILE, time.monotonic() + 60
             while not (metrics.exists() and metrics.read_text()) and time.monotonic() < end:
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
