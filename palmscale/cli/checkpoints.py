@@ -58,10 +58,18 @@ def show(args: argparse.Namespace) -> None:
     facts += [(name, _flat(value)) for name, value in meta["identity"].items()]
     if warm_start := meta.get("warm_start"):
         facts.append(("warm start", _flat(warm_start)))
+    facts += [("rewind", _rewind(record)) for record in meta.get("course", {}).get("rewinds", [])]
     tables.print_facts(facts)
     print()
     _print_arrays(digest.read_manifest(directory)["arrays"])
     print("\n--config prints the gin configuration.")
+
+
+def _rewind(record: Mapping[str, Any]) -> str:
+    return (
+        f"from step {record['found']:,} to {record['rewound_to']:,}: {record['reason']};"
+        f" {record['skipped_rows']:,} rows left out"
+    )
 
 
 def verify(args: argparse.Namespace) -> int:

@@ -46,6 +46,13 @@ def test_each_fault_is_gone_back_from_and_its_rows_are_left_out(spiked):
     assert [line["step"] for line in tiny_run.metrics(workdir)] == list(range(1, 65))
 
 
+def test_a_checkpoint_tells_of_its_rewinds(spiked):
+    shown = tiny_run.run("checkpoint", "show", f"--workdir={spiked[0]}").stdout
+    lines = [" ".join(line.split()) for line in shown.splitlines() if line.startswith("rewind")]
+    assert len(lines) == 2
+    assert lines[0].startswith("rewind from step 32 to 20: loss") and "96 rows left out" in lines[0]
+
+
 def test_the_end_is_that_of_a_run_told_of_the_same_rows_from_the_start(spiked, tiny, tmp_path):
     workdir, _ = spiked
     skips = tuple(map(tuple, rewinds(workdir)[-1]["skips"]))
