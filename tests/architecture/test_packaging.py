@@ -85,7 +85,7 @@ def test_readme_opens_with_the_two_commands():
     assert _first_code_block().split("\n") == [
         "pip install -c constraints.txt -e . "
         "&& palmscale train --gin_file=configs/runs/quickstart.gin",
-        "pip install -c constraints.txt -e '.[test]' && pytest",
+        "pip install -c constraints.txt -e '.[test]' && pytest -n 2 --dist=loadfile",
         "",
     ]
 
