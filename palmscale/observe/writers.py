@@ -1,6 +1,7 @@
 """Where metrics go: JSON lines always, TensorBoard and Weights & Biases as extras."""
 
 import importlib
+import itertools
 import json
 import math
 import os
@@ -13,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 from palmscale.errors import UserError
 from palmscale.observe import log
+
+_WANDB_TRIES, _WANDB_PAUSE_SECONDS = 6, 2.0
 
 
 class MetricWriter(Protocol):
@@ -179,7 +182,7 @@ class WeightsAndBiases:
         settings = self._package.Settings(console="off", silent=True)
         # Offline there is nothing to look up: the pieces of one id are joined when they are synced.
         resume = "allow" if self._settings["mode"] == "online" else None
-        run = self._package.init(
+        run = self._initialized(
             dir=str(self._directory),
             id=id_path.read_text(encoding="utf-8"),
             resume=resume,
@@ -188,6 +191,16 @@ class WeightsAndBiases:
         )
         run.define_metric("*", step_metric="step")
         return run
+
+    def _initialized(self, **fields: Any) -> Any:
+        """Opens the run; its last process may have been killed so lately that it still holds it."""
+        for attempt in itertools.count(1):
+            try:
+                return self._package.init(**fields)
+            except Exception as error:
+                if "in use" not in str(error) or attempt == _WANDB_TRIES:
+                    raise
+                time.sleep(_WANDB_PAUSE_SECONDS)
 
 
 def _extra_package(package: str, extra: str) -> ModuleType:

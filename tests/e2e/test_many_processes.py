@@ -253,7 +253,8 @@ def test_two_processes_generate_what_one_does(four, tmp_path):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     with Job(command, tmp_path / "logs", processes=2, environment=flags) as job:
         job.succeed()
-    said = [line for line in job.said(0).splitlines() if "[Gloo]" not in line]
+    # Gloo's threads write over one another's lines.
+    said = [line for line in job.said(0).splitlines() if "connected" not in line]
     assert "\n".join(said).strip() == alone.strip()
     assert "def" not in job.said(1)
 

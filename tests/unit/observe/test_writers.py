@@ -6,6 +6,7 @@ import types
 import pytest
 
 from palmscale.errors import UserError
+from palmscale.observe import writers
 from palmscale.observe.writers import JsonLines, TensorBoard, WeightsAndBiases, Writers
 
 
@@ -129,6 +130,26 @@ def test_an_online_run_is_opened_at_the_first_write_and_may_be_resumed(tmp_path,
     assert [(run["id"], run["resume"], run["project"], run["name"]) for run in opened] == [
         ((tmp_path / "wandb_run_id").read_text(), "allow", "p", "n")
     ] * 2
+
+
+def test_a_run_that_its_killed_process_still_holds_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "_WANDB_PAUSE_SECONDS", 0)
+    answers = [RuntimeError("run ID 1 is in use")] * 2 + [types.SimpleNamespace()]
+    answers[-1].define_metric = answers[-1].log = lambda *_, **__: None
+
+    def init(**_):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    wandb = types.SimpleNamespace(Settings=lambda **_: None, init=init)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    WeightsAndBiases(tmp_path, project="p").write(1, {"loss": 1.0})
+    assert answers == []
+    answers[:] = [RuntimeError("no such project")]
+    with pytest.raises(RuntimeError, match="no such project"):
+        WeightsAndBiases(tmp_path, project="p").write(1, {"loss": 1.0})
 
 
 def test_an_unknown_mode_is_the_users_mistake(tmp_path):
