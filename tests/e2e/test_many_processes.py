@@ -254,7 +254,8 @@ def test_two_processes_generate_what_one_does(four, tmp_path):
     with Job(command, tmp_path / "logs", processes=2, environment=flags) as job:
         job.succeed()
     # Gloo's threads write over one another's lines.
-    said = [line for line in job.said(0).splitlines() if "connected" not in line]
+    torn = re.compile("Gloo|connected|peer ranks")
+    said = [line for line in job.said(0).splitlines() if not torn.search(line)]
     assert "\n".join(said).strip() == alone.strip()
     assert "def" not in job.said(1)
 
