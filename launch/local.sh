@@ -53,8 +53,8 @@ start() {
     ((processes > 1)) || unset JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID
     if ((index == 0)); then
       # Ctrl-C reaches these readers too; they stay, for what the process says while it saves.
-      palmscale "$@" > >(trap '' INT && exec tee -a "$log") \
-        2> >(trap '' INT && tee -a "$log" | grep --line-buffered -v '^\[Gloo\]' >&2) &
+      palmscale "$@" > >(trap '' INT && tee -a "$log" | grep --line-buffered -v -e '^\[Gloo\]' -e 'peer ranks is : ') \
+        2> >(trap '' INT && exec tee -a "$log" >&2) &
     else
       palmscale "$@" >>"$log" 2>&1 &
     fi
