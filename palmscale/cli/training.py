@@ -25,13 +25,15 @@ from palmscale.cluster.agree import check_alike
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.feed import Feed, abstract_batch
 from palmscale.data.stream import Batch, Cursor, RowStream
-from palmscale.errors import UserError
+from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
 from palmscale.observe.progress import Progress
+from palmscale.observe.writers import Writers
 from palmscale.train import loop
 from palmscale.train.compiled import CompiledStep
 from palmscale.train.faults import faulty, parse_faults, spoil
 from palmscale.train.replicas import first_difference
+from palmscale.train.spike import Spike
 from palmscale.train.state import TrainState, init_state
 from palmscale.train.step import TrainStep, make_train_step
 
@@ -197,6 +199,8 @@ class Training:
         run, watchdog = self._run, self._job.watchdog
         metrics = metric_writers(run, self._workdir, leads=self._job.leads)
         metrics.truncate_from(cursor.step + 1)
+        # Compiled only where a fault asks for it.
+        nan_step = CompiledStep(self._make_step(edit_gradients=spoil), self._here.plan)
         progress: Any = contextlib.nullcontext()
         if self._job.leads:
             progress = Progress(total_steps=run.train_steps, start_step=cursor.step)
@@ -226,7 +230,7 @@ class Training:
             )
             state, cursor = loop.train(
                 state,
-                step_at=faulty(self._step, self._spoiled_step, faults, self._stream),
+                step_at=faulty(self._step, nan_step, faults, self._stream),
                 feed=self._witnessed(feed),
                 stream=self._stream,
                 cursor=cursor,
@@ -242,10 +246,6 @@ class Training:
         for cursor, batch in feed:
             self._witness.batch(cursor.step, batch)
             yield cursor, batch
-
-    @functools.cache  # noqa: B019 - one Training a process
-    def _spoiled_step(self) -> TrainStep:
-        return CompiledStep(self._make_step(edit_gradients=spoil), self._here.plan)
 
     def _save(
         self, done: int, state: TrainState, cursor: Cursor, held_out: Mapping[str, float]
@@ -267,19 +267,14 @@ class Training:
             return False
         return self._store.is_save_due(self._run.periods.save_every_seconds)
 
-    def _rewind(self, feed: Feed, metrics: Any, spike: Any) -> tuple[TrainState, Cursor]:
+    def _rewind(self, feed: Feed, metrics: Writers, spike: Spike) -> tuple[TrainState, Cursor]:
         """Goes back to a checkpoint before the spike, leaves out the rows that led to it."""
         course = self._course
         course.check_rewinds(spike)
 
-        def choose(texts: list[str]) -> str:
-            return str(course.target(self._store.verified_steps(), spike))
-
         with contextlib.suppress(RuntimeError):  # a save that failed is warned of at the next one
             self._store.wait()
-        seconds = self._job.deadlines.agree_seconds
-        target = int(self._job.peers.decide("rewind", "", choose, seconds))
-        snapshot = self._restore(target) if target else None
+        snapshot = self._restore_before(spike)
         state, cursor = self._begin() if snapshot is None else self._from(snapshot)
         self._store.discard_newer(cursor.step)
         cursor = self._course.go_on(course, spike, self._stream, cursor)
@@ -291,6 +286,23 @@ class Training:
         metrics.truncate_from(cursor.step + 1)
         feed.seek(cursor)
         return state, cursor
+
+    def _restore_before(self, spike: Spike) -> Snapshot | None:
+        """Returns the newest good checkpoint that is old enough; None: the beginning is the one."""
+
+        def choose(texts: list[str]) -> str:
+            return str(self._course.target(self._store.verified_steps(), spike))
+
+        while True:
+            seconds = self._job.deadlines.agree_seconds
+            target = int(self._job.peers.decide("rewind", "", choose, seconds))
+            if target == 0:
+                return None
+            try:
+                return self._restore(target)
+            except CorruptionError as error:
+                # The store has marked it: the next choice is an older one.
+                log.warn(f"the checkpoint of step {target} is not used: {error}")
 
     def _check_copies(self, done: int, state: TrainState) -> None:
         def decide(text: str, decide: Callable[[list[str]], str]) -> str:

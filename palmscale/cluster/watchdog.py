@@ -6,6 +6,7 @@ long it prints every thread's stack and the host that the others wait for, and e
 process that ends tells the others why: JAX alone would let them wait for its heartbeat.
 """
 
+import contextlib
 import faulthandler
 import json
 import sys
@@ -83,7 +84,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(_POLL_SECONDS, self._stall_seconds / 4)):
-            self._publish()
+            # The service may be gone or slow; whether this process stands still is seen without it.
+            with contextlib.suppress(Exception):
+                self._publish()
             if words := said_by_others(self._peers):
                 if self._age() > self._stall_seconds / 2:  # it may be the one they waited for
                     faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)

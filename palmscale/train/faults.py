@@ -51,7 +51,7 @@ def parse_faults(text: str) -> tuple[Fault, ...]:
 
 def faulty(
     train_step: TrainStep,
-    nan_step: Callable[[], TrainStep],
+    nan_step: TrainStep,
     faults: Sequence[Fault],
     stream: RowStream,
 ) -> Callable[[Cursor], TrainStep]:
@@ -59,7 +59,7 @@ def faulty(
 
     Args:
         train_step: without a fault.
-        nan_step: makes the step whose gradients are spoiled; called when it is needed.
+        nan_step: the same with spoiled gradients.
         faults: by step; they stay with the rows that those steps have where nothing is skipped.
         stream: tells the rows.
     """
@@ -70,7 +70,7 @@ def faulty(
         if not here:
             return train_step
         log.warn(f"step {cursor.step + 1}: --inject puts in {', '.join(f.kind for f in here)}.")
-        step = nan_step() if any(fault.kind == NAN for fault in here) else train_step
+        step = nan_step if any(fault.kind == NAN for fault in here) else train_step
         return _pushed(step) if any(fault.kind == SPIKE for fault in here) else step
 
     return step_at if by_row else lambda cursor: train_step

@@ -104,7 +104,6 @@ def train(
                 jax.block_until_ready(state)
                 hooks.beat(REWINDING, cursor.step)
                 state, cursor = hooks.rewind(spike)
-                ends = False
             if cursor.step % _COLLECT_EVERY_STEPS == 0:
                 collect_garbage()
     return state, cursor

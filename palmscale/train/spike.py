@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import Any, Self
+from typing import Any
 
 from palmscale.errors import UserError
 
@@ -87,11 +87,6 @@ class Detector:
             "suspect": self._suspect,
             "non_finite": self._non_finite,
         }
-
-    @classmethod
-    def from_json(cls, policy: SpikePolicy, known: Mapping[str, Any] | None) -> Self:
-        """Returns the detector that goes on from what `to_json` described; None: a new one."""
-        return cls(policy, known)
 
     def observe(self, step: int, *, loss: float, grad_norm: float) -> Spike | None:
         """Returns the spike that ends the patience at `step`; None: train on."""

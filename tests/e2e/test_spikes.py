@@ -84,3 +84,26 @@ def test_too_many_rewinds_end_the_run_with_the_reason(tiny, finished, tmp_path):
 def test_a_fault_that_there_is_not_is_refused(tiny, tmp_path):
     done = tiny_run.run(*tiny(tmp_path / "run"), "--inject=meteor@3", code=2)
     assert "'meteor@3'" in done.stderr and "spike@120,nan@200" in done.stderr
+
+
+def test_a_damaged_checkpoint_is_no_place_to_go_back_to(tiny, finished, tmp_path):
+    # Step 20, where the undisturbed run goes back to, is damaged just before.
+    probe = f"""
+import pathlib
+from palmscale.cli.training import Training
+rewind = Training._rewind
+def damaging(self, feed, metrics, spike):
+    folder = pathlib.Path({str(tmp_path / "run/checkpoints/20")!r})
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return rewind(self, feed, metrics, spike)
+Training._rewind = damaging
+"""
+    command = [*tiny(tmp_path / "run", **(STEPS | {"TRAIN_STEPS": 34})), "--inject=spike@30"]
+    (done,) = tiny_run.run_each([command], probe)
+    assert done.returncode == 0, done.stderr
+    assert "the checkpoint of step 20 is not used" in done.stderr
+    (record,) = rewinds(tmp_path / "run")
+    assert record["rewound_to"] < 20

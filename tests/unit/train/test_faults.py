@@ -34,7 +34,7 @@ def test_what_is_no_fault_is_refused_with_an_example(text):
 
 
 def step_at(faults, cursor):
-    return faulty(NORMAL, lambda: SPOILED, parse_faults(faults), STREAM)(cursor)
+    return faulty(NORMAL, SPOILED, parse_faults(faults), STREAM)(cursor)
 
 
 def test_without_faults_every_step_is_the_normal_one():
@@ -75,7 +75,7 @@ def test_spoiled_gradients_leave_the_loss_and_the_parameters_as_they_were(here):
 def test_a_spike_pushes_the_parameters_and_the_loss_follows(here):
     batch = here.batch(targets(4))
     cursor = STREAM.cursor(5)
-    pushed = faulty(here.step, lambda: SPOILED, parse_faults("spike@5"), STREAM)(cursor)
+    pushed = faulty(here.step, SPOILED, parse_faults("spike@5"), STREAM)(cursor)
     _, metrics = pushed(init_state(here.plan, MODEL, seed=0), batch)
     _, normal = here.step(init_state(here.plan, MODEL, seed=0), batch)
     assert float(metrics["loss"]) > 2 * float(normal["loss"])

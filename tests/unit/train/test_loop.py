@@ -6,6 +6,7 @@ from palmscale.data.stream import BatchSchedule, Cursor, RowStream, Shuffled
 from palmscale.errors import UserError
 from palmscale.observe.throughput import Throughput
 from palmscale.train.loop import Hooks, Periods, train
+from palmscale.train.spike import Spike
 
 TOKENS = 7
 
@@ -40,11 +41,16 @@ class Run:
         )
 
     def feed(self, cursor):
+        self.restart(cursor)
         while True:
+            cursor = self.next_cursor
             if cursor.step == self.feed_fails_at:
                 raise OSError("a disk is gone")
+            self.next_cursor = self.stream.advance(cursor)
             yield cursor, cursor.next_row
-            cursor = self.stream.advance(cursor)
+
+    def restart(self, cursor):
+        self.next_cursor = cursor
 
     def step(self, state, batch):
         done = state + 1
@@ -66,7 +72,14 @@ class Run:
         self.saved.append((done, state, cursor, dict(held_out)))
 
     def train(
-        self, *, cursor=None, train_steps=4, eval_every=None, save_every=None, rates_every=10
+        self,
+        *,
+        cursor=None,
+        train_steps=4,
+        eval_every=None,
+        save_every=None,
+        rates_every=10,
+        check_every=None,
     ):
         cursor = cursor or Cursor()
         state, self.cursor = train(
@@ -80,6 +93,7 @@ class Run:
                 eval_every_steps=eval_every,
                 save_every_steps=save_every,
                 rates_every_steps=rates_every,
+                check_every_steps=check_every,
             ),
             throughput=Throughput(),
             hooks=Hooks(
@@ -203,3 +217,46 @@ def test_a_period_below_one_step_is_refused_by_its_gin_name(field):
     periods = {"eval_every_steps": None, "save_every_steps": None}
     with pytest.raises(UserError, match=f"{field.upper()}=0 must be at least 1, or None"):
         Periods(**periods | {field: 0})
+
+
+def test_a_spike_is_gone_back_from_and_nothing_of_it_is_saved():
+    run = Run()
+    back = {"left": 1}
+
+    def find(step, metrics):
+        return Spike(step, step, "high") if step == 4 and back["left"] else None
+
+    def rewind(spike):
+        back["left"] -= 1
+        run.events.append(f"rewind from {spike.found}")
+        run.restart(run.stream.cursor(1))
+        return 1, run.stream.cursor(1)
+
+    run.more_hooks = {"find_spike": find, "rewind": rewind}
+    assert run.train(train_steps=6, save_every=2) == 6
+    assert [done for done, _ in run.reported] == [1, 2, 3, 4, 2, 3, 4, 5, 6]
+    assert [done for done, *_ in run.saved] == [2, 2, 4, 6]
+
+
+def test_a_run_that_is_preempted_saves_there_and_ends_without_evaluating():
+    run = Run(is_preempted=lambda step: step == 3)
+    assert run.train(train_steps=6, eval_every=3) == 3
+    assert run.cursor.step == 3 and [done for done, *_ in run.saved] == [3]
+    assert not any(event.startswith("evaluate") for event in run.events)
+
+
+def test_a_preemption_is_not_forgotten_where_a_spike_is_gone_back_from_at_the_same_step():
+    run = Run(
+        is_preempted=lambda step: step == 3,
+        find_spike=lambda step, metrics: Spike(3, 3, "high") if step == 3 else None,
+        rewind=lambda spike: (1, run.stream.cursor(1)),
+    )
+    assert run.train(train_steps=6) == 1
+    assert run.cursor.step == 1 and run.saved == []
+
+
+def test_the_check_comes_at_its_period_before_the_save():
+    run = Run(check=lambda step, state: run.events.append(f"check {step}"))
+    run.train(train_steps=4, save_every=2, check_every=2)
+    checks = [event for event in run.events if event.startswith(("check", "save"))]
+    assert checks == ["check 2", "save 2", "check 4", "save 4"]
