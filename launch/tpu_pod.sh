@@ -10,7 +10,7 @@
 #   tpu_pod.sh down   [OPTIONS]            give the TPUs back
 #
 #   tpu_pod.sh run --name=palm --zone=us-central2-b --type=v4-128 \
-#       train --gin_file=configs/recipes/palm_8b.gin --workdir=gs://bucket/palm
+#       train --gin_file=configs/recipes/palm_8b.gin --workdir=/mnt/shared/palm
 #
 # OPTIONS, or in the environment TPU_NAME, TPU_ZONE, TPU_PROJECT, TPU_TYPE, TPU_RUNTIME:
 #   --name=NAME --zone=ZONE --project=PROJECT   (the project: gcloud's own, if not given)
@@ -259,7 +259,7 @@ report() {
 }
 
 run() {
-  ((${#command[@]} > 0)) || fail "no command - add one, such as: train --gin_file=... --workdir=gs://..."
+  ((${#command[@]} > 0)) || fail "no command - add one, such as: train --gin_file=... --workdir=/mnt/shared/..."
   local seen running workers now most
   while :; do
     [[ -z $dry_run && $(state) == ACTIVE ]] || up

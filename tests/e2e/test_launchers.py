@@ -84,4 +84,7 @@ def test_the_jobset_restarts_all_but_never_a_mistake():
     assert container["command"] == ["palmscale"] and container["args"][0] == "train"
     flags = dict(a.removeprefix("--").split("=", 1) for a in container["args"][1:])
     assert (tiny_run.CHECKOUT / flags["gin_file"]).exists()
-    assert flags["workdir"].startswith("gs://")
+    # The workdir is on the volume that all hosts share.
+    (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
+    assert volume["name"] == mount["name"] and volume["persistentVolumeClaim"]["claimName"]
+    assert flags["workdir"].startswith(mount["mountPath"] + "/")
