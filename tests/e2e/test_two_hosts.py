@@ -25,8 +25,9 @@ def ip(*arguments, check=True):
 def can_make_namespaces():
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
-    made = ip("netns", "add", "palmscale-probe", check=False).returncode == 0
-    ip("netns", "delete", "palmscale-probe", check=False)
+    probe = f"palmscale-{os.getpid()}"  # each worker of the suite asks, at the same time
+    made = ip("netns", "add", probe, check=False).returncode == 0
+    ip("netns", "delete", probe, check=False)
     return made
 
 
