@@ -90,8 +90,11 @@ def abstract_params(model: nn.Module) -> Any:
     Raises:
         UserError: a parameter without logical axes; it would be replicated without a word.
     """
-    tokens_BL = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    boxed = jax.eval_shape(model.init, {"params": jax.random.key(0)}, tokens_BL)["params"]
+
+    def init() -> Any:  # The key is made inside too: the layout's devices may not exist.
+        return model.init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))["params"]
+
+    boxed = jax.eval_shape(init)
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         boxed, is_leaf=lambda node: isinstance(node, nn.Partitioned)
     ):
