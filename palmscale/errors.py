@@ -17,3 +17,11 @@ class HostLost(RuntimeError):
 
     The command line prints the message as one line and exits with code 75, 'restart me'.
     """
+
+
+class DoesNotFitError(RuntimeError):
+    """A program needs more memory than a device has: `needed_bytes` and `offered_bytes`."""
+
+    def __init__(self, *, needed_bytes: int, offered_bytes: int) -> None:
+        super().__init__(f"needs {needed_bytes:,} bytes of {offered_bytes:,} a device")
+        self.needed_bytes, self.offered_bytes = needed_bytes, offered_bytes

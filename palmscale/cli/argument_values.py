@@ -58,3 +58,10 @@ def share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is out of range; give more than 0 and at most 1")
     return value
+
+
+def stage(text: str) -> str:
+    """Returns which batches to plan: `largest`, `all`, or a number of sequences."""
+    if text in ("largest", "all") or (text.isdecimal() and int(text) > 0):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is none of largest, all, or a number of sequences")

@@ -6,48 +6,27 @@ Nothing heavy is imported here, so that `--help` answers at once.
 import argparse
 import os
 import pathlib
-import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import palmscale
-from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share, workdir
-from palmscale.cli.nearest import did_you_mean
+from palmscale.cli.argument_values import at_least, checkpoint_or_all, share, stage, workdir
+from palmscale.cli.command import (
+    GIN_PREFIX,
+    Parser,
+    Raw,
+    add_checkpoint_choice,
+    add_command,
+    add_place,
+    add_workdir,
+)
 from palmscale.data.vocab_training import MAX_SIZE, MIN_SIZE, MODEL_TYPES
-from palmscale.errors import UserError
-
-GIN_PREFIX = "--gin."
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argparse parser that answers a mistake in one line, with the nearest known word."""
-
-    def __init__(self, *args: Any, **keywords: Any):
-        # Abbreviated flags would make every new flag a breaking change.
-        super().__init__(*args, allow_abbrev=False, **keywords)
-
-    def error(self, message: str) -> NoReturn:
-        pattern = r"argument (\S+): invalid choice: '([^']*)' \(choose from (.*)\)"
-        if choice := re.search(pattern, message):
-            what = "command " if choice[1] == "COMMAND" else f"{choice[1]}="
-            known = [word.strip(" '") for word in choice[3].split(",")]
-            message = f"unknown {what}{choice[2]}{did_you_mean(choice[2], known)}"
-        raise UserError(f"{message} - see `{self.prog} --help`")
-
-    def refuse_unknown(self, arguments: list[str]) -> None:
-        """Raises UserError for arguments that no flag took."""
-        for argument in arguments:
-            flag = argument.partition("=")[0]
-            if flag.startswith("-"):
-                self.error(f"unknown flag {flag}{did_you_mean(flag, self._option_string_actions)}")
-        if arguments:
-            self.error(f"unexpected argument {arguments[0]}")
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the whole command line, but for `--gin.NAME=VALUE`."""
-    top = _Parser(
-        prog="palmscale", description=palmscale.__doc__, epilog=_EPILOG, formatter_class=_Raw
+    top = Parser(
+        prog="palmscale", description=palmscale.__doc__, epilog=_EPILOG, formatter_class=Raw
     )
     top.add_argument("--version", action="version", version=f"palmscale {palmscale.__version__}")
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -62,10 +41,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-class _Raw(argparse.RawDescriptionHelpFormatter):
-    pass
-
-
 _EPILOG = """\
 examples:
   palmscale train --gin_file=configs/runs/quickstart.gin
@@ -74,37 +49,8 @@ examples:
 """
 
 
-def _command(commands: Any, name: str, function: str, summary: str, **keywords: Any) -> _Parser:
-    """Adds a command that `palmscale.cli.<function>` answers; `gin`: it reads gin files."""
-    gin = keywords.pop("gin", False)
-    command = commands.add_parser(
-        name, help=summary, description=summary, formatter_class=_Raw, **keywords
-    )
-    command.set_defaults(function=function, parser=command, gin=gin, gin_bindings=[])
-    command.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
-    if gin:
-        command.add_argument(
-            "--gin_file",
-            action="append",
-            default=[],
-            metavar="FILE",
-            help="a gin file; repeat it to add more",
-        )
-        # Taken out of the arguments before argparse sees them; stated here for --help.
-        command.add_argument(
-            f"{GIN_PREFIX}NAME=VALUE",
-            dest="gin_help",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="set a macro or a parameter of the gin files, as in --gin.TRAIN_STEPS=200",
-        )
-    return command
-
-
 def _add_training(commands: Any) -> None:
-    train = _command(
+    train = add_command(
         commands,
         "train",
         "training.train",
@@ -123,8 +69,8 @@ def _add_training(commands: Any) -> None:
     train.add_argument(
         "--witness", metavar="FILE", help="note each step's batch and randomness there"
     )
-    _add_place(train)
-    verify = _command(
+    add_place(train)
+    verify = add_command(
         commands,
         "verify-resume",
         "verify_resume.verify_resume",
@@ -153,13 +99,14 @@ def _add_training(commands: Any) -> None:
         metavar="NAME=VALUE",
         help="a gin setting of the resumed run, such as another mesh; repeat it for more",
     )
-    evaluate = _command(
+    evaluate = add_command(
         commands, "eval", "wiring.evaluate", "Evaluate a checkpoint on held-out text.", gin=True
     )
-    _add_workdir(evaluate)
-    _add_checkpoint_choice(evaluate)
-    _add_place(evaluate)
-    _command(
+    add_workdir(evaluate)
+    add_checkpoint_choice(evaluate)
+    add_place(evaluate)
+    _add_plan(commands)
+    add_command(
         commands,
         "explain",
         "explain.explain",
@@ -168,12 +115,43 @@ def _add_training(commands: Any) -> None:
     )
 
 
+def _add_plan(commands: Any) -> None:
+    plan = add_command(
+        commands,
+        "plan",
+        "plan.plan",
+        "Tell whether a run fits on TPUs that are not here, and how fast it goes; exit code 1 if"
+        " it does not fit.",
+        gin=True,
+    )
+    plan.add_argument(
+        "--topology", metavar="NAME", help="v4:12x16x16, v5p-256, v5e-256 (default: the gin files')"
+    )
+    plan.add_argument("--slices", type=at_least(int, 1), metavar="N", help="how many of them")
+    plan.add_argument(
+        "--batch",
+        type=stage,
+        default="largest",
+        metavar="N",
+        help="sequences a step: largest (default) or all of the schedule's, or a number",
+    )
+    plan.add_argument(
+        "--dollars_per_chip_hour", type=at_least(float, 0), metavar="D", help="to state a price"
+    )
+    plan.add_argument(
+        "--workdir",
+        type=workdir,
+        help="where plan.json and plan.html go, and where train looks for them"
+        " (default: runs/<name of the gin file>)",
+    )
+
+
 def _add_generate(commands: Any) -> None:
-    generate = _command(
+    generate = add_command(
         commands, "generate", "samples.generate", "Write text with a trained model."
     )
-    _add_workdir(generate)
-    _add_checkpoint_choice(generate)
+    add_workdir(generate)
+    add_checkpoint_choice(generate)
     prompt = generate.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", help="the text to go on from (default: none)")
     prompt.add_argument("--prompt_file", metavar="FILE", help="a file with the text to go on from")
@@ -196,7 +174,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument(
         "--seed", type=int, default=0, help="default: 0; the same seed writes the same text"
     )
-    _add_place(generate)
+    add_place(generate)
 
 
 def _add_checkpoint(commands: Any) -> None:
@@ -205,17 +183,17 @@ def _add_checkpoint(commands: Any) -> None:
     inner = top.add_subparsers(
         title="commands", metavar="COMMAND", dest="subcommand", required=True
     )
-    _add_workdir(_command(inner, "ls", "checkpoints.ls", "List the checkpoints of a run."))
-    show = _command(inner, "show", "checkpoints.show", "Show what a checkpoint holds.")
-    _add_workdir(show)
-    _add_checkpoint_choice(show)
+    add_workdir(add_command(inner, "ls", "checkpoints.ls", "List the checkpoints of a run."))
+    show = add_command(inner, "show", "checkpoints.show", "Show what a checkpoint holds.")
+    add_workdir(show)
+    add_checkpoint_choice(show)
     show.add_argument(
         "--config", action="store_true", help="print the gin configuration it was trained with"
     )
-    verify = _command(
+    verify = add_command(
         inner, "verify", "checkpoints.verify", "Read every byte; exit code 1 if any is damaged."
     )
-    _add_workdir(verify)
+    add_workdir(verify)
     verify.add_argument(
         "--checkpoint",
         type=checkpoint_or_all,
@@ -223,7 +201,7 @@ def _add_checkpoint(commands: Any) -> None:
         metavar="WHICH",
         help="all (default), latest, best, or a step",
     )
-    diff = _command(
+    diff = add_command(
         inner,
         "diff",
         "checkpoint_diff.diff",
@@ -237,9 +215,9 @@ def _add_checkpoint(commands: Any) -> None:
         )
     diff.add_argument("--workdir", type=workdir, help="the folder of the run that both are of")
     for name, does in (("pin", "Keep a checkpoint for good."), ("unpin", "Take a pin back.")):
-        pin = _command(inner, name, f"checkpoints.{name}", does)
-        _add_workdir(pin)
-        _add_checkpoint_choice(pin)
+        pin = add_command(inner, name, f"checkpoints.{name}", does)
+        add_workdir(pin)
+        add_checkpoint_choice(pin)
 
 
 def _add_data(commands: Any) -> None:
@@ -248,7 +226,7 @@ def _add_data(commands: Any) -> None:
     inner = top.add_subparsers(
         title="commands", metavar="COMMAND", dest="subcommand", required=True
     )
-    build = _command(
+    build = add_command(
         inner, "build", "rows.build", "Build the row caches that the gin files describe.", gin=True
     )
     _add_processes(build)
@@ -257,12 +235,12 @@ def _add_data(commands: Any) -> None:
         metavar="FLAGS",
         help="build by Apache Beam, with these flags of it, as in --beam='--runner=FlinkRunner'",
     )
-    verify = _command(
+    verify = add_command(
         inner, "verify", "rows.verify", "Check every row against its digest.", gin=True
     )
     _add_cache(verify)
     _add_processes(verify)
-    show = _command(
+    show = add_command(
         inner, "show", "show.show", "Show some rows as text, with statistics.", gin=True
     )
     _add_cache(show)
@@ -288,7 +266,7 @@ def _add_vocab(commands: Any) -> None:
     inner = top.add_subparsers(
         title="commands", metavar="COMMAND", dest="subcommand", required=True
     )
-    train = _command(
+    train = add_command(
         inner,
         "train",
         "vocabulary.train",
@@ -313,7 +291,7 @@ def _add_vocab(commands: Any) -> None:
         help="of text to train on, a sample of the corpus (default: 200000000)",
     )
     train.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
-    check = _command(
+    check = add_command(
         inner,
         "check",
         "vocabulary.check",
@@ -327,30 +305,6 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "cache", nargs="?", metavar="CACHE", help="its folder, in place of gin files"
     )
-
-
-def _add_workdir(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workdir", type=workdir, required=True, help="the folder of the run")
-
-
-def _add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--checkpoint",
-        type=checkpoint,
-        default="latest",
-        metavar="WHICH",
-        help="latest (default), best, or a step",
-    )
-
-
-def _add_place(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group(
-        "several processes",
-        "Cloud TPU, GKE, Slurm and Open MPI tell by themselves; elsewhere, for each process:",
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--num_processes", type=at_least(int, 1), metavar="N")
-    group.add_argument("--process_id", type=at_least(int, 0), metavar="I", help="0 to N - 1")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -384,5 +338,5 @@ def _complete_gin_arguments(args: argparse.Namespace) -> None:
         args.parser.error("no gin file; add --gin_file=configs/runs/quickstart.gin")
     if cache and (args.gin_file or args.gin_bindings):
         args.parser.error(f"both a cache ({cache}) and gin flags; give one of them")
-    if args.command == "train" and args.workdir is None:
+    if args.command in ("train", "plan") and args.workdir is None:
         args.workdir = os.path.join("runs", pathlib.Path(args.gin_file[-1]).stem)

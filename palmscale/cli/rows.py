@@ -17,7 +17,7 @@ from palmscale.data.mixture import Mixed, check_alike
 from palmscale.data.processes import Executor, LocalProcesses
 from palmscale.data.sources import TRAIN, VALIDATION
 from palmscale.data.stream import NumberedRows, Shuffled
-from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary
+from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log, progress
 
@@ -48,6 +48,19 @@ def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, Ro
     opened = {name: open_rows(part, executor=executor) for name, part in data.parts().items()}
     check_alike(opened)
     return opened
+
+
+def vocabulary_of(data: Data) -> Vocabulary:
+    """Returns the vocabulary that `data` describes, without its rows.
+
+    Raises:
+        UserError: the SentencePiece model cannot be read.
+    """
+    if data.cache is not None:
+        return RowCache.open(data.cache).vocabulary
+    if data.sentencepiece_model is None:
+        return ByteVocabulary()
+    return SentencePieceVocabulary(data.sentencepiece_model)
 
 
 def train_rows(run: Run, opened: Mapping[str, RowCache]) -> NumberedRows:
@@ -131,15 +144,10 @@ def _open_or_build(data: Data, executor: Executor | None) -> RowCache:
                 f"SEQUENCE_LENGTH={data.sequence_length}; make them equal."
             )
         return cache
-    vocabulary = (
-        ByteVocabulary()
-        if data.sentencepiece_model is None
-        else SentencePieceVocabulary(data.sentencepiece_model)
-    )
     with _bars() as show_progress:
         return caches.open_or_build(
             corpus=data.corpus,
-            vocabulary=vocabulary,
+            vocabulary=vocabulary_of(data),
             sequence_length=data.sequence_length,
             packing=data.packing,
             seed=data.seed,

@@ -156,12 +156,22 @@ class Layout:
         rules: name of a table in palmscale.partition.rules.
         overrides: logical axis to mesh axis, over the table.
         simulated_devices: CPU devices to pretend to have; None: the machine's own devices.
+        topology: the TPU slice that it is meant for, as `palmscale plan` reads it: v4:12x16x16.
+        slices: how many of them.
+        compiler_options: XLA's, for the step on a TPU: {'xla_...': 'true'}.
     """
 
     mesh: MeshSpec
     rules: str = "2d"
     overrides: dict[str, MeshAxes] = dataclasses.field(default_factory=dict)
     simulated_devices: int | None = None
+    topology: str | None = None
+    slices: int = 1
+    compiler_options: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def options_on(self, platform: str) -> dict[str, str]:
+        """Returns the compiler options for a platform: other than `tpu` has none of these."""
+        return self.compiler_options if platform == "tpu" else {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -261,14 +271,22 @@ class Run:
         Raises:
             UserError: one does not.
         """
-        parts = data_parallel * self.microbatches
         for _, sequences in self.batch_schedule.stages:
-            if sequences % parts:
-                raise UserError(
-                    f"BATCH_SCHEDULE has {sequences} sequences, which do not divide over "
-                    f"{data_parallel} data-parallel devices x MICROBATCHES={self.microbatches}; "
-                    f"use a multiple of {parts}."
-                )
+            self.check_divides(sequences, data_parallel, "BATCH_SCHEDULE")
+
+    def check_divides(self, sequences: int, data_parallel: int, said_by: str) -> None:
+        """Checks that one batch divides over that many groups of devices and the microbatches.
+
+        Raises:
+            UserError: it does not; `said_by` is the setting that it comes from.
+        """
+        parts = data_parallel * self.microbatches
+        if sequences % parts:
+            raise UserError(
+                f"{said_by} has {sequences} sequences, which do not divide over "
+                f"{data_parallel} data-parallel devices x MICROBATCHES={self.microbatches}; "
+                f"use a multiple of {parts}."
+            )
 
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """Returns what must stay the same for a run to go on: names to JSON values.

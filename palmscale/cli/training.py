@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.store import CheckpointStore, Snapshot
 from palmscale.cli import gin_config, samples
@@ -19,7 +21,14 @@ from palmscale.cli.reporting import metric_writers, throughput
 from palmscale.cli.rows import train_rows
 from palmscale.cli.run import check_same_run, describe, load_run
 from palmscale.cli.warm import given_parameters
-from palmscale.cli.wiring import CHECKPOINTS, CONFIG_FILE, Setting, evaluator, setting
+from palmscale.cli.wiring import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    Setting,
+    evaluator,
+    make_step,
+    setting,
+)
 from palmscale.cli.witness import Witness
 from palmscale.cluster.agree import check_alike
 from palmscale.cluster.preempt import Preemption
@@ -35,7 +44,6 @@ from palmscale.train.faults import faulty, parse_faults, spoil
 from palmscale.train.replicas import first_difference
 from palmscale.train.spike import Spike
 from palmscale.train.state import TrainState, init_state
-from palmscale.train.step import TrainStep, make_train_step
 
 VOCABULARY = "vocabulary"
 _LOOK_AT_CLOCK_EVERY_STEPS = 10  # all processes do, and wait for process 0's
@@ -100,21 +108,14 @@ class Training:
         self._witness = witness
         self._run = here.run
         self._stream = row_stream(here)
-        self._step = CompiledStep(self._make_step(), here.plan)
+        self._step = self._compiled()
         self._course = Course(self._run.spikes)
         self._warm_start: dict[str, Any] | None = None
 
-    def _make_step(self, **options: Any) -> TrainStep:
-        return make_train_step(
-            model=self._run.model,
-            plan=self._here.plan,
-            bos_id=self._here.vocabulary.bos_id,
-            seed=self._run.seed,
-            z_loss=self._run.z_loss,
-            loss_chunk_length=self._run.loss_chunk_length,
-            microbatches=self._run.microbatches,
-            **options,
-        )
+    def _compiled(self, **options: Any) -> CompiledStep:
+        plan = self._here.plan
+        step = make_step(self._run, plan, self._here.vocabulary.bos_id, **options)
+        return CompiledStep(step, plan, self._run.layout.options_on(jax.default_backend()))
 
     def agree(self) -> None:
         """Compiles the step, and goes on only where all processes are about to do the same.
@@ -200,7 +201,7 @@ class Training:
         metrics = metric_writers(run, self._workdir, leads=self._job.leads)
         metrics.truncate_from(cursor.step + 1)
         # Compiled only where a fault asks for it.
-        nan_step = CompiledStep(self._make_step(edit_gradients=spoil), self._here.plan)
+        nan_step = self._compiled(edit_gradients=spoil)
         progress: Any = contextlib.nullcontext()
         if self._job.leads:
             progress = Progress(total_steps=run.train_steps, start_step=cursor.step)

@@ -28,6 +28,7 @@ from palmscale.partition.shardings import spec
 from palmscale.train.evaluate import combine, make_eval_step
 from palmscale.train.evaluate import evaluate as held_out_loss
 from palmscale.train.state import StatePlan, plan_state
+from palmscale.train.step import TrainStep, make_train_step
 
 CONFIG_FILE, CHECKPOINTS = "config.gin", "checkpoints"
 
@@ -76,17 +77,40 @@ def setting(run: Run) -> Iterator[Setting]:
     rules = layout_rules(run.layout.rules, run.layout.overrides)
     caches = open_caches(run.data)
     vocabulary = next(iter(caches.values())).vocabulary
+    check_vocabulary(run, vocabulary)
+    with layout(mesh, rules):
+        plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
+        yield Setting(
+            run=run, caches=caches, vocabulary=vocabulary, mesh=mesh, rules=rules, plan=plan
+        )
+
+
+def check_vocabulary(run: Run, vocabulary: Vocabulary) -> None:
+    """Checks that the model has a row for every token.
+
+    Raises:
+        UserError: it has too few.
+    """
     num_tokens = getattr(run.model, "num_tokens", None)
     if num_tokens is not None and vocabulary.size > num_tokens:
         raise UserError(
             f"the vocabulary {vocabulary.name} has {vocabulary.size} tokens and "
             f"NUM_TOKENS={num_tokens}: the model needs at least as many."
         )
-    with layout(mesh, rules):
-        plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
-        yield Setting(
-            run=run, caches=caches, vocabulary=vocabulary, mesh=mesh, rules=rules, plan=plan
-        )
+
+
+def make_step(run: Run, plan: StatePlan, bos_id: int, **options: Any) -> TrainStep:
+    """Returns the train step of a run, the same to train with and to plan."""
+    return make_train_step(
+        model=run.model,
+        plan=plan,
+        bos_id=bos_id,
+        seed=run.seed,
+        z_loss=run.z_loss,
+        loss_chunk_length=run.loss_chunk_length,
+        microbatches=run.microbatches,
+        **options,
+    )
 
 
 def evaluate(args: argparse.Namespace) -> None:

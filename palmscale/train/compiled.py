@@ -1,6 +1,7 @@
 """The train step as the devices run it: compiled before its first use, and known by a digest."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,21 +16,33 @@ class CompiledStep:
 
     Hosts compile at different speeds, and a collective does not wait long for the last of them: so
     the first shape is compiled by `prepare`, after which they can meet, and not by the first call.
+    `compiler_options` are XLA's, as `xla_...: value`.
     """
 
-    def __init__(self, step: TrainStep, plan: StatePlan) -> None:
+    def __init__(
+        self,
+        step: TrainStep,
+        plan: StatePlan,
+        compiler_options: Mapping[str, str | bool | int] = {},
+    ) -> None:
         self._jitted = jax.jit(step, donate_argnums=0, out_shardings=(plan.shardings, None))
         self._abstract_state = plan.abstract
+        self._compiler_options = dict(compiler_options) or None
         self._by_shape: dict[Any, Any] = {}
 
+    def trace(self, batch: Batch) -> jax.stages.Traced:
+        """Returns the step traced for a batch, abstract or not; its devices need not exist."""
+        return self._jitted.trace(self._abstract_state, jax.tree.map(_abstract, batch))
+
     def lower(self, batch: Batch) -> jax.stages.Lowered:
-        """Returns the step lowered for a batch, abstract or not; needs no devices' memory."""
-        return self._jitted.lower(self._abstract_state, jax.tree.map(_abstract, batch))
+        """Returns the step lowered for a batch, abstract or not; its devices need not exist."""
+        return self.trace(batch).lower()
 
     def prepare(self, batch: Batch) -> str:
         """Compiles for a batch, abstract or not, and returns the digest of the program."""
         lowered = self.lower(batch)
-        self._by_shape[_shape(batch)] = lowered.compile()
+        compiled = lowered.compile(compiler_options=self._compiler_options)
+        self._by_shape[_shape(batch)] = compiled
         return digest(lowered)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

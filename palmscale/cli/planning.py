@@ -1,0 +1,182 @@
+"""Plans a run: its own train step, lowered for a topology, judged, printed and written down."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from palmscale import axes
+from palmscale.cli import tables
+from palmscale.cli.explain import num_params
+from palmscale.cli.facts import versions
+from palmscale.cli.rows import vocabulary_of
+from palmscale.cli.run import Run, describe, load_run
+from palmscale.cli.wiring import check_vocabulary, make_step
+from palmscale.data.pack import SEGMENTS
+from palmscale.data.stream import Batch
+from palmscale.errors import UserError
+from palmscale.observe import log
+from palmscale.partition.mesh import layout, make_mesh
+from palmscale.partition.rules import layout_rules
+from palmscale.partition.shardings import audit, spec
+from palmscale.plan import report, topology
+from palmscale.plan.flops import matmul_flops
+from palmscale.plan.page import page
+from palmscale.plan.topology import Topology
+from palmscale.plan.verdict import Step, judge
+from palmscale.train.compiled import CompiledStep, digest
+from palmscale.train.state import plan_state
+
+PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Plans the stages of a run that are asked for; 1 where one does not fit."""
+    run = load_run(args.gin_file, args.gin_bindings)
+    where = _topology(run, args)
+    plans = []
+    for sequences in _batches(run, args.batch):
+        log.say(f"Compiling the step of {sequences:,} sequences for {where}.")
+        verdict = judge(lowered_step(run, where, sequences), where)
+        plans.append(
+            report.to_json(
+                verdict,
+                tokens_to_train=run.batch_schedule.rows_before(run.train_steps)
+                * run.data.sequence_length,
+                dollars_per_chip_hour=args.dollars_per_chip_hour,
+            )
+        )
+        print_plan(plans[-1])
+    _write(Path(args.workdir), run, plans)
+    return 0 if all(one["fits"] for one in plans) else 1
+
+
+def lowered_step(run: Run, where: Topology, sequences: int) -> Step:
+    """Returns the run's train step for a batch of so many sequences, lowered for a topology.
+
+    Raises:
+        UserError: the mesh, the batch or a parameter does not divide; or there is no such libtpu.
+    """
+    mesh = make_mesh(run.layout.mesh, devices_of(where))
+    rules = layout_rules(run.layout.rules, run.layout.overrides)
+    data_parallel = mesh.shape[axes.REPLICA] * mesh.shape[axes.DATA]
+    run.check_batches(data_parallel)
+    run.check_divides(sequences, data_parallel, "--batch")
+    vocabulary = vocabulary_of(run.data)
+    check_vocabulary(run, vocabulary)
+    with layout(mesh, rules):
+        plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
+        step = CompiledStep(make_step(run, plan, vocabulary.bos_id), plan)
+        traced = step.trace(_batch(run, mesh, rules, sequences))
+        lowered = traced.lower()
+    length = run.data.sequence_length
+    attention = getattr(run.model, "attention_flops_per_token", lambda sequence_length: 0)
+    arrays = audit(plan.boxed.params, mesh.shape, rules)
+    return Step(
+        lowered=lowered,
+        digest=digest(lowered),
+        mesh=mesh,
+        params=plan.abstract.params,
+        optimizer_state=plan.abstract.optimizer_state,
+        tokens=sequences * length,
+        sequence_length=length,
+        num_params=num_params(arrays, getattr(run.model, "num_tokens", None)),
+        attention_flops_per_token=attention(length),
+        matmul_flops=matmul_flops(traced),
+        layers=getattr(run.model, "depth", 1),
+        vocabulary=getattr(run.model, "stored_tokens", vocabulary.size),
+        compiler_options=run.layout.compiler_options,
+    )
+
+
+def devices_of(where: Topology) -> list[jax.Device]:
+    """Returns the devices of a topology, none of which is here.
+
+    Raises:
+        UserError: libtpu cannot be used, and why.
+    """
+    try:
+        return where.describe()
+    except (ImportError, RuntimeError, jax.errors.JaxRuntimeError) as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "lockfile" in str(error):
+            raise UserError(
+                "another process on this machine holds libtpu - plan shares it where"
+                " ALLOW_MULTIPLE_LIBTPU_LOAD=1 - end that process, or set the variable for it too"
+            ) from None
+        raise UserError(
+            f"libtpu does not describe {where}: {text} - needed is the libtpu that this jax is"
+            " released with - pip install 'palmscale[plan]'"
+        ) from None
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """Prints one plan: the verdict, then where the bytes go."""
+    print()
+    tables.print_facts(report.facts(plan))
+    rows = [
+        [name, tables.size(size)]
+        for name, size in plan["collective_bytes"].items()
+        if size >= 2**20
+    ]
+    if rows:
+        print()
+        tables.print_table(("collectives", "a step and device"), rows, right=(1,))
+    for one in plan["surprises"][:8]:
+        print(
+            f"unexpected: {one['kind']} over {one['axis']} of {one['array']},"
+            f" {one['executions_per_step']} a step: {one['why']} ({one['source'] or 'no source'})"
+        )
+
+
+def _topology(run: Run, args: argparse.Namespace) -> Topology:
+    name = args.topology or run.layout.topology
+    if name is None:
+        raise UserError(
+            "no topology: neither TOPOLOGY in the gin files nor --topology says one - add for"
+            " example --topology=v5e-256"
+        )
+    return topology.parse(name, args.slices or (1 if args.topology else run.layout.slices))
+
+
+def _batches(run: Run, which: str) -> Iterator[int]:
+    """Yields the sizes of batches to plan: the largest, every stage's, or the one named."""
+    sizes = sorted({sequences for _, sequences in run.batch_schedule.stages})
+    if which == "largest":
+        yield sizes[-1]
+    elif which == "all":
+        yield from sizes
+    else:
+        yield int(which)
+
+
+def _batch(run: Run, mesh: Mesh, rules: Any, sequences: int) -> Batch:
+    """Returns the shapes of a batch as `data/feed.py` gives it."""
+    sharding = NamedSharding(mesh, spec((axes.BATCH, axes.LENGTH), rules))
+    shape = (sequences, run.data.sequence_length)
+
+    def array(dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    if run.data.packing != SEGMENTS:
+        return Batch(target_BL=array(jnp.int32))
+    return Batch(
+        target_BL=array(jnp.int32),
+        segment_BL=array(jnp.int32),
+        position_BL=array(jnp.int32),
+        weight_BL=array(jnp.float32),
+    )
+
+
+def _write(workdir: Path, run: Run, plans: list[dict[str, Any]]) -> None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    whole = {"versions": versions(), "run": describe(run), "plans": plans}
+    (workdir / PLAN_FILE).write_text(json.dumps(whole, indent=1))
+    (workdir / PAGE_FILE).write_text(page(whole))
+    print()
+    print(f"Everything is in {workdir / PLAN_FILE}; to look at: {workdir / PAGE_FILE}")

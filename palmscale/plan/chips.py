@@ -1,0 +1,137 @@
+"""TPU generations as their vendor states them: what one chip computes, holds and sends.
+
+Sources, one for each figure: Google Cloud's pages of TPU v5e, v5p, v6e and TPU7x (peak, HBM, ICI,
+data-center network, host memory); for v4, Jouppi et al. 2023 (arXiv:2304.01433, table 4: peak, HBM,
+clock, six links of 50 GB/s) and for its network PaLM, section 4: 81 Tb/s over 1,536 hosts. A clock
+is the peak over what the matrix units do in a cycle, where the vendor states units that make the
+two agree; else it is unknown. Nothing here is fitted to a measured run.
+"""
+
+import dataclasses
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One generation of TPU.
+
+    Attributes:
+        name: as users write it: `v5p`.
+        platform: as the compiler writes it.
+        torus_dims: 2 or 3; a chip has two links along each.
+        cores: TensorCores a chip.
+        devices: JAX devices a chip: 1 where its cores act as one.
+        peak_flops: dense bfloat16 FLOP/s a chip.
+        hbm_bytes: a chip.
+        hbm_bytes_per_second: a chip.
+        link_bytes_per_second: of one ICI link, in one direction.
+        network_bytes_per_second: of the data-center network, in one direction, a chip.
+        host_bytes: memory of a host (VM).
+        host_chips: chips a host has.
+        clock_hz: cycles a second; None: unknown.
+        max_chips: of the largest slice.
+    """
+
+    name: str
+    platform: str
+    torus_dims: int
+    cores: int
+    devices: int = 1
+    peak_flops: float
+    hbm_bytes: int
+    hbm_bytes_per_second: float
+    link_bytes_per_second: float
+    network_bytes_per_second: float
+    host_bytes: int
+    host_chips: int = 4
+    clock_hz: float | None
+    max_chips: int
+
+    @property
+    def device_peak_flops(self) -> float:
+        """Dense bfloat16 FLOP/s of one JAX device."""
+        return self.peak_flops / self.devices
+
+    @property
+    def flops_per_cycle(self) -> float | None:
+        """FLOPs that one JAX device's matrix units do in a cycle; None where no clock is known."""
+        return None if self.clock_hz is None else self.device_peak_flops / self.clock_hz
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip(
+            name="v4",
+            platform="v4",
+            torus_dims=3,
+            cores=2,
+            peak_flops=275e12,
+            hbm_bytes=32 * GIB,
+            hbm_bytes_per_second=1200e9,
+            link_bytes_per_second=50e9,
+            network_bytes_per_second=81e12 / 8 / 1536 / 4,
+            host_bytes=400 * 10**9,
+            clock_hz=1.05e9,  # 2 cores x 4 units x 128 x 128 multiply-adds
+            max_chips=4096,
+        ),
+        Chip(
+            name="v5e",
+            platform="v5e",
+            torus_dims=2,
+            cores=1,
+            peak_flops=197e12,
+            hbm_bytes=16 * GIB,
+            hbm_bytes_per_second=800e9,
+            link_bytes_per_second=50e9,
+            network_bytes_per_second=25e9 / 8,
+            host_bytes=192 * 10**9,
+            clock_hz=1.5e9,  # 4 units x 128 x 128 multiply-adds
+            max_chips=256,
+        ),
+        Chip(
+            name="v5p",
+            platform="v5p",
+            torus_dims=3,
+            cores=2,
+            peak_flops=459e12,
+            hbm_bytes=95 * GIB,
+            hbm_bytes_per_second=2765e9,
+            link_bytes_per_second=100e9,
+            network_bytes_per_second=50e9 / 8,
+            host_bytes=448 * 10**9,
+            clock_hz=1.75e9,  # 2 cores x 4 units x 128 x 128 multiply-adds
+            max_chips=6144,
+        ),
+        Chip(
+            name="v6e",
+            platform="v6e",
+            torus_dims=2,
+            cores=1,
+            peak_flops=918e12,
+            hbm_bytes=32 * GIB,
+            hbm_bytes_per_second=1638e9,
+            link_bytes_per_second=100e9,
+            network_bytes_per_second=100e9 / 8,
+            host_bytes=720 * 10**9,
+            clock_hz=None,
+            max_chips=256,
+        ),
+        Chip(
+            name="tpu7x",
+            platform="tpu7x",
+            torus_dims=3,
+            cores=2,
+            devices=2,
+            peak_flops=2307e12,
+            hbm_bytes=192 * GIB,
+            hbm_bytes_per_second=7380e9,
+            link_bytes_per_second=100e9,
+            network_bytes_per_second=100e9 / 8,
+            host_bytes=960 * 10**9,
+            clock_hz=None,
+            max_chips=9216,
+        ),
+    )
+}

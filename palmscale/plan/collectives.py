@@ -1,0 +1,266 @@
+"""Every collective of a compiled step: what it moves, along which mesh axis, how often and why."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from palmscale import axes
+from palmscale.plan import hlo
+from palmscale.plan.groups import replica_groups
+from palmscale.plan.hlo import Instruction, Program
+from palmscale.plan.network import Network, Path
+
+_KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+    """One collective instruction.
+
+    Attributes:
+        name: of the instruction that starts it.
+        kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute.
+        axis: the mesh axes that its groups go along, as `data` or `data+model`; `part of data`.
+        array: dtype and shape of the whole array: gathered, or before it is scattered.
+        bytes: of that array, a chip; all arrays together where several go at once.
+        padded_bytes: of these, what the compiler added to make shards equal.
+        executions: a step.
+        is_async: it runs beside what stands between its start and its end.
+        source: `file.py:line`.
+        op_name: scopes and primitive in JAX.
+        seconds: of one execution, alone on its links.
+    """
+
+    name: str
+    kind: str
+    axis: str
+    array: str
+    bytes: int
+    padded_bytes: int
+    executions: int
+    is_async: bool
+    source: str
+    op_name: str
+    seconds: float
+    path: Path
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Of all executions."""
+        return self.bytes * self.executions
+
+    @property
+    def phase(self) -> str:
+        """Where in the step it stands: `forward`, `backward`, `recomputed` or `other`."""
+        if "rematted_computation" in self.op_name:
+            return "recomputed"
+        if "transpose(" in self.op_name:
+            return "backward"
+        return "forward" if "jvp(" in self.op_name else "other"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """The collectives of a program.
+
+    Attributes:
+        found: by the name of the instruction that starts each.
+        ends: the name of an instruction that waits for a collective, to the name of its start.
+    """
+
+    found: dict[str, Collective]
+    ends: dict[str, str]
+
+
+def find(program: Program, mesh: Mesh, network: Network) -> Traffic:
+    """Returns the collectives of a program, and what waits for those that are asynchronous."""
+    found: dict[str, Collective] = {}
+    ends: dict[str, str] = {}
+    for computation, executions in program.executions.items():
+        body = program.computations[computation]
+        by_name = {instruction.name: instruction for instruction in body}
+        channels: dict[str, str] = {}
+        for outer in body:
+            inside = _inside(program, outer)
+            role = _role(outer, inside)
+            one = next((i for i in (outer, *inside) if _kind(i) is not None), None)
+            if role == "end":
+                operand = outer.operands[0] if outer.operands else ""
+                start = channels.get(_channel(one)) if one else operand
+                ends[outer.name] = start or operand
+            elif one is not None and role != "middle":
+                channels[_channel(one)] = outer.name
+                described = _describe(
+                    program, outer, one, by_name, executions, role == "start", mesh, network
+                )
+                if described.path.size > 1:  # a group of one moves nothing
+                    found[outer.name] = described
+    return Traffic(found=found, ends={end: start for end, start in ends.items() if start in found})
+
+
+def _inside(program: Program, outer: Instruction) -> tuple[Instruction, ...]:
+    """Returns the instructions of a fusion: on TPU a reduce-scatter is a fusion of an all-reduce
+    and a slice, and an asynchronous collective goes on within the fusions that it runs beside."""
+    if outer.opcode not in ("fusion", "async-start"):
+        return ()
+    return program.computations.get(outer.called("calls") or "", ())
+
+
+def _role(outer: Instruction, inside: Sequence[Instruction]) -> str:
+    """Returns `start`, `middle` or `end` of an asynchronous collective, or `whole`."""
+    if outer.opcode.endswith("-done"):
+        return "end"
+    if outer.opcode.endswith("-start") or outer.opcode == "send":
+        return "start"
+    texts = " ".join(i.attributes for i in inside if i.opcode == "custom-call")
+    if "AsyncCollectiveStart" in texts:
+        return "start"
+    if "AsyncCollectiveDone" in texts:
+        return "end"
+    return "middle" if (outer.called("calls") or "").startswith("async_collective") else "whole"
+
+
+def _channel(instruction: Instruction) -> str:
+    found = re.search(r"channel_id=(\d+)", instruction.attributes)
+    return found[1] if found else instruction.name
+
+
+def _kind(instruction: Instruction) -> str | None:
+    if instruction.opcode == "send":
+        between = _BETWEEN_SLICES.search(instruction.attributes)
+        return between[1].lower().replace("_", "-") if between else None
+    kind = instruction.opcode.removesuffix("-start")
+    return kind if kind in _KINDS else None
+
+
+def _describe(
+    program: Program,
+    outer: Instruction,
+    inner: Instruction,
+    by_name: dict[str, Instruction],
+    executions: int,
+    is_async: bool,
+    mesh: Mesh,
+    network: Network,
+) -> Collective:
+    kind = _kind(inner) or ""
+    if inner is not outer and kind == "all-reduce" and "scatter" in (outer.called("calls") or ""):
+        kind = "reduce-scatter"
+    groups = replica_groups(inner.attributes, mesh.size)
+    if kind == "collective-permute" and groups is not None:
+        groups = groups[groups[:, 0] != groups[:, 1]]  # to itself is no way
+    if inner.opcode == "send":
+        groups = network.across_slices()
+    elif groups is None:
+        groups = np.arange(mesh.size)[None]
+    moved = _moved(inner)
+    if inner.opcode.startswith("reduce-scatter"):
+        moved = [(d, (*s[:-1], s[-1] * groups.shape[1])) for d, s in moved]
+    num_bytes = sum(hlo.array_bytes(dtype, shape) for dtype, shape in moved)
+    given = sum(by_name[name].bytes for name in outer.operands if name in by_name)
+    padded = max(0, num_bytes - given) if kind == "reduce-scatter" and inner is not outer else 0
+    path = network.path(groups[0])
+    causes = [outer, inner, *_makers(outer, by_name)]
+    largest = max(moved, key=lambda array: hlo.array_bytes(*array), default=("", ()))
+    return Collective(
+        name=outer.name,
+        kind=kind,
+        axis=axis_of(groups, mesh, pairs=kind == "collective-permute"),
+        array=f"{largest[0]}[{','.join(map(str, largest[1]))}]",
+        bytes=num_bytes,
+        padded_bytes=padded,
+        executions=executions,
+        is_async=is_async,
+        source=next(filter(None, map(program.source, causes)), ""),
+        op_name=next((i.op_name for i in causes if i.op_name), ""),
+        seconds=network.seconds(kind, path, num_bytes),
+        path=path,
+    )
+
+
+def _makers(
+    instruction: Instruction, by_name: dict[str, Instruction], depth: int = 6
+) -> Iterator[Instruction]:
+    """Yields what an instruction's operands come from, nearest first.
+
+    The compiler drops the sources of what it moves out of a loop; of their operands it does not.
+    """
+    near = [by_name[name] for name in instruction.operands if name in by_name]
+    yield from near
+    if depth:
+        for one in near:
+            yield from _makers(one, by_name, depth - 1)
+
+
+def _moved(instruction: Instruction) -> list[tuple[str, tuple[int, ...]]]:
+    """Returns the whole arrays: a start's result also has its operands ahead of them."""
+    found = hlo.arrays(instruction.type)
+    if instruction.opcode == "collective-permute-start":
+        return found[1:2]
+    if instruction.opcode == "send":
+        return found[:1]
+    if instruction.opcode in ("all-gather-start", "all-to-all-start"):
+        return found[len(found) // 2 :]
+    return found
+
+
+def axis_of(groups: np.ndarray, mesh: Mesh, *, pairs: bool = False) -> str:
+    """Returns the mesh axes along which the members of a group differ: `data`, `data+model`.
+
+    `part of data` where a group has not all that differ along them; pairs never have.
+    """
+    places = np.array(np.unravel_index(groups[0], tuple(mesh.shape.values())))
+    names = [name for name, row in zip(mesh.shape, places, strict=True) if len(np.unique(row)) > 1]
+    whole = int(np.prod([mesh.shape[name] for name in names]))
+    partly = not pairs and groups.shape[1] < whole
+    return ("part of " if partly else "") + ("+".join(names) or "none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Surprise:
+    """A collective that a well-laid-out step would not have."""
+
+    collective: Collective
+    why: str
+
+
+def surprises(
+    found: Sequence[Collective], *, logits_sizes: set[int], gradient_bytes: int
+) -> list[Surprise]:
+    """Returns what is unexpected, the most bytes first.
+
+    Args:
+        found: the collectives of a step.
+        logits_sizes: sizes of the vocabulary's dim, whole and sharded over an axis.
+        gradient_bytes: an all-reduce of at least so many bytes over data is a whole gradient.
+    """
+    flagged = []
+    for one in found:
+        dims = [int(size) for size in re.findall(r"\d+", one.array.partition("[")[2])]
+        is_logits = len(dims) > 2 and dims[-1] in logits_sizes
+        if one.kind == "all-gather" and is_logits:
+            flagged.append(Surprise(collective=one, why="gathers logits"))
+        elif one.kind == "all-reduce" and axes.DATA in one.axis and one.bytes >= gradient_bytes:
+            flagged.append(
+                Surprise(collective=one, why="sums a whole gradient; a reduce-scatter would do")
+            )
+        elif one.axis.startswith("part of"):
+            flagged.append(Surprise(collective=one, why="its groups follow no mesh axis"))
+        elif one.padded_bytes > 0.02 * one.bytes:
+            share = one.padded_bytes / one.bytes
+            flagged.append(
+                Surprise(collective=one, why=f"{share:.0%} of it is padding to equal shards")
+            )
+    return sorted(flagged, key=lambda surprise: -surprise.collective.bytes_per_step)

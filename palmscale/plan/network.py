@@ -1,0 +1,136 @@
+"""How long a collective takes on the torus, and over the data-center network between slices.
+
+Bandwidth only, from the vendor's figures, and one microsecond for each hop; the method is in
+docs/planning.md. A group that fills whole rings uses both directions of every one of them.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from palmscale.plan.topology import Topology
+
+HOP_SECONDS = 1e-6  # "How to Scale Your Model" (Google DeepMind, 2025), chapter on TPUs
+NETWORK = "network"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Path:
+    """What the members of a group have between them.
+
+    Attributes:
+        size: members.
+        extents: members along each torus dim.
+        rings: whether each dim's members are a full ring; False too where there is one.
+        slices: over how many slices the group goes.
+        bytes_per_second: that one chip sends or receives over the torus.
+        hops: the longest way on the torus.
+    """
+
+    size: int
+    extents: tuple[int, ...]
+    rings: tuple[bool, ...]
+    slices: int
+    bytes_per_second: float
+    hops: int
+
+    @property
+    def lanes(self) -> frozenset[str]:
+        """What it keeps busy: dims of the torus, and the network between slices."""
+        dims = {f"torus {dim}" for dim, extent in enumerate(self.extents) if extent > 1}
+        return frozenset(dims | ({NETWORK} if self.slices > 1 else set()))
+
+
+class Network:
+    """The devices of a mesh, in its order, on their torus."""
+
+    def __init__(self, topology: Topology, devices: Sequence[jax.Device]) -> None:
+        self.topology = topology
+        self._coords = np.array([d.coords[: topology.chip.torus_dims] for d in devices])
+        self._slices = np.array([getattr(d, "slice_index", 0) or 0 for d in devices])
+        self._paths: dict[tuple[int, ...], Path] = {}
+
+    def across_slices(self) -> np.ndarray:
+        """Returns the groups of devices that have the same place in every slice."""
+        return np.arange(len(self._slices)).reshape(self.topology.slices, -1).T
+
+    def path(self, members: np.ndarray) -> Path:
+        """Returns what joins the devices with these numbers in the mesh."""
+        key = tuple(members.tolist())
+        if key not in self._paths:
+            self._paths[key] = self._find(members)
+        return self._paths[key]
+
+    def _find(self, members: np.ndarray) -> Path:
+        coords, slices = self._coords[members], self._slices[members]
+        within = coords[slices == slices[0]]
+        torus, rings = self.topology.dims, self.topology.rings
+        extents, is_ring, links = [], [], 0.0
+        for dim, size in enumerate(torus):
+            places = np.unique(within[:, dim])
+            extents.append(len(places))
+            is_ring.append(len(places) > 1 and len(places) == size and rings[dim])
+            if len(places) > 1:
+                # Groups that lie between one another's members share the links.
+                share = len(places) / _span(places, size, rings[dim])
+                links += (2 if is_ring[-1] else 1) * share
+        # A group that fills no box of the torus shares its links with those that lie in the gaps.
+        filled = len(np.unique(within, axis=0)) / math.prod(extents)
+        hops = sum(n // 2 if ring else n - 1 for n, ring in zip(extents, is_ring))
+        return Path(
+            size=len(members),
+            extents=tuple(extents),
+            rings=tuple(is_ring),
+            slices=len(np.unique(slices)),
+            bytes_per_second=links * filled * self.topology.chip.link_bytes_per_second,
+            hops=hops,
+        )
+
+    def seconds(self, kind: str, path: Path, num_bytes: float) -> float:
+        """Returns the time of one collective, alone on its links.
+
+        Args:
+            kind: HLO's name without `-start`, or `reduce-scatter` for XLA's fusion of one.
+            path: of its group.
+            num_bytes: of the whole array: gathered, or before it is scattered.
+        """
+        inside = path.size // path.slices
+        chip = self.topology.chip
+        total = 0.0
+        if inside > 1:
+            share = num_bytes * (inside - 1) / inside
+            # On the two cores of one chip that are devices of their own, memory is the way.
+            rate = path.bytes_per_second or chip.hbm_bytes_per_second
+            total += _PASSES.get(kind, 1.0) * share / rate + path.hops * HOP_SECONDS
+        if path.slices > 1:
+            # Between slices each chip sends what it holds after the slice's own part.
+            part = num_bytes / inside * (path.slices - 1) / path.slices
+            total += _PASSES.get(kind, 1.0) * part / chip.network_bytes_per_second
+        return total
+
+
+# How often an array passes the links. All-to-all on a ring: each byte goes a quarter of the way.
+_PASSES = {"all-reduce": 2.0, "all-to-all": 0.25, "ragged-all-to-all": 0.25}
+
+
+def _span(places: np.ndarray, size: int, ring: bool) -> int:
+    """Returns over how many places of a dim these reach, the shorter way round on a ring."""
+    reach = int(places[-1] - places[0]) + 1
+    if not ring:
+        return reach
+    gaps = np.diff(np.concatenate([places, [places[0] + size]]))
+    return int(min(reach, size - gaps.max() + 1))
+
+
+@functools.cache
+def describe_path(extents: tuple[int, ...], rings: tuple[bool, ...]) -> str:
+    """Returns extents as a person reads them: `12 (ring) x 1 x 1`."""
+    parts = [
+        f"{extent}{' (ring)' if ring else ' (line)' if extent > 1 else ''}"
+        for extent, ring in zip(extents, rings)
+    ]
+    return " x ".join(parts)

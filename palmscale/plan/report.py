@@ -1,0 +1,220 @@
+"""A verdict as numbers for a program (`plan.json`) and as lines for a person."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from palmscale.plan.chips import GIB
+from palmscale.plan.collectives import Collective
+from palmscale.plan.network import describe_path
+from palmscale.plan.verdict import Speed, Verdict
+
+PREDICTION = "predicted from the compiled program; not measured on a TPU"
+UNKNOWN_CLOCK = "unknown: the vendor states no clock of this chip"
+
+
+def to_json(verdict: Verdict, *, tokens_to_train: int, dollars_per_chip_hour: float | None) -> dict:
+    """Returns everything that a plan says, as JSON values; what is not known is None.
+
+    Args:
+        verdict: of one step.
+        tokens_to_train: the run's budget.
+        dollars_per_chip_hour: None: no price.
+    """
+    step, topology = verdict.step, verdict.topology
+    return {
+        "topology": str(topology),
+        "chips": topology.chips,
+        "hosts": topology.hosts,
+        "mesh": {name: int(size) for name, size in step.mesh.shape.items()},
+        "placement": {
+            name: {"torus": describe_path(path.extents, path.rings), "slices": path.slices}
+            for name, path in verdict.placement.items()
+        },
+        "step_digest": step.digest,
+        "batch_sequences": step.tokens // step.sequence_length,
+        "sequence_length": step.sequence_length,
+        "parameters": step.num_params,
+        "fits": verdict.fits,
+        "memory": _memory(verdict),
+        "compute": {
+            "model_flops": step.model_flops,
+            "matmul_flops": step.matmul_flops,
+            "cycles": verdict.cycles,
+            "kernel_flops_per_device": verdict.kernel_flops,
+        },
+        "collective_bytes": bytes_by_kind(verdict.found),
+        "collectives": [_collective(one, step.layers) for one in verdict.found],
+        "surprises": [
+            {"why": one.why, **_collective(one.collective, step.layers)}
+            for one in verdict.surprises
+        ],
+        "prediction": _prediction(verdict, tokens_to_train, dollars_per_chip_hour),
+        "compile_cpu_seconds": verdict.compiled and round(verdict.compiled.cpu_seconds, 1),
+    }
+
+
+def _memory(verdict: Verdict) -> dict[str, Any]:
+    compiled = verdict.compiled
+    return {
+        "needed_bytes": verdict.needed_bytes,
+        "offered_bytes": verdict.offered_bytes,
+        "state_bytes": verdict.state,
+        "peak_bytes_by_kind": verdict.held,
+        "argument_bytes": compiled and compiled.argument_bytes,
+        "aliased_bytes": compiled and compiled.aliased_bytes,
+        "temporary_bytes": compiled and compiled.temporary_bytes,
+        "program_bytes": compiled and compiled.program_bytes,
+        "host_bytes": verdict.host_bytes,
+        "host_offered_bytes": verdict.topology.chip.host_bytes,
+    }
+
+
+def _collective(one: Collective, layers: int) -> dict[str, Any]:
+    return {
+        "kind": one.kind,
+        "axis": one.axis,
+        "array": one.array,
+        "bytes": one.bytes,
+        "executions_per_step": one.executions,
+        "executions_per_layer": round(one.executions / layers, 2),
+        "asynchronous": one.is_async,
+        "phase": one.phase,
+        "source": one.source,
+        "op_name": one.op_name,
+        "milliseconds": round(one.seconds * 1e3, 4),
+    }
+
+
+def bytes_by_kind(found: Sequence[Collective]) -> dict[str, int]:
+    """Returns the bytes a chip and step of collectives, by kind, axis and whether they wait."""
+    total: dict[str, int] = {}
+    for one in found:
+        key = f"{one.kind} over {one.axis}, {'asynchronous' if one.is_async else 'synchronous'}"
+        total[key] = total.get(key, 0) + one.bytes_per_step
+    return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def _prediction(
+    verdict: Verdict, tokens_to_train: int, dollars_per_chip_hour: float | None
+) -> dict[str, Any] | None:
+    if verdict.times is None or verdict.fast is None or verdict.slow is None:
+        return None
+    times = verdict.times
+
+    def of(speed: Speed) -> dict[str, Any]:
+        seconds = tokens_to_train / verdict.step.tokens * speed.seconds
+        chip_hours = seconds / 3600 * verdict.topology.chips
+        return {
+            "step_seconds": speed.seconds,
+            "mfu": speed.mfu,
+            "mfu_causal": speed.mfu_causal,
+            "hfu": speed.hfu,
+            "tokens_per_second_per_chip": speed.tokens_per_second_per_chip,
+            "days": seconds / 86400,
+            "chip_hours": chip_hours,
+            "dollars": dollars_per_chip_hour and dollars_per_chip_hour * chip_hours,
+        }
+
+    return {
+        "label": PREDICTION,
+        "if_all_overlaps": of(verdict.fast),
+        "if_nothing_overlaps": of(verdict.slow),
+        "seconds": {
+            "compute": times.compute,
+            "of_which_kernels": times.kernels,
+            "waiting_for": dict(times.exposed),
+            "moving": dict(times.moving),
+        },
+    }
+
+
+def facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the lines of the answer for a person: pairs of a name and its value."""
+    memory = plan["memory"]
+    mesh = " x ".join(f"{name}={size}" for name, size in plan["mesh"].items() if size > 1)
+    lines = [
+        ("topology", f"{plan['topology']}: {plan['chips']:,} chips, {plan['hosts']:,} hosts"),
+        ("mesh", mesh or "one device"),
+    ]
+    lines += [(f"  {name}", _where(place)) for name, place in plan["placement"].items()]
+    lines += [
+        (
+            "batch",
+            f"{plan['batch_sequences']:,} sequences of {plan['sequence_length']:,} tokens",
+        ),
+        ("memory", memory_line(memory, fits=plan["fits"])),
+    ]
+    if memory["argument_bytes"] is not None:
+        lines += [
+            (f"  {kind}", f"{size / GIB:.2f} GiB")
+            for kind, size in _parts(memory)
+            if size >= GIB / 100
+        ]
+    lines.append(
+        (
+            "host memory",
+            f"{memory['host_bytes'] / GIB:.1f} GiB of {memory['host_offered_bytes'] / GIB:.0f} for"
+            " one checkpoint and the input",
+        )
+    )
+    return lines + _speed_lines(plan)
+
+
+def memory_line(memory: Mapping[str, Any], *, fits: bool) -> str:
+    """Returns the verdict in one line."""
+    needed, offered = memory["needed_bytes"] / GIB, (memory["offered_bytes"] or 0) / GIB
+    if fits:
+        return f"fits: {needed:.2f} GiB of {offered:.2f} a device at the fullest moment"
+    return (
+        f"DOES NOT FIT: the step's own arrays need {needed:.2f} GiB and a device offers"
+        f" {offered:.2f}, {needed / offered:.1f} times too much"
+        if needed > 1.05 * offered
+        else f"DOES NOT FIT: {needed:.2f} GiB needed, {offered:.2f} offered a device"
+    )
+
+
+def _where(place: Mapping[str, Any]) -> str:
+    over = f", {place['slices']} slices over the data-center network" if place["slices"] > 1 else ""
+    return f"torus {place['torus']}{over}"
+
+
+def _parts(memory: Mapping[str, Any]) -> list[tuple[str, int]]:
+    return [*memory["state_bytes"].items(), *memory["peak_bytes_by_kind"].items()]
+
+
+def _speed_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not plan["fits"]:
+        return []
+    prediction = plan["prediction"]
+    if prediction is None:
+        return [("step time", UNKNOWN_CLOCK)]
+    fast, slow = prediction["if_all_overlaps"], prediction["if_nothing_overlaps"]
+    seconds = prediction["seconds"]
+
+    def between(key: str, text: str) -> str:
+        low, high = sorted((slow[key], fast[key]))
+        return f"{text.format(low)} to {text.format(high)}"
+
+    kernels = seconds["of_which_kernels"]
+    waits = ", ".join(
+        f"{name} {value:.2f} s" for name, value in seconds["waiting_for"].items() if value >= 0.005
+    )
+    lines = [
+        ("prediction", prediction["label"]),
+        ("step time", f"{between('step_seconds', '{:.2f}')} s"),
+        (
+            "  compute",
+            f"{seconds['compute']:.2f} s{f', kernels {kernels:.2f} s of it' if kernels else ''}",
+        ),
+        ("  waiting for", f"{waits or 'nothing'}, if all that can overlap does"),
+        ("MFU (paper's)", f"{between('mfu', '{:.1%}')}; causal {between('mfu_causal', '{:.1%}')}"),
+        ("HFU", between("hfu", "{:.1%}")),
+        ("tokens", f"{between('tokens_per_second_per_chip', '{:,.1f}')} a second and chip"),
+        (
+            "whole run",
+            f"{between('days', '{:,.1f}')} days, {between('chip_hours', '{:,.0f}')} chip-hours",
+        ),
+    ]
+    if fast["dollars"]:
+        lines.append(("price", f"{between('dollars', '{:,.0f}')} dollars"))
+    return lines

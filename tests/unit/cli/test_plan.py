@@ -1,0 +1,42 @@
+import importlib.metadata
+
+import pytest
+
+from palmscale.cli import main
+from palmscale.cli import plan as command
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_planned(monkeypatch):
+    """Whatever would go on to plan says so; the environment is left as it was."""
+    monkeypatch.setattr(command, "_ENVIRONMENT", {})
+    monkeypatch.setattr("palmscale.cli.planning.plan", lambda args: 0)
+
+
+def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
+    version = importlib.metadata.version
+
+    def without(name):
+        if name == "libtpu":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without)
+    assert main.run(["plan", "--gin_file=configs/recipes/cpu_1m.gin"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "libtpu, which is not installed" in said and "pip install 'palmscale[plan]'" in said
+
+
+def test_another_libtpu_than_jax_is_released_with_is_said(monkeypatch, capsys):
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.0.99" if name == "libtpu" else version(name)
+    )
+    assert main.run(["plan", "--gin_file=configs/recipes/cpu_1m.gin"]) == 0
+    assert "libtpu 0.0.99 is here" in capsys.readouterr().err
+
+
+def test_the_libtpu_of_the_lock_is_the_right_one(capsys):
+    assert main.run(["plan", "--gin_file=configs/recipes/cpu_1m.gin"]) == 0
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,38 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from palmscale.errors import DoesNotFitError
+from palmscale.plan.compile import compile_step, offered_bytes
+from palmscale.plan.topology import parse
+
+DEVICE = parse("v5e-1").describe()[0]
+
+
+def lowered(rows):
+    x = jax.ShapeDtypeStruct((rows, 1024), jnp.float32, sharding=SingleDeviceSharding(DEVICE))
+    return jax.jit(lambda x: jnp.sin(x).T @ x).lower(x)
+
+
+def test_a_program_that_fits_tells_its_memory():
+    compiled = compile_step(lowered(2048))
+    assert compiled.argument_bytes == 2048 * 1024 * 4
+    assert compiled.output_bytes == 1024 * 1024 * 4
+    assert compiled.peak_bytes >= compiled.argument_bytes + compiled.output_bytes
+    assert compiled.text.startswith("HloModule")
+
+
+def test_a_program_that_does_not_fit_tells_by_how_much():
+    with pytest.raises(DoesNotFitError) as error:
+        compile_step(lowered(2**23))
+    assert error.value.needed_bytes > error.value.offered_bytes > 15 * 2**30
+
+
+def test_what_a_chip_offers_is_asked_of_the_compiler():
+    assert offered_bytes(DEVICE) == int(15.75 * 2**30)
+
+
+def test_an_option_that_the_compiler_does_not_know_is_its_error():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        compile_step(lowered(2048), {"xla_no_such_option": "true"})
