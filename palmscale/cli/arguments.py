@@ -106,13 +106,19 @@ def _add_training(commands: Any) -> None:
     add_checkpoint_choice(evaluate)
     add_place(evaluate)
     _add_plan(commands)
-    add_command(
+    explain = add_command(
         commands,
         "explain",
-        "explain.explain",
+        "plan.explain",
         "Show where every parameter lives, and its bytes a device.",
         gin=True,
     )
+    explain.add_argument(
+        "--compiled",
+        action="store_true",
+        help="compile the step for its topology too, and show its collectives and largest arrays",
+    )
+    _add_topology(explain)
 
 
 def _add_plan(commands: Any) -> None:
@@ -124,10 +130,7 @@ def _add_plan(commands: Any) -> None:
         " it does not fit.",
         gin=True,
     )
-    plan.add_argument(
-        "--topology", metavar="NAME", help="v4:12x16x16, v5p-256, v5e-256 (default: the gin files')"
-    )
-    plan.add_argument("--slices", type=at_least(int, 1), metavar="N", help="how many of them")
+    _add_topology(plan)
     plan.add_argument(
         "--batch",
         type=stage,
@@ -144,6 +147,13 @@ def _add_plan(commands: Any) -> None:
         help="where plan.json and plan.html go, and where train looks for them"
         " (default: runs/<name of the gin file>)",
     )
+
+
+def _add_topology(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--topology", metavar="NAME", help="v4:12x16x16, v5p-256, v5e-256 (default: the gin files')"
+    )
+    command.add_argument("--slices", type=at_least(int, 1), metavar="N", help="how many of them")
 
 
 def _add_generate(commands: Any) -> None:

@@ -26,11 +26,33 @@ _ENVIRONMENT = {
 def plan(args: argparse.Namespace) -> int:
     """`palmscale plan`: prints whether a run fits and how fast it goes; 1: it does not fit."""
     log.set_up()
-    _check_libtpu()
-    os.environ.update(_ENVIRONMENT)
+    be_without_devices()
     from palmscale.cli import planning  # JAX starts with what the environment says now
 
     return planning.plan(args)
+
+
+def explain(args: argparse.Namespace) -> None:
+    """`palmscale explain`: prints where every parameter lies; with --compiled, the program too."""
+    if args.compiled:
+        be_without_devices()
+    from palmscale.cli import explain as layout  # after that, as it imports JAX
+
+    layout.explain(args)
+    if args.compiled:
+        from palmscale.cli import planning
+
+        planning.explain(args)
+
+
+def be_without_devices() -> None:
+    """Readies this process to compile for TPUs; call it before JAX is imported.
+
+    Raises:
+        UserError: there is no libtpu.
+    """
+    _check_libtpu()
+    os.environ.update(_ENVIRONMENT)
 
 
 def _check_libtpu() -> None:

@@ -14,6 +14,7 @@ from palmscale import axes
 from palmscale.cli import tables
 from palmscale.cli.explain import num_params
 from palmscale.cli.facts import versions
+from palmscale.cli.planned import PAGE_FILE, PLAN_FILE
 from palmscale.cli.rows import vocabulary_of
 from palmscale.cli.run import Run, describe, load_run
 from palmscale.cli.wiring import check_vocabulary, make_step
@@ -32,13 +33,11 @@ from palmscale.plan.verdict import Step, judge
 from palmscale.train.compiled import CompiledStep, digest
 from palmscale.train.state import plan_state
 
-PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"
-
 
 def plan(args: argparse.Namespace) -> int:
     """Plans the stages of a run that are asked for; 1 where one does not fit."""
     run = load_run(args.gin_file, args.gin_bindings)
-    where = _topology(run, args)
+    where = topology_of(run, args.topology, args.slices)
     plans = []
     for sequences in _batches(run, args.batch):
         log.say(f"Compiling the step of {sequences:,} sequences for {where}.")
@@ -54,6 +53,25 @@ def plan(args: argparse.Namespace) -> int:
         print_plan(plans[-1])
     _write(Path(args.workdir), run, plans)
     return 0 if all(one["fits"] for one in plans) else 1
+
+
+def explain(args: argparse.Namespace) -> None:
+    """Prints what the compiler made of a run's step: its collectives, and what fills the memory."""
+    run = load_run(args.gin_file, args.gin_bindings)
+    where = topology_of(run, args.topology, args.slices)
+    sequences = max(sequences for _, sequences in run.batch_schedule.stages)
+    log.say(f"Compiling the step of {sequences:,} sequences for {where}.")
+    verdict = judge(lowered_step(run, where, sequences), where)
+    print()
+    if not verdict.fits:
+        raise UserError(
+            f"the step does not fit {where}, so there is no program to explain - needed are"
+            f" {tables.size(verdict.needed_bytes)} of {tables.size(verdict.offered_bytes or 0)} a"
+            " device - see palmscale plan"
+        )
+    tables.print_table(*report.collective_rows(verdict.found), right=(2, 3, 4))
+    print()
+    tables.print_table(*report.array_rows(verdict.arrays), right=(1, 2))
 
 
 def lowered_step(run: Run, where: Topology, sequences: int) -> Step:
@@ -134,14 +152,20 @@ def print_plan(plan: dict[str, Any]) -> None:
         )
 
 
-def _topology(run: Run, args: argparse.Namespace) -> Topology:
-    name = args.topology or run.layout.topology
-    if name is None:
+def topology_of(run: Run, name: str | None, slices: int | None) -> Topology:
+    """Returns the topology that the command line names, else the run's own.
+
+    Raises:
+        UserError: neither names one, or there is none of that name.
+    """
+    if name is None and run.layout.topology is None:
         raise UserError(
             "no topology: neither TOPOLOGY in the gin files nor --topology says one - add for"
             " example --topology=v5e-256"
         )
-    return topology.parse(name, args.slices or (1 if args.topology else run.layout.slices))
+    if name is None:
+        return topology.parse(run.layout.topology, slices or run.layout.slices)
+    return topology.parse(name, slices or 1)
 
 
 def _batches(run: Run, which: str) -> Iterator[int]:

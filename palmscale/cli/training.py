@@ -17,6 +17,7 @@ from palmscale.cli.course import Course
 from palmscale.cli.facts import flat, mesh_text, meta, versions
 from palmscale.cli.job import Job, joined
 from palmscale.cli.outcome import RESTART_ME
+from palmscale.cli.planned import compare_with_plan
 from palmscale.cli.reporting import metric_writers, throughput
 from palmscale.cli.rows import train_rows
 from palmscale.cli.run import check_same_run, describe, load_run
@@ -125,7 +126,16 @@ class Training:
             HostLost: one did not come.
         """
         log.say(f"Compiling the step for {mesh_text(self._here.mesh)}.")
-        program = self._step.prepare(abstract_batch(self._stream, self._here.batch_sharding, 0))
+        first = abstract_batch(self._stream, self._here.batch_sharding, 0)
+        program = self._step.prepare(first)
+        if self._job.leads:
+            compare_with_plan(
+                self._workdir,
+                step_digest=program,
+                batch_sequences=first.target_BL.shape[0],
+                run=describe(self._run),
+                versions=versions(),
+            )
         facts = {
             "the compiled step": program,
             "--workdir": str(self._workdir.absolute()),

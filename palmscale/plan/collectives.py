@@ -249,7 +249,7 @@ def surprises(
     flagged = []
     for one in found:
         dims = [int(size) for size in re.findall(r"\d+", one.array.partition("[")[2])]
-        is_logits = len(dims) > 2 and dims[-1] in logits_sizes
+        is_logits = "unembed" in one.op_name and len(dims) > 2 and dims[-1] in logits_sizes
         if one.kind == "all-gather" and is_logits:
             flagged.append(Surprise(collective=one, why="gathers logits"))
         elif one.kind == "all-reduce" and axes.DATA in one.axis and one.bytes >= gradient_bytes:

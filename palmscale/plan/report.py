@@ -5,6 +5,7 @@ from typing import Any
 
 from palmscale.plan.chips import GIB
 from palmscale.plan.collectives import Collective
+from palmscale.plan.memory import Held
 from palmscale.plan.network import describe_path
 from palmscale.plan.verdict import Speed, Verdict
 
@@ -92,6 +93,43 @@ def bytes_by_kind(found: Sequence[Collective]) -> dict[str, int]:
         key = f"{one.kind} over {one.axis}, {'asynchronous' if one.is_async else 'synchronous'}"
         total[key] = total.get(key, 0) + one.bytes_per_step
     return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def collective_rows(found: Sequence[Collective]) -> tuple[list[str], list[list[str]]]:
+    """Returns (headings, rows) of collectives, those that take the most time first."""
+    headings = ["collective", "array", "a step", "MiB", "ms a step", "runs", "pass", "source"]
+    rows = [
+        [
+            f"{one.kind} {one.axis}",
+            one.array,
+            f"{one.executions:,}",
+            f"{one.bytes / 2**20:,.1f}",
+            f"{one.seconds * one.executions * 1e3:,.1f}",
+            "beside" if one.is_async else "alone",
+            one.phase,
+            one.source.rpartition("/")[2],
+        ]
+        for one in sorted(found, key=lambda one: -one.seconds * one.executions)
+        if one.bytes_per_step >= 2**20
+    ]
+    return headings, rows
+
+
+def array_rows(arrays: Sequence[Held]) -> tuple[list[str], list[list[str]]]:
+    """Returns (headings, rows) of what is alive at the fullest moment, the largest first."""
+    headings = ["alive at the fullest moment", "count", "MiB", "made by", "source"]
+    rows = [
+        [
+            f"{held.dtype}[{','.join(map(str, held.shape))}]",
+            str(held.count),
+            f"{held.bytes / 2**20:,.1f}",
+            "/".join(held.op_name.split("/")[-2:]),
+            held.source.rpartition("/")[2],
+        ]
+        for held in arrays
+        if held.bytes >= 2**20
+    ]
+    return headings, rows
 
 
 def _prediction(

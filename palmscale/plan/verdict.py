@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -100,6 +100,7 @@ class Verdict:
         host_bytes: that a host needs for one checkpoint in flight and the batches read ahead.
         placement: what joins the devices along each mesh axis.
         held: bytes a device of the step's own arrays at the fullest moment, by kind.
+        arrays: these arrays, the largest first.
         found: collectives, the most bytes a step first.
         surprises: of these, those that a well-laid-out step would not have.
         times: None where the clock is unknown.
@@ -116,6 +117,7 @@ class Verdict:
     host_bytes: int
     placement: dict[str, Path]
     held: dict[str, int] = dataclasses.field(default_factory=dict)
+    arrays: tuple[memory.Held, ...] = ()
     found: tuple[Collective, ...] = ()
     surprises: tuple[Surprise, ...] = ()
     cycles: int = 0
@@ -144,6 +146,7 @@ def judge(step: Step, topology: Topology) -> Verdict:
         return Verdict(**known, fits=False, needed_bytes=error.needed_bytes)
     program = hlo.parse(compiled.text)
     traffic = collectives.find(program, step.mesh, network)
+    arrays = memory.at_the_peak(program)
     chip = topology.chip
     times, fast, slow = None, None, None
     if chip.clock_hz is not None:
@@ -158,7 +161,8 @@ def judge(step: Step, topology: Topology) -> Verdict:
         **known,
         fits=True,
         needed_bytes=compiled.peak_bytes,
-        held=_held_by_kind(step, program, compiled),
+        held=_held_by_kind(step, arrays, compiled),
+        arrays=tuple(arrays),
         found=tuple(sorted(traffic.found.values(), key=lambda one: -one.bytes_per_step)),
         surprises=tuple(_surprises(step, traffic.found)),
         cycles=int(_total(program, lambda instruction: instruction.cycles)),
@@ -204,12 +208,12 @@ def _shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
     return math.prod(_shard(leaf)) * leaf.dtype.itemsize
 
 
-def _held_by_kind(step: Step, program: Program, compiled: Compiled) -> dict[str, int]:
+def _held_by_kind(step: Step, arrays: Sequence[memory.Held], compiled: Compiled) -> dict[str, int]:
     """Returns the bytes of the step's own arrays at the fullest moment, the largest kind first."""
     shards = {_shard(leaf) for leaf in jax.tree.leaves(step.params)}
     logits = _logits_sizes(step)
     kinds: dict[str, int] = {}
-    for held in memory.at_the_peak(program):
+    for held in arrays:
         kind = _kind(held, shards, step.layers, logits)
         kinds[kind] = kinds.get(kind, 0) + held.bytes
     # The compiler's own count is the one that is true; what it has beyond ours has no name.

@@ -98,7 +98,9 @@ def test_what_a_well_laid_out_step_has_is_no_surprise():
 
 
 def test_surprises_are_named():
-    assert surprises_of(kind="all-gather", array="bf16[2,8,4096]") == ["gathers logits"]
+    logits = {"kind": "all-gather", "array": "bf16[2,8,4096]"}
+    assert surprises_of(**logits, op_name="jit(step)/PaLM.unembed/dot") == ["gathers logits"]
+    assert surprises_of(**logits, op_name="jit(step)/PaLM.hidden/dot") == []
     assert surprises_of(kind="all-reduce") == ["sums a whole gradient; a reduce-scatter would do"]
     assert surprises_of(axis="part of data") == ["its groups follow no mesh axis"]
     assert surprises_of(padded_bytes=2**19) == ["12% of it is padding to equal shards"]

@@ -2,8 +2,9 @@ import json
 
 import small_plan
 from small_plan import GIB
+from small_program import TEXT
 
-from palmscale.plan import report
+from palmscale.plan import hlo, memory, report
 
 
 def plan(dollars=None, **changes):
@@ -58,3 +59,16 @@ def test_what_does_not_fit_says_by_how_much_and_no_speed():
     assert lines["memory"].startswith("DOES NOT FIT: the step's own arrays need 31.50 GiB")
     assert "15.75, 2.0 times too much" in lines["memory"]
     assert "step time" not in lines
+
+
+def test_rows_of_collectives_and_arrays_are_sorted_and_short():
+    verdict = small_plan.verdict()
+    headings, rows = report.collective_rows(verdict.found)
+    assert rows[0] == [
+        "reduce-scatter data", "f32[1024,1024]", "3", "4.0", "0.1", "alone", "backward",
+        "model.py:12",
+    ]  # fmt: skip
+    assert len(headings) == len(rows[0])
+    headings, rows = report.array_rows(memory.at_the_peak(hlo.parse(TEXT)))
+    assert rows[0][:3] == ["f32[1024,1024]", "1", "4.0"]
+    assert len(headings) == len(rows[0])
