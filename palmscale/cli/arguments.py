@@ -139,6 +139,19 @@ def _add_plan(commands: Any) -> None:
         help="sequences a step: largest (default) or all of the schedule's, or a number",
     )
     plan.add_argument(
+        "--search",
+        type=at_least(int, 1),
+        metavar="N",
+        help="compile the N most promising other layouts too, and write the best as found.gin",
+    )
+    plan.add_argument(
+        "--suggest",
+        type=at_least(int, 0),
+        default=2,
+        metavar="N",
+        help="of a run that does not fit, how many near changes that do to find (default: 2)",
+    )
+    plan.add_argument(
         "--dollars_per_chip_hour", type=at_least(float, 0), metavar="D", help="to state a price"
     )
     plan.add_argument(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from palmscale import axes
-from palmscale.cli import tables
+from palmscale.cli import searching, tables
 from palmscale.cli.explain import num_params
 from palmscale.cli.facts import versions
 from palmscale.cli.planned import PAGE_FILE, PLAN_FILE
@@ -38,6 +38,9 @@ def plan(args: argparse.Namespace) -> int:
     """Plans the stages of a run that are asked for; 1 where one does not fit."""
     run = load_run(args.gin_file, args.gin_bindings)
     where = topology_of(run, args.topology, args.slices)
+    if args.search:
+        sequences = max(_batches(run, args.batch))
+        return searching.search(args, run, where, devices_of(where), sequences)
     plans = []
     for sequences in _batches(run, args.batch):
         log.say(f"Compiling the step of {sequences:,} sequences for {where}.")
@@ -51,6 +54,8 @@ def plan(args: argparse.Namespace) -> int:
             )
         )
         print_plan(plans[-1])
+        if not verdict.fits and args.suggest:
+            searching.suggest(args, run, where, devices_of(where), sequences)
     _write(Path(args.workdir), run, plans)
     return 0 if all(one["fits"] for one in plans) else 1
 

@@ -16,6 +16,7 @@ _REPLICATED: dict[str, MeshAxes] = {
     **dict.fromkeys(
         (
             axes.LENGTH,
+            axes.ACT_LENGTH,
             axes.ACT_EMBED,
             axes.ACT_HEADS,
             axes.ACT_KV,

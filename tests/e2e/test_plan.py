@@ -63,3 +63,25 @@ def test_explain_shows_the_compiled_program():
     explained = palmscale("explain", "--compiled", *RUN, "--topology=v5e-4")
     assert explained.returncode == 0, explained.stderr
     assert "layers/gate" in explained.stdout and "alive at the fullest moment" in explained.stdout
+
+
+def test_a_run_that_does_not_fit_is_told_what_would(tmp_path):
+    large = ("--gin.REMAT='none'", "--gin.BATCH_SCHEDULE=((0, 32768),)")
+    planned = palmscale(
+        "plan", *RUN, *large, "--topology=v5e-4", "--suggest=1", f"--workdir={tmp_path}"
+    )
+    assert planned.returncode == 1, planned.stderr
+    assert "DOES NOT FIT" in planned.stdout
+    assert "\nfits with --gin." in planned.stdout
+
+
+def test_a_search_writes_the_best_layout_as_a_gin_file(tmp_path):
+    searched = palmscale("plan", *RUN, "--topology=v5e-4", "--search=2", f"--workdir={tmp_path}")
+    assert searched.returncode == 0, searched.stderr
+    assert "as it is" in searched.stdout
+    found = (tmp_path / "found.gin").read_text()
+    assert "include 'configs/recipes/cpu_1m.gin'" in found and "TOPOLOGY = 'v5e:2x2'" in found
+    dotted = [a for a in RUN if a.startswith("--gin.palm")]
+    again = palmscale("plan", f"--gin_file={tmp_path / 'found.gin'}", *dotted,
+                      f"--workdir={tmp_path}")  # fmt: skip
+    assert again.returncode == 0, again.stderr
