@@ -11,7 +11,9 @@ a shape, written as a suffix of the array's name: `x_BLD` is [batch, length, mod
 REPLICA, DATA, MODEL = "replica", "data", "model"
 
 # Logical axes of activations.
-BATCH, LENGTH = "batch", "length"
+# The residual stream's length has its own name: rules may split the residual, and nothing else,
+# along the sequence.
+BATCH, LENGTH, ACT_LENGTH = "batch", "length", "act_length"
 ACT_EMBED, ACT_HEADS, ACT_KV = "act_embed", "act_heads", "act_kv"
 ACT_MLP, ACT_VOCAB = "act_mlp", "act_vocab"
 

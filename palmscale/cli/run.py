@@ -156,12 +156,23 @@ class Layout:
         rules: name of a table in palmscale.partition.rules.
         overrides: logical axis to mesh axis, over the table.
         simulated_devices: CPU devices to pretend to have; None: the machine's own devices.
+        topology: the slice that the mesh is meant for, such as `v4:4x4x4`. A plan reads it; a run
+            takes the devices that there are.
+        slices: how many of them.
+        tpu_options: options of the step's compiler by name, where the devices are TPUs.
     """
 
     mesh: MeshSpec
     rules: str = "2d"
     overrides: dict[str, MeshAxes] = dataclasses.field(default_factory=dict)
     simulated_devices: int | None = None
+    topology: str | None = None
+    slices: int = 1
+    tpu_options: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.slices < 1:
+            raise UserError(f"SLICES={self.slices} must be at least 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,7 @@ class Training:
         self._witness = witness
         self._run = here.run
         self._stream = row_stream(here)
-        self._step = CompiledStep(self._make_step(), here.plan)
+        self._step = self._compiled(self._make_step())
         self._course = Course(self._run.spikes)
         self._warm_start: dict[str, Any] | None = None
 
@@ -115,6 +115,9 @@ class Training:
             microbatches=self._run.microbatches,
             **options,
         )
+
+    def _compiled(self, step: TrainStep) -> CompiledStep:
+        return CompiledStep(step, self._here.plan, self._run.layout.tpu_options)
 
     def agree(self) -> None:
         """Compiles the step, and goes on only where all processes are about to do the same.
@@ -200,7 +203,7 @@ class Training:
         metrics = metric_writers(run, self._workdir, leads=self._job.leads)
         metrics.truncate_from(cursor.step + 1)
         # Compiled only where a fault asks for it.
-        nan_step = CompiledStep(self._make_step(edit_gradients=spoil), self._here.plan)
+        nan_step = self._compiled(self._make_step(edit_gradients=spoil))
         progress: Any = contextlib.nullcontext()
         if self._job.leads:
             progress = Progress(total_steps=run.train_steps, start_step=cursor.step)
