@@ -1,6 +1,7 @@
 """Plans a run: its own train step, lowered for a topology, judged, printed and written down."""
 
 import argparse
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,14 +95,15 @@ def lowered_step(run: Run, where: Topology, sequences: int) -> Step:
     check_vocabulary(run, vocabulary)
     with layout(mesh, rules):
         plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
-        step = CompiledStep(make_step(run, plan, vocabulary.bos_id), plan)
+        step = make_step(run, plan, vocabulary.bos_id)
+        step = CompiledStep(step, plan, run.layout.tpu_options)
         traced = step.trace(_batch(run, mesh, rules, sequences))
         lowered = traced.lower()
     length = run.data.sequence_length
     attention = getattr(run.model, "attention_flops_per_token", lambda sequence_length: 0)
     arrays = audit(plan.boxed.params, mesh.shape, rules)
     return Step(
-        lowered=lowered,
+        compile=functools.partial(step.compile, lowered),
         digest=digest(lowered),
         mesh=mesh,
         params=plan.abstract.params,
@@ -113,7 +115,6 @@ def lowered_step(run: Run, where: Topology, sequences: int) -> Step:
         matmul_flops=matmul_flops(traced),
         layers=getattr(run.model, "depth", 1),
         vocabulary=getattr(run.model, "stored_tokens", vocabulary.size),
-        compiler_options=run.layout.compiler_options,
     )
 
 

@@ -156,9 +156,10 @@ class Layout:
         rules: name of a table in palmscale.partition.rules.
         overrides: logical axis to mesh axis, over the table.
         simulated_devices: CPU devices to pretend to have; None: the machine's own devices.
-        topology: the TPU slice that it is meant for, as `palmscale plan` reads it: v4:12x16x16.
+        topology: the slice that the mesh is meant for, such as `v4:4x4x4`. A plan reads it; a run
+            takes the devices that there are.
         slices: how many of them.
-        compiler_options: XLA's, for the step on a TPU: {'xla_...': 'true'}.
+        tpu_options: options of the step's compiler by name, where the devices are TPUs.
     """
 
     mesh: MeshSpec
@@ -167,11 +168,11 @@ class Layout:
     simulated_devices: int | None = None
     topology: str | None = None
     slices: int = 1
-    compiler_options: dict[str, str] = dataclasses.field(default_factory=dict)
+    tpu_options: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
 
-    def options_on(self, platform: str) -> dict[str, str]:
-        """Returns the compiler options for a platform: other than `tpu` has none of these."""
-        return self.compiler_options if platform == "tpu" else {}
+    def __post_init__(self) -> None:
+        if self.slices < 1:
+            raise UserError(f"SLICES={self.slices} must be at least 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

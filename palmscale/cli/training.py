@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.store import CheckpointStore, Snapshot
 from palmscale.cli import gin_config, samples
@@ -116,7 +114,7 @@ class Training:
     def _compiled(self, **options: Any) -> CompiledStep:
         plan = self._here.plan
         step = make_step(self._run, plan, self._here.vocabulary.bos_id, **options)
-        return CompiledStep(step, plan, self._run.layout.options_on(jax.default_backend()))
+        return CompiledStep(step, plan, self._run.layout.tpu_options)
 
     def agree(self) -> None:
         """Compiles the step, and goes on only where all processes are about to do the same.

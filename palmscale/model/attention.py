@@ -6,6 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from palmscale import axes
+from palmscale.model import splash
+from palmscale.model.remat import ATTENTION, save_as
+from palmscale.partition.shardings import map_shards
+
 # Finite, so that a fully masked row gives a uniform softmax and not NaN.
 MASKED_LOGIT = -1e10
 
@@ -19,30 +24,48 @@ class Cache:
     length: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def contract(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Returns the einsum of `x` and `w` in `x`'s dtype with float32 sums, as float32.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def contract(
+    spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32
+) -> jax.Array:
+    """Returns the einsum of `x` and `w` in `x`'s dtype, as `dtype`.
 
-    Its gradient casts what comes back to `x`'s dtype too, so that with bfloat16 all three matmuls
-    of a step run on the matrix unit at full speed; a float32 `w` gets its gradient in float32.
+    The matrix unit sums in float32. Where the summed dim lies over several devices, their partial
+    sums travel and are added in `dtype`, and the gradients' in `x`'s dtype; the gradient of `w`
+    then gets its own. What comes back is cast to `x`'s dtype too, so that with bfloat16 all three
+    matmuls of a step run at full speed.
     """
-    return jnp.einsum(spec, x, w.astype(x.dtype), preferred_element_type=jnp.float32)
+    return _einsum(spec, x, w.astype(x.dtype), dtype)
 
 
-def _contract_forward(spec, x, w):
-    return contract(spec, x, w), (x, w)
+def _contract_forward(spec, x, w, dtype):
+    return contract(spec, x, w, dtype), (x, w)
 
 
-def _contract_backward(spec, saved, g):
+def _contract_backward(spec, dtype, saved, g):
     x, w = saved
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
     g = g.astype(x.dtype)
-    dx = jnp.einsum(
-        f"{output},{right}->{left}", g, w.astype(x.dtype), preferred_element_type=jnp.float32
+    dx = _einsum(f"{output},{right}->{left}", g, w.astype(x.dtype), x.dtype)
+    dw = _einsum(f"{left},{output}->{right}", x, g, x.dtype)
+    return dx, dw.astype(w.dtype)
+
+
+def _einsum(spec, a, b, dtype):
+    def rounded_after(a, b):
+        return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32).astype(dtype)
+
+    if dtype == jnp.float32:
+        return rounded_after(a, b)
+    # XLA rounds inside the matmul, ahead of the sum over devices. Its CPU backend would run such
+    # a matmul in float32, which takes twice the time.
+    return jax.lax.platform_dependent(
+        a,
+        b,
+        cpu=rounded_after,
+        default=lambda a, b: jnp.einsum(spec, a, b, preferred_element_type=dtype),
     )
-    dw = jnp.einsum(f"{left},{output}->{right}", x, g, preferred_element_type=jnp.float32)
-    return dx.astype(x.dtype), dw.astype(w.dtype)
 
 
 contract.defvjp(_contract_forward, _contract_backward)
@@ -72,7 +95,38 @@ def attend(
     score_BLHS = contract("blhk,bsk->blhs", q_BLHK, k_BSK) * q_BLHK.shape[-1] ** -0.5
     score_BLHS = jnp.where(visible_BLS[:, :, None], score_BLHS, MASKED_LOGIT)
     weight_BLHS = jax.nn.softmax(score_BLHS).astype(v_BSK.dtype)
-    return contract("blhs,bsk->blhk", weight_BLHS, v_BSK).astype(q_BLHK.dtype)
+    return contract("blhs,bsk->blhk", weight_BLHS, v_BSK, q_BLHK.dtype)
+
+
+def self_attention(
+    q_BLHK: jax.Array,
+    k_BLK: jax.Array,
+    v_BLK: jax.Array,
+    *,
+    segment_BL: jax.Array | None,
+    query_chunk: int,
+) -> jax.Array:
+    """Returns `causal_attention`, as a kernel where the layout is of TPUs and the kernel fits."""
+
+    def plain(q_BLHK, k_BLK, v_BLK, segment_BL=None):
+        o_BLHK = causal_attention(
+            q_BLHK, k_BLK, v_BLK, segment_BL=segment_BL, query_chunk=query_chunk
+        )
+        return save_as(ATTENTION, o_BLHK)
+
+    attention = plain
+    packed = () if segment_BL is None else (segment_BL,)
+    if splash.fits(q_BLHK.shape[1], q_BLHK.shape[3]):
+        heads = (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV)
+        shared = (axes.BATCH, axes.LENGTH, axes.ACT_KV)
+        attention = map_shards(
+            functools.partial(splash.splash_attention, save_as=ATTENTION),
+            plain,
+            platform="tpu",
+            inputs=(heads, shared, shared, (axes.BATCH, axes.LENGTH))[: 3 + len(packed)],
+            output=heads,
+        )
+    return attention(q_BLHK, k_BLK, v_BLK, *packed)
 
 
 def causal_attention(

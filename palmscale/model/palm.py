@@ -23,9 +23,23 @@ from palmscale.model.attention import (
     MASKED_LOGIT,
     Cache,
     attend,
-    causal_attention,
     contract,
     rotate,
+    self_attention,
+)
+from palmscale.model.embedding import logits_table, lookup
+from palmscale.model.remat import (
+    GATE,
+    KEY,
+    NORM,
+    QUERY,
+    UP,
+    VALUE,
+    Remat,
+    checked_remat,
+    rematerialized_attention,
+    rematerialized_layer,
+    save_as,
 )
 from palmscale.partition.shardings import constrain
 
@@ -37,7 +51,6 @@ _CHOICES = {
     "kernel_init": ("normal", "truncated_normal"),
     "output_fan_in": ("separate", "fused"),
     "dtype": ("float32", "bfloat16"),
-    "remat": ("none", "attention", "dots", "full"),
 }
 
 
@@ -66,7 +79,8 @@ class PaLM(nn.Module):
         dropout: rate on the embeddings and each branch, when `apply` gets a `dropout` rng.
         dtype: of activations and matmul inputs: `float32` or `bfloat16`.
         remat: what the backward pass computes anew: `none`, `attention`, `dots` (all but matmuls
-            without batch dims) or `full` (all but each layer's input).
+            without batch dims) or `full` (all but each layer's input); or the names of what it
+            finds saved beside each layer's input, of palmscale.model.remat.NAMES.
         scan_layers: compile one layer and loop over it; otherwise unroll. Same parameters.
         query_chunk: queries that attention takes at a time.
     """
@@ -88,7 +102,7 @@ class PaLM(nn.Module):
     padded_tokens: int | None = None
     dropout: float = 0.0
     dtype: str = "float32"
-    remat: str = "none"
+    remat: Remat = "none"
     scan_layers: bool = True
     query_chunk: int = 128
 
@@ -110,6 +124,7 @@ class PaLM(nn.Module):
                 raise UserError(
                     f"PaLM.{field}={getattr(self, field)!r} is none of {', '.join(choices)}."
                 )
+        object.__setattr__(self, "remat", checked_remat(self.remat))
         super().__post_init__()
 
     @property
@@ -192,25 +207,20 @@ class PaLM(nn.Module):
             position_BL = jnp.arange(tokens_BL.shape[1])[None]
 
         def attention(q_BLHK, k_BLK, v_BLK):
-            return causal_attention(
+            return self_attention(
                 q_BLHK, k_BLK, v_BLK, segment_BL=segment_BL, query_chunk=self.query_chunk
             )
 
-        if self.remat == "attention":
-            attention = jax.checkpoint(attention, prevent_cse=not self.scan_layers)
+        # A loop already keeps the two passes apart; unrolled, XLA would join them again.
+        options = dict(remat=self.remat, in_a_loop=self.scan_layers)
+        attention = rematerialized_attention(attention, **options)
 
         def layer_step(x_BLD, layer_and_key):
             layer, key = layer_and_key
             q_BLHK, k_BLK, v_BLK, y_BLD = self.project(layer, x_BLD, position_BL)
             return self.merge(layer, x_BLD, y_BLD, attention(q_BLHK, k_BLK, v_BLK), key), None
 
-        if self.remat in ("full", "dots"):
-            keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            layer_step = jax.checkpoint(
-                layer_step,
-                policy=keep_dots if self.remat == "dots" else None,
-                prevent_cse=not self.scan_layers,  # a loop already keeps the two passes apart
-            )
+        layer_step = rematerialized_layer(layer_step, **options)
         drops = self.dropout > 0 and self.has_rng("dropout")
         keys = jax.random.split(self.make_rng("dropout"), self.depth + 1) if drops else None
         x_BLD = self.drop(self.embed(tokens_BL), None if keys is None else keys[0])
@@ -246,7 +256,10 @@ class PaLM(nn.Module):
     def unembed(self, x_BLD: jax.Array) -> jax.Array:
         """Returns the float32 logits [B, L, V]; ids past num_tokens have none worth the name."""
         scale = self.dim**-0.5 if self.logit_scale is None else self.logit_scale
-        logits_BLV = contract("bld,vd->blv", x_BLD, self.table_VD) * scale
+        # All of D for a part of V: neither logits nor their gradient are summed over devices.
+        x_BLD = constrain(x_BLD, (axes.BATCH, axes.LENGTH, None))
+        table_VD = logits_table(self.table_VD, x_BLD.dtype)
+        logits_BLV = contract("bld,vd->blv", x_BLD, table_VD) * scale
         if self.stored_tokens > self.num_tokens:
             is_token_V = jnp.arange(self.stored_tokens) < self.num_tokens
             logits_BLV = jnp.where(is_token_V, logits_BLV, MASKED_LOGIT)
@@ -255,20 +268,25 @@ class PaLM(nn.Module):
     @nn.nowrap
     def embed(self, tokens_BL: jax.Array) -> jax.Array:
         """Returns x_BLD, the raw embeddings: nothing scales them."""
-        return pin_residual(self.table_VD[tokens_BL].astype(self.dtype))
+        return pin_residual(lookup(self.table_VD, tokens_BL, self.dtype))
 
     @nn.nowrap
     def project(
         self, layer: Layer, x_BLD: jax.Array, position_BL: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Returns (q_BLHK, k_BLK, v_BLK, y_BLD): y is norm(x), which both branches read."""
-        y_BLD = self.normalize(x_BLD, layer["norm"])
-        q_BLHK = contract("bld,dhk->blhk", y_BLD, layer["query"]).astype(y_BLD.dtype)
+        # Keys and values are the same on all devices that share a row, so each takes its part of
+        # the sum: less work than all of it on each, and their sums are small. What has heads or mlp
+        # columns of its own needs all of y: gathered once, and its gradients are summed once.
+        part_BLD = pin_residual(self.normalize(x_BLD, layer["norm"]))
+        y_BLD = save_as(NORM, constrain(part_BLD, (axes.BATCH, axes.LENGTH, None)))
+        q_BLHK = contract("bld,dhk->blhk", y_BLD, layer["query"], y_BLD.dtype)
         q_BLHK = constrain(q_BLHK, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV))
-        k_BLK = contract("bld,dk->blk", y_BLD, layer["key"]).astype(y_BLD.dtype)
-        v_BLK = contract("bld,dk->blk", y_BLD, layer["value"]).astype(y_BLD.dtype)
+        k_BLK = contract("bld,dk->blk", part_BLD, layer["key"], y_BLD.dtype)
+        v_BLK = contract("bld,dk->blk", part_BLD, layer["value"], y_BLD.dtype)
         k_BLK = rotate(k_BLK[:, :, None], position_BL)[:, :, 0]
-        return rotate(q_BLHK, position_BL), k_BLK, v_BLK, y_BLD
+        q_BLHK = save_as(QUERY, rotate(q_BLHK, position_BL))
+        return q_BLHK, save_as(KEY, k_BLK), save_as(VALUE, v_BLK), y_BLD
 
     @nn.nowrap
     def merge(
@@ -280,13 +298,18 @@ class PaLM(nn.Module):
         key: jax.Array | None,
     ) -> jax.Array:
         """Returns the layer's output: the residual, the projected attention `o`, and the mlp."""
-        attention_BLD = contract("blhk,hkd->bld", o_BLHK, layer["attention_out"])
-        gate_BLF = contract("bld,df->blf", y_BLD, layer["gate"])
-        up_BLF = contract("bld,df->blf", y_BLD, layer["up"])
-        h_BLF = (nn.swish(gate_BLF) * up_BLF).astype(y_BLD.dtype)
+        dtype = x_BLD.dtype
+        # As one dim: XLA scatters the sum of a matrix's gradient, but not that of this kernel's.
+        o_BLF, out_FD = o_BLHK.reshape(*o_BLHK.shape[:2], -1), layer["attention_out"]
+        out_FD = out_FD.reshape(-1, out_FD.shape[-1])
+        attention_BLD = contract("blf,fd->bld", o_BLF, out_FD, dtype)
+        gate_BLF = save_as(GATE, contract("bld,df->blf", y_BLD, layer["gate"], dtype))
+        up_BLF = save_as(UP, contract("bld,df->blf", y_BLD, layer["up"], dtype))
+        gate32_BLF, up32_BLF = gate_BLF.astype(jnp.float32), up_BLF.astype(jnp.float32)
+        h_BLF = (nn.swish(gate32_BLF) * up32_BLF).astype(dtype)
         h_BLF = constrain(h_BLF, (axes.BATCH, axes.LENGTH, axes.ACT_MLP))
-        mlp_BLD = contract("blf,fd->bld", h_BLF, layer["down"])
-        branches_BLD = self.drop((attention_BLD + mlp_BLD).astype(x_BLD.dtype), key)
+        mlp_BLD = contract("blf,fd->bld", h_BLF, layer["down"], dtype)
+        branches_BLD = self.drop(attention_BLD + mlp_BLD, key)
         return pin_residual(x_BLD + branches_BLD)
 
     @nn.nowrap
@@ -319,4 +342,4 @@ class PaLM(nn.Module):
 
 def pin_residual(x_BLD: jax.Array) -> jax.Array:
     """Returns the residual stream where the layout has it: the one thing a full remat saves."""
-    return constrain(x_BLD, (axes.BATCH, axes.LENGTH, axes.ACT_EMBED))
+    return constrain(x_BLD, (axes.BATCH, axes.ACT_LENGTH, axes.ACT_EMBED))

@@ -46,7 +46,8 @@ _TENSOR = {
     axes.ACT_VOCAB: axes.MODEL,
 }
 # Both, as PaLM was trained (section 4): weights are split over data x model, and so is the one
-# activation that a rematerialized layer saves, its input.
+# activation that a rematerialized layer saves, its input: along its width, or with the overrides
+# act_length -> model and act_embed -> None along the sequence.
 _2D = {
     **_TENSOR,
     axes.EMBED: axes.DATA,

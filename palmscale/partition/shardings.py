@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,6 +52,38 @@ def constrain(x: jax.Array, names: Names) -> jax.Array:
     if len(names) != x.ndim:
         raise ValueError(f"{tuple(names)} names {len(names)} dims of an array of shape {x.shape}.")
     return jax.lax.with_sharding_constraint(x, spec(names, rules))
+
+
+def map_shards(
+    kernel: Callable[..., jax.Array],
+    otherwise: Callable[..., jax.Array],
+    *,
+    platform: str,
+    inputs: Sequence[Names],
+    output: Names,
+) -> Callable[..., jax.Array]:
+    """Returns `kernel`, run by each device on its shards, in a layout of `platform`'s devices.
+
+    Elsewhere returns `otherwise`, a function of the same whole arrays: XLA can split anything over
+    devices but a kernel, and a kernel is for one platform. The devices need not exist here.
+
+    Args:
+        kernel: of one device's shards; a dim that the rules do not shard is whole in them.
+        otherwise: equal to `kernel`.
+        platform: `tpu`, `gpu` or `cpu`.
+        inputs: the logical axes of each argument's dims.
+        output: those of the result's dims.
+    """
+    rules, mesh = dict(nn.get_logical_axis_rules()), jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    if not rules or device is None or device.platform != platform:
+        return otherwise
+    return jax.shard_map(
+        kernel,
+        in_specs=tuple(spec(names, rules) for names in inputs),
+        out_specs=spec(output, rules),
+        check_vma=False,  # a kernel's result says nothing of the mesh axes over which it varies
+    )
 
 
 def logical_axes(boxed: Any) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -41,17 +41,15 @@ class Compiled:
     executable: jax.stages.Compiled
 
 
-def compile_step(
-    lowered: jax.stages.Lowered, compiler_options: Mapping[str, str | bool | int] = {}
-) -> Compiled:
-    """Returns the compiled step.
+def compile_step(compile: Callable[[], jax.stages.Compiled]) -> Compiled:
+    """Returns what `compile` gives, and what the compiler tells of it.
 
     Raises:
         DoesNotFitError: it needs more memory than a chip has; with both numbers.
     """
     began = time.process_time()
     try:
-        executable = lowered.compile(compiler_options=dict(compiler_options) or None)
+        executable = compile()
     except jax.errors.JaxRuntimeError as error:
         found = _OUT_OF_MEMORY.search(str(error))
         if found is None:
@@ -84,7 +82,7 @@ def offered_bytes(device: jax.Device) -> int | None:
         (2**8, GIB), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device)
     )
     try:
-        compile_step(jax.jit(lambda x: jnp.sort(x, axis=0).sum()).lower(huge))
+        compile_step(jax.jit(lambda x: jnp.sort(x, axis=0).sum()).lower(huge).compile)
     except DoesNotFitError as error:
         return error.offered_bytes
     return None

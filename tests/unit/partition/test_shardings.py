@@ -17,6 +17,7 @@ from palmscale.partition.shardings import (
     constrain,
     logical_axes,
     make_shardings,
+    map_shards,
     spec,
     unbox,
 )
@@ -69,6 +70,34 @@ def test_one_mesh_axis_for_two_dims_is_refused_where_flax_drops_one():
 def test_a_constraint_names_every_dim(one_device):
     with layout(one_device, RULES), pytest.raises(ValueError, match=r"2 dims .* \(2, 2, 2\)"):
         constrain(jnp.ones((2, 2, 2)), (axes.BATCH, axes.LENGTH))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_kernel_runs_on_shards_where_the_devices_are_its_own(platform):
+    """Here they are CPUs: what is for TPUs gives way to its equal."""
+    mesh, seen = make_mesh(MeshSpec(), jax.devices()[:1]), []
+
+    def kernel(x, y):
+        seen.append(jax.sharding.get_abstract_mesh().are_all_axes_manual)
+        return x + y
+
+    names = (axes.BATCH, axes.LENGTH)
+    chosen = dict(platform=platform, inputs=(names, names), output=names)
+    with layout(mesh, RULES):
+        mapped = map_shards(kernel, lambda x, y: x - y, **chosen)
+        x, y = jnp.full((4, 2), 5.0), jnp.full((4, 2), 3.0)
+        result = jax.jit(mapped)(x, y)
+        assert (result.item(0), seen) == ((8.0, [True]) if platform == "cpu" else (2.0, []))
+        # What is not split over an axis gets the sum of all shards' gradients.
+        grads = jax.jit(jax.grad(lambda x, y: jnp.sum(mapped(x, y)), argnums=(0, 1)))(x, y)
+        assert [g.item(0) for g in grads] == [1.0, 1.0 if platform == "cpu" else -1.0]
+    assert map_shards(kernel, min, **chosen) is min
+
+
+def test_a_kernels_axes_need_rules_like_all_others(one_device):
+    names = dict(inputs=((axes.BATCH, "mpl"),), output=(axes.BATCH, None))
+    with layout(one_device, RULES), pytest.raises(UserError, match="mpl"):
+        map_shards(abs, abs, platform="cpu", **names)
 
 
 def test_a_size_that_does_not_divide_is_named_with_its_parameter_and_mesh_axis():

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,7 +18,7 @@ def lowered(rows):
 
 
 def test_a_program_that_fits_tells_its_memory():
-    compiled = compile_step(lowered(2048))
+    compiled = compile_step(lowered(2048).compile)
     assert compiled.argument_bytes == 2048 * 1024 * 4
     assert compiled.output_bytes == 1024 * 1024 * 4
     assert compiled.peak_bytes >= compiled.argument_bytes + compiled.output_bytes
@@ -25,7 +27,7 @@ def test_a_program_that_fits_tells_its_memory():
 
 def test_a_program_that_does_not_fit_tells_by_how_much():
     with pytest.raises(DoesNotFitError) as error:
-        compile_step(lowered(2**23))
+        compile_step(lowered(2**23).compile)
     assert error.value.needed_bytes > error.value.offered_bytes > 15 * 2**30
 
 
@@ -33,6 +35,7 @@ def test_what_a_chip_offers_is_asked_of_the_compiler():
     assert offered_bytes(DEVICE) == int(15.75 * 2**30)
 
 
-def test_an_option_that_the_compiler_does_not_know_is_its_error():
+def test_another_error_of_the_compiler_is_passed_on():
+    unknown = functools.partial(lowered(2048).compile, {"xla_no_such_option": "true"})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
-        compile_step(lowered(2048), {"xla_no_such_option": "true"})
+        compile_step(unknown)

@@ -28,7 +28,7 @@ def lowered(rows):
 
 def planned(rows):
     w, program = lowered(rows)
-    return small_plan.step(lowered=program, mesh=MESH, params={"w": w}, layers=1,
+    return small_plan.step(compile=program.compile, mesh=MESH, params={"w": w}, layers=1,
                            matmul_flops=4.0 * rows * 2048 * 4096)  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def test_without_a_clock_there_is_no_time(verdict):
     mesh = Mesh(np.array(v6e.describe()).reshape(2, 2), (axes.DATA, axes.MODEL))
     x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(mesh, P(axes.DATA)))
     step = dataclasses.replace(
-        verdict.step, lowered=jax.jit(jnp.sum).lower(x), mesh=mesh, params={}
+        verdict.step, compile=jax.jit(jnp.sum).lower(x).compile, mesh=mesh, params={}
     )
     unknown = judge(step, v6e)
     assert unknown.fits and unknown.times is None

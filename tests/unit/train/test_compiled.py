@@ -54,3 +54,14 @@ def test_equal_programs_have_equal_digests_and_others_do_not(here, step):
     assert compiled(here).prepare(batch) == step.digest
     assert compiled(here, z_loss=0.5).prepare(batch) != step.digest
     assert compiled(here).prepare(abstract(here.batch(targets(2)))) != step.digest
+
+
+def test_options_for_tpus_have_no_effect_elsewhere(here, step):
+    made = CompiledStep(
+        make_train_step(
+            model=MODEL, plan=here.plan, bos_id=BOS, seed=0, z_loss=Z_LOSS, loss_chunk_length=LENGTH
+        ),
+        here.plan,
+        {"xla_enable_async_all_gather": True},
+    )
+    assert made.prepare(abstract(here.batch(targets(4)))) == step.digest
