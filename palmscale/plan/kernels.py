@@ -11,7 +11,7 @@ from palmscale.plan.hlo import Instruction
 # two (Dao 2023, arXiv:2307.08691, section 3.1).
 _MATMULS = {"fwd": 2, "dq": 3, "dkv": 4}
 _FUSED_BACKWARD = 5
-_OPERANDS = re.compile(r"operand_layout_constraints=\{(.*?)\}, ")
+_OPERANDS = re.compile(r"operand_layout_constraints=\{((?:[^{}]|\{[^}]*\})*)\}")
 
 
 def kernel_flops(call: Instruction) -> float:

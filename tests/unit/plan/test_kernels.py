@@ -6,7 +6,7 @@ from palmscale.plan import hlo
 from palmscale.plan.kernels import kernel_flops
 
 BODY = {i.name: i for i in hlo.parse(TEXT).computations["body"]}
-# 4 rows, 2 heads of 128, 2,048 positions in 4 blocks, of which 10 of 16 are on or below the diagonal.
+# 4 rows, 2 heads of 128, 2,048 positions in 4 blocks: 10 of 16 lie on or below the diagonal.
 MATMUL = 2 * 4 * 2 * 2048 * 2048 * 10 / 16 * 128
 
 
