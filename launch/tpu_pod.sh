@@ -10,7 +10,7 @@
 #   tpu_pod.sh down   [OPTIONS]            give the TPUs back
 #
 #   tpu_pod.sh run --name=palm --zone=us-central2-b --type=v4-128 \
-#       train --gin_file=configs/recipes/palm_8b.gin --workdir=/mnt/shared/palm
+#       train --gin_file=configs/recipes/palm_8b_v4_64.gin --workdir=/mnt/shared/palm
 #
 # OPTIONS, or in the environment TPU_NAME, TPU_ZONE, TPU_PROJECT, TPU_TYPE, TPU_RUNTIME:
 #   --name=NAME --zone=ZONE --project=PROJECT   (the project: gcloud's own, if not given)

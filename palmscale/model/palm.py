@@ -299,7 +299,6 @@ class PaLM(nn.Module):
     ) -> jax.Array:
         """Returns the layer's output: the residual, the projected attention `o`, and the mlp."""
         dtype = x_BLD.dtype
-        # As one dim: XLA scatters the sum of a matrix's gradient, but not that of this kernel's.
         o_BLF, out_FD = o_BLHK.reshape(*o_BLHK.shape[:2], -1), layer["attention_out"]
         out_FD = out_FD.reshape(-1, out_FD.shape[-1])
         attention_BLD = contract("blf,fd->bld", o_BLF, out_FD, dtype)

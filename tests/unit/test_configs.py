@@ -1,5 +1,6 @@
 """Every gin file loads, every size file states its exact count, and every recipe is explained."""
 
+import math
 import re
 
 import jax
@@ -19,6 +20,9 @@ PUBLISHED = {"palm_8b": 8_631_877_632, "palm_62b": 62_495_129_600, "palm_540b": 
 
 def names(folder):
     return sorted(path.stem for path in (CONFIGS / folder).glob("*.gin"))
+
+
+POD_RECIPES = [name for name in names("recipes") if name.startswith("palm_")]
 
 
 @pytest.fixture(autouse=True)
@@ -106,8 +110,8 @@ def test_a_recipe_says_what_it_is_and_what_to_override(name):
     assert re.search("overrid", header, re.IGNORECASE)
 
 
-def test_the_papers_recipes_train_on_the_papers_number_of_sequences():
-    runs = {name: load_run([f"configs/recipes/{name}.gin"], []) for name in PUBLISHED}
+def test_the_papers_runs_train_on_the_papers_number_of_sequences():
+    runs = {name: load_run([f"configs/runs/{name}.gin"], []) for name in PUBLISHED}
     sequences = {r.batch_schedule.rows_before(r.train_steps) for r in runs.values()}
     assert sequences == {378_880_000}  # x 2,048 tokens = 775.9 billion
     assert {run.data.sequence_length for run in runs.values()} == {2048}
@@ -115,9 +119,31 @@ def test_the_papers_recipes_train_on_the_papers_number_of_sequences():
     assert runs["palm_540b"].train_steps == 255_000
 
 
-def test_the_540b_table_divides_over_both_axes_in_whole_tiles():
-    run = load_run(["configs/recipes/palm_540b.gin"], [])
+@pytest.mark.parametrize("name", POD_RECIPES)
+def test_a_pod_recipe_is_for_the_chips_that_its_name_and_header_state(name):
+    path = CONFIGS / f"recipes/{name}.gin"
+    run, header = load_run([f"configs/recipes/{name}.gin"], []), path.read_text().splitlines()[0]
+    size, chip, count = re.fullmatch(r"palm_(\d+b)_(v\w+)_(\d+)", name).groups()
+    layout, mesh = run.layout, run.layout.mesh
+    generation, dims = layout.topology.split(":")
+    chips = layout.slices * math.prod(map(int, dims.split("x")))
+    assert (generation, chips) == (chip, int(count))
+    assert mesh.replicas == layout.slices and mesh.replicas * mesh.data * mesh.model == chips
+    stated = f"# PaLM {size.upper()} on {chips:,} TPU {chip}"
+    assert header.startswith(stated) and f"data {mesh.data} x model {mesh.model}" in header
+    assert count_of_size(run.model) == PUBLISHED[f"palm_{size}"]
+    run.check_batches(mesh.replicas * mesh.data)
+    assert layout.tpu_options
+
+
+def count_of_size(model):
+    return count(model.clone(padded_tokens=None), norm_scales=False)
+
+
+@pytest.mark.parametrize("name", [name for name in POD_RECIPES if "540b" in name])
+def test_the_540b_table_divides_over_both_axes_in_whole_tiles(name):
+    run = load_run([f"configs/recipes/{name}.gin"], [])
     mesh, rows = run.layout.mesh, run.model.stored_tokens
-    assert (mesh.replicas, mesh.data, mesh.model) == (2, 256, 12)
+    assert (mesh.replicas, mesh.data, mesh.model) == (run.layout.slices, 256, 12)
     assert rows % mesh.model == 0 and rows % (16 * mesh.data) == 0
     assert rows - 256_000 < 12 * 16 * mesh.data

@@ -28,7 +28,7 @@ def explained(capsys, recipe, *bindings, code=0):
 
 
 def test_540b_on_3072_chips_is_explained_without_them(capsys):
-    table, facts = explained(capsys, "recipes/palm_540b", "REPLICAS=1")
+    table, facts = explained(capsys, "recipes/palm_540b_v4_3072")
     gate = next(line for line in table if line.startswith("layers/gate")).split("  ")
     assert [cell.strip() for cell in gate if cell.strip()] == [
         "layers/gate",
@@ -52,7 +52,7 @@ def test_540b_on_3072_chips_is_explained_without_them(capsys):
 
 
 def test_replicas_hold_copies_of_everything(capsys):
-    _, facts = explained(capsys, "recipes/palm_540b")
+    _, facts = explained(capsys, "recipes/palm_540b_v4_6144")
     assert "6,144 device(s): replica=2" in facts and "2 of everything, one a replica" in facts
     assert "24 copies" in facts and "694.55 MiB" in facts
 

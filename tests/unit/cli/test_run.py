@@ -246,7 +246,7 @@ def test_another_weight_or_other_rows_of_one_component_are_another_run():
 def test_the_papers_mixture_has_the_papers_weights_and_goes_with_a_recipe():
     weights = {"social": 50, "webpages": 27, "books": 13, "code": 5, "wikipedia": 4, "news": 1}
     files = [f"{name.upper()}_FILES={name}/*.jsonl.zst" for name in weights]
-    given = ["configs/recipes/palm_8b.gin", "configs/data/palm_mixture.gin"]
+    given = ["configs/recipes/palm_8b_v4_64.gin", "configs/data/palm_mixture.gin"]
     try:
         run = load_run(given, files)
     finally:
@@ -255,3 +255,22 @@ def test_the_papers_mixture_has_the_papers_weights_and_goes_with_a_recipe():
     for name, data in run.data.parts().items():
         assert data.corpus.source == Jsonl(files=f"{name}/*.jsonl.zst")
         assert data.sequence_length == 2048
+
+
+def test_what_a_layout_is_meant_for_is_recorded_and_no_part_of_the_identity():
+    options = {"xla_enable_async_all_gather": True}
+    layout = Layout(mesh=MeshSpec(), topology="v4:4x4x4", slices=2, tpu_options=options)
+    made = dataclasses.replace(RUN, layout=layout)
+    described = runs.describe(made)["layout"]
+    assert (described["topology"], described["slices"]) == ("v4:4x4x4", 2)
+    assert described["tpu_options"] == options
+    assert made.identity({"": "d"}) == RUN.identity({"": "d"})
+    with pytest.raises(UserError, match="SLICES=0 must be at least 1"):
+        Layout(mesh=MeshSpec(), slices=0)
+
+
+def test_names_of_a_remat_policy_survive_a_checkpoint():
+    model = MODEL.clone(remat=("query", "gate@host"))
+    written = json.loads(json.dumps(runs.describe(model)))
+    assert runs.rebuild_model(written) == model
+    assert runs.differences(written, runs.describe(model)) == {}
