@@ -18,6 +18,8 @@ _OPERAND = re.compile(r"%([\w.-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _NAME = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
+# Alone on its line: a kernel's metadata also has lines that begin with it.
+_END = re.compile(r"\}(, execution_thread=.*)?$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,7 +177,7 @@ def parse(text: str) -> Program:
             if header := _COMPUTATION.match(line):
                 name, body = header[2], []
                 entry = name if header[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             computations[name], name = tuple(body), None
         elif start := _INSTRUCTION.match(line):
             body.append(_instruction(line, start))
@@ -189,7 +191,7 @@ def _whole_lines(text: str) -> Iterator[str]:
         if not inside:
             inside = bool(_COMPUTATION.match(line))
             yield line
-        elif line.startswith("}"):
+        elif _END.match(line):
             if held:
                 yield held
             held, inside = "", False

@@ -28,7 +28,7 @@ def test_a_loop_counts_from_its_first_value_to_its_limit():
 
 def test_line_breaks_in_a_kernels_metadata_lose_nothing():
     kernel = instruction("body", "kernel")
-    assert "splash_mqa_fwd_no_residuals" in kernel.attributes
+    assert "block_kv" in kernel.attributes and "splash_mqa_fwd" in kernel.attributes
     assert PROGRAM.source(kernel) == "package/model.py:12"
     assert instruction("body", "scattered").operands == ("beside",)
 
