@@ -18,6 +18,8 @@ _OPERAND = re.compile(r"%([\w.-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _NAME = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
+# Alone on its line: a kernel's metadata also has lines that begin with it.
+_END = re.compile(r"\}(, execution_thread=.*)?$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,8 @@ class Program:
     def trip_count(self, loop: Instruction) -> int:
         """Returns how often a `while` runs its body; 1 where its bounds are no constants.
 
-        Loops of `lax.scan` count one element of their state up to a constant.
+        Loops of `lax.scan` count one element of their state up to a constant, by one; loops around
+        a collective that XLA unrolled, by two.
         """
         condition = self.computations[loop.called("condition") or self.entry]
         by_name = {instruction.name: instruction for instruction in condition}
@@ -119,20 +122,30 @@ class Program:
         if root.opcode != "compare" or not limits or "direction=LT" not in root.attributes:
             return 1
         counter = next((i for i in operands if i and i.opcode == "get-tuple-element"), None)
-        return int(limits[0]) - (self._start(loop, counter) if counter else 0)
+        index = re.search(r"index=(\d+)", counter.attributes) if counter else None
+        if index is None:
+            return int(limits[0])
+        start, step = self._start(loop, int(index[1])), self._step(loop, int(index[1]))
+        return -(-(int(limits[0]) - start) // step)
 
-    def _start(self, loop: Instruction, counter: Instruction) -> int:
+    def _start(self, loop: Instruction, index: int) -> int:
         """Returns the constant with which a loop's counter begins; 0 where it is none."""
         holder = next(body for body in self.computations.values() if loop in body)
         by_name = {instruction.name: instruction for instruction in holder}
         state = by_name[loop.operands[0]]
-        index = re.search(r"index=(\d+)", counter.attributes)
-        if state.opcode != "tuple" or index is None:
-            return 0
-        value = by_name[state.operands[int(index[1])]]
-        while value.opcode in ("copy", "bitcast") and value.operands:
-            value = by_name[value.operands[0]]
-        return int(value.literal) if value.opcode == "constant" else 0
+        start = _constant(by_name, state.operands[index]) if state.opcode == "tuple" else None
+        return start or 0
+
+    def _step(self, loop: Instruction, index: int) -> int:
+        """Returns the constant that a loop's body adds to its counter; 1 where it is none."""
+        body = self.computations[loop.called("body") or self.entry]
+        by_name = {instruction.name: instruction for instruction in body}
+        state = next(instruction for instruction in body if instruction.is_root)
+        if state.opcode != "tuple":
+            return 1
+        after = _behind_copies(by_name, state.operands[index])
+        added = (_constant(by_name, name) for name in after.operands if after.opcode == "add")
+        return next(filter(None, added), 1)
 
     def source(self, instruction: Instruction) -> str:
         """Returns `folder/file.py:line` of the innermost frame of an instruction, or ""."""
@@ -141,6 +154,18 @@ class Program:
             return ""
         path, line = self.frames[int(found[1])]
         return f"{'/'.join(path.split('/')[-2:])}:{line}"
+
+
+def _behind_copies(by_name: dict[str, Instruction], name: str) -> Instruction:
+    value = by_name[name]
+    while value.opcode in ("copy", "bitcast") and value.operands:
+        value = by_name[value.operands[0]]
+    return value
+
+
+def _constant(by_name: dict[str, Instruction], name: str) -> int | None:
+    value = _behind_copies(by_name, name)
+    return int(value.literal) if value.opcode == "constant" else None
 
 
 def type_bytes(text: str) -> int:
@@ -175,7 +200,7 @@ def parse(text: str) -> Program:
             if header := _COMPUTATION.match(line):
                 name, body = header[2], []
                 entry = name if header[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             computations[name], name = tuple(body), None
         elif start := _INSTRUCTION.match(line):
             body.append(_instruction(line, start))
@@ -189,7 +214,7 @@ def _whole_lines(text: str) -> Iterator[str]:
         if not inside:
             inside = bool(_COMPUTATION.match(line))
             yield line
-        elif line.startswith("}"):
+        elif _END.match(line):
             if held:
                 yield held
             held, inside = "", False

@@ -26,11 +26,11 @@ def kernel_flops(call: Instruction) -> float:
     if not kernel or not given:
         return 0.0
     operands = hlo.arrays(given[1])
-    *outer, length, head_size = next(shape for dtype, shape in operands if len(shape) == 4)
-    made = hlo.arrays(call.type)
+    # Queries are the first that are no integers; of the results, keys' gradients have fewer heads.
+    queries = next(shape for dtype, shape in operands if "f" in dtype)
+    *outer, length, head_size = queries
     matmuls = _MATMULS[kernel[1]]
-    if kernel[1] == "dkv" and any(shape[-2:] == (length, head_size) and len(shape) > 4
-                                  for _, shape in made):  # fmt: skip
+    if any(len(shape) > len(queries) for _, shape in hlo.arrays(call.type)):
         matmuls = _FUSED_BACKWARD  # it makes the queries' gradient too, a part for each block
     blocks = next((shape[-1] for dtype, shape in operands if dtype == "s8"), 0)
     share = (blocks + 1) / (2 * blocks) if blocks else 0.5

@@ -55,9 +55,9 @@ StackFrames
   %all-gather-start.1 = (bf16[64,1024]{1,0:T(8,128)(2,1)}, bf16[1024,1024]{1,0:T(8,128)(2,1)}) all-gather-start(%weight), channel_id=1, replica_groups=[16,16]<=[16,16]T(1,0), dimensions={0}, use_global_device_ids=true, metadata={op_name="jit(step)/jvp(hidden)/while/body/dot_general" stack_frame_id=1}, backend_config={"flag_configs":[]}
   %beside = f32[1024,1024]{1,0:T(8,128)} fusion(%x), kind=kOutput, calls=%add, metadata={op_name="jit(step)/jvp(hidden)/while/body/dot_general" stack_frame_id=1}, backend_config={"window_config":{"estimated_cycles":"2000","iteration_bounds":[]}}
   %all-gather-done.1 = bf16[1024,1024]{1,0:T(8,128)(2,1)} all-gather-done(%all-gather-start.1)
-  %kernel = bf16[4,2,2048,128]{3,2,1,0:T(8,128)(2,1)} custom-call(%all-gather-done.1), custom_call_target="tpu_custom_call", operand_layout_constraints={s8[1,4,4]{2,1,0}, bf16[4,2,2048,128]{3,2,1,0}, bf16[4,2048,128]{2,1,0}}, frontend_attributes={kernel_metadata={
-name = "splash_mqa_fwd_no_residuals"
- }}, metadata={op_name="jit(step)/jvp(hidden)/splash_mqa_fwd" stack_frame_id=1}
+  %kernel = bf16[4,2,2048,128]{3,2,1,0:T(8,128)(2,1)} custom-call(%all-gather-done.1), custom_call_target="tpu_custom_call", operand_layout_constraints={s8[1,4,4]{2,1,0}, bf16[4,2,2048,128]{3,2,1,0}, bf16[4,2048,128]{2,1,0}, bf16[4,2048,128]{2,1,0}}, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512, \\"block_kv\\": 512}"
+}}, metadata={op_name="jit(step)/jvp(hidden)/splash_mqa_fwd" stack_frame_id=1}
   %scattered = f32[64,1024]{1,0:T(8,128)} fusion(%beside), kind=kCustom, calls=%all-reduce-scatter.1, metadata={op_name="jit(step)/transpose(jvp(hidden))/dot_general" stack_frame_id=1}
   ROOT %out = (s32[]{:T(128)}, bf16[64,1024]{1,0:T(8,128)(2,1)}, f32[64,1024]{1,0:T(8,128)}, bf16[3,64,1024]{2,1,0:T(8,128)(2,1)}) tuple(%next, %weight, %scattered, %saved)
 }

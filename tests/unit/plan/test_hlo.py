@@ -26,9 +26,16 @@ def test_a_loop_counts_from_its_first_value_to_its_limit():
     assert PROGRAM.executions == {"main.1_spmd": 1, "body": 3}
 
 
+@pytest.mark.parametrize(("limit", "step", "times"), [(4, 1, 3), (7, 2, 3), (8, 2, 4)])
+def test_a_loop_counts_by_its_step(limit, step, times):
+    text = TEXT.replace("%limit = s32[]{:T(128)} constant(4)", f"%limit = s32[] constant({limit})")
+    text = text.replace("%one = s32[]{:T(128)} constant(1)", f"%one = s32[] constant({step})")
+    assert hlo.parse(text).executions["body"] == times
+
+
 def test_line_breaks_in_a_kernels_metadata_lose_nothing():
     kernel = instruction("body", "kernel")
-    assert "splash_mqa_fwd_no_residuals" in kernel.attributes
+    assert "block_kv" in kernel.attributes and "splash_mqa_fwd" in kernel.attributes
     assert PROGRAM.source(kernel) == "package/model.py:12"
     assert instruction("body", "scattered").operands == ("beside",)
 
