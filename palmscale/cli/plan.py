@@ -1,4 +1,4 @@
-"""`palmscale plan`: makes this process one that compiles for TPUs which are not there."""
+"""`palmscale plan` and `explain`: make this process one that compiles for TPUs not there."""
 
 import argparse
 import importlib.metadata
@@ -10,8 +10,6 @@ from palmscale.observe import log
 # libtpu asks a TPU machine's surroundings for all of this; here it is told. It reads them once,
 # when it is loaded.
 _ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_ENABLE_COMPILATION_CACHE": "false",  # it cannot read back what no device here can run
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v4-8",
@@ -26,33 +24,28 @@ _ENVIRONMENT = {
 def plan(args: argparse.Namespace) -> int:
     """`palmscale plan`: prints whether a run fits and how fast it goes; 1: it does not fit."""
     log.set_up()
-    be_without_devices()
-    from palmscale.cli import planning  # JAX starts with what the environment says now
+    os.environ.update(_ENVIRONMENT)
+    from palmscale.cli import measuring, planning  # JAX starts with what the environment says now
 
-    return planning.plan(args)
+    run = planning.load_run(args.gin_file, args.gin_bindings)
+    if args.topology is None and run.layout.topology is None:
+        return measuring.measure(run)
+    _check_libtpu()
+    planning.use_no_device()
+    return planning.plan(args, run)
 
 
 def explain(args: argparse.Namespace) -> None:
     """`palmscale explain`: prints where every parameter lies; with --compiled, the program too."""
-    if args.compiled:
-        be_without_devices()
-    from palmscale.cli import explain as layout  # after that, as it imports JAX
+    os.environ.update(_ENVIRONMENT)
+    from palmscale.cli import explain as layout
+    from palmscale.cli import planning
 
     layout.explain(args)
     if args.compiled:
-        from palmscale.cli import planning
-
+        _check_libtpu()
+        planning.use_no_device()
         planning.explain(args)
-
-
-def be_without_devices() -> None:
-    """Readies this process to compile for TPUs; call it before JAX is imported.
-
-    Raises:
-        UserError: there is no libtpu.
-    """
-    _check_libtpu()
-    os.environ.update(_ENVIRONMENT)
 
 
 def _check_libtpu() -> None:

@@ -35,9 +35,15 @@ from palmscale.train.compiled import CompiledStep, digest
 from palmscale.train.state import plan_state
 
 
-def plan(args: argparse.Namespace) -> int:
+def use_no_device() -> None:
+    """Keeps JAX from this machine's accelerators, and from a cache that has no use for a plan."""
+    jax.config.update("jax_platforms", "cpu")
+    # It cannot read back what no device here can run.
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
+def plan(args: argparse.Namespace, run: Run) -> int:
     """Plans the stages of a run that are asked for; 1 where one does not fit."""
-    run = load_run(args.gin_file, args.gin_bindings)
     where = topology_of(run, args.topology, args.slices)
     if args.search:
         sequences = max(_batches(run, args.batch))
@@ -97,7 +103,7 @@ def lowered_step(run: Run, where: Topology, sequences: int) -> Step:
         plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
         step = make_step(run, plan, vocabulary.bos_id)
         step = CompiledStep(step, plan, run.layout.tpu_options)
-        traced = step.trace(_batch(run, mesh, rules, sequences))
+        traced = step.trace(batch_shapes(run, mesh, rules, sequences))
         lowered = traced.lower()
     length = run.data.sequence_length
     attention = getattr(run.model, "attention_flops_per_token", lambda sequence_length: 0)
@@ -185,7 +191,7 @@ def _batches(run: Run, which: str) -> Iterator[int]:
         yield int(which)
 
 
-def _batch(run: Run, mesh: Mesh, rules: Any, sequences: int) -> Batch:
+def batch_shapes(run: Run, mesh: Mesh, rules: Any, sequences: int) -> Batch:
     """Returns the shapes of a batch as `data/feed.py` gives it."""
     sharding = NamedSharding(mesh, spec((axes.BATCH, axes.LENGTH), rules))
     shape = (sequences, run.data.sequence_length)

@@ -54,7 +54,6 @@ def test_the_step_is_that_of_train_and_the_same_each_time():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "no topology: neither TOPOLOGY in the gin files nor --topology says one"),
         (("--topology=v5x-4",), "unknown topology 'v5x-4'"),
         (("--topology=v5e-8",), "needs 4 devices and there are 8"),
         (("--topology=v5e-4", "--batch=few"), "'few' is none of largest, all"),
