@@ -80,7 +80,9 @@ class _Liveness:
         last_read: dict[int, int] = {}
         for place, instruction in enumerate(body):
             leaves[instruction.name] = _leaves(instruction, leaves)
-            for name in (instruction.name, *instruction.operands):
+            # To take one array out of a tuple is not to read the others.
+            takes_one = instruction.opcode == "get-tuple-element"
+            for name in (instruction.name, *(() if takes_one else instruction.operands)):
                 for made in leaves.get(name, ()):
                     last_read[id(made)] = place
         # What leaves the computation lies where the caller has it.
