@@ -139,6 +139,15 @@ def _add_plan(commands: Any) -> None:
         help="sequences a step: largest (default) or all of the schedule's, or a number",
     )
     plan.add_argument(
+        "--generate", action="store_true", help="plan generating text, in place of training"
+    )
+    plan.add_argument(
+        "--prompt_tokens", type=at_least(int, 1), default=2048, metavar="N", help="default: 2048"
+    )
+    plan.add_argument(
+        "--num_samples", type=at_least(int, 1), default=8, metavar="N", help="default: 8"
+    )
+    plan.add_argument(
         "--search",
         type=at_least(int, 1),
         metavar="N",

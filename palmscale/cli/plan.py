@@ -25,14 +25,21 @@ def plan(args: argparse.Namespace) -> int:
     """`palmscale plan`: prints whether a run fits and how fast it goes; 1: it does not fit."""
     log.set_up()
     os.environ.update(_ENVIRONMENT)
-    from palmscale.cli import measuring, planning  # JAX starts with what the environment says now
+    from palmscale.cli import (
+        measuring,
+        planning,
+        planning_generation,
+    )  # JAX starts with what the environment says now
 
     run = planning.load_run(args.gin_file, args.gin_bindings)
     if args.topology is None and run.layout.topology is None:
         return measuring.measure(run)
     _check_libtpu()
     planning.use_no_device()
-    return planning.plan(args, run)
+    where = planning.topology_of(run, args.topology, args.slices)
+    if args.generate:
+        return planning_generation.plan_generation(args, run, where)
+    return planning.plan(args, run, where)
 
 
 def explain(args: argparse.Namespace) -> None:

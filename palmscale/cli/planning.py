@@ -42,9 +42,8 @@ def use_no_device() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
 
 
-def plan(args: argparse.Namespace, run: Run) -> int:
+def plan(args: argparse.Namespace, run: Run, where: Topology) -> int:
     """Plans the stages of a run that are asked for; 1 where one does not fit."""
-    where = topology_of(run, args.topology, args.slices)
     if args.search:
         sequences = max(_batches(run, args.batch))
         return searching.search(args, run, where, devices_of(where), sequences)

@@ -69,7 +69,7 @@ def generate(
             # Doubling: one program for each power of two, and each key is copied twice at most.
             slots *= 2
             cache = grown(cache, slots)
-        token_B, cache = _next_token(
+        token_B, cache = next_token(
             model, sampling, params, tokens_BL, cache, jax.random.fold_in(key, position)
         )
         yield np.asarray(token_B)
@@ -77,7 +77,7 @@ def generate(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(4,))
-def _next_token(
+def next_token(
     model: nn.Module,
     sampling: Sampling,
     params: Any,
@@ -85,6 +85,10 @@ def _next_token(
     cache: Cache,
     key: jax.Array,
 ) -> tuple[jax.Array, Cache]:
+    """Returns the token after `tokens_BL`, int32 [B], and the cache with them in it.
+
+    Compiled; it donates the cache. With a prompt it is the prefill, with one token a decode step.
+    """
     variables = {"params": params}
     x_BLD, cache = model.apply(variables, tokens_BL, cache, method="extend")
     logits_BLV = model.apply(variables, x_BLD[:, -1:], method="unembed")

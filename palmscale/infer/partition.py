@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,11 @@ from palmscale.partition.shardings import make_shardings, unbox
 
 
 @contextlib.contextmanager
-def spread(boxed_params: Any, trained_mesh: Mapping[str, int]) -> Iterator[Any]:
+def spread(
+    boxed_params: Any,
+    trained_mesh: Mapping[str, int],
+    devices: Sequence[jax.Device] | None = None,
+) -> Iterator[Any]:
     """Enters a layout over all devices, and yields the shapes of the parameters with shardings.
 
     The mesh is that of training where the number of devices allows it: what divided over it then
@@ -23,12 +27,14 @@ def spread(boxed_params: Any, trained_mesh: Mapping[str, int]) -> Iterator[Any]:
     Args:
         boxed_params: shapes with their logical axes, as `abstract_params` gives them.
         trained_mesh: size of each mesh axis in training.
+        devices: to spread over; None: all that there are.
     """
-    model = math.gcd(jax.device_count(), trained_mesh.get(axes.MODEL, 1))
+    devices = jax.devices() if devices is None else devices
+    model = math.gcd(len(devices), trained_mesh.get(axes.MODEL, 1))
     rules = layout_rules("2d", {axes.BATCH: None, axes.ACT_EMBED: None})
-    data = math.gcd(jax.device_count() // model, trained_mesh.get(axes.DATA, 1))
-    copies = jax.device_count() // (data * model)
-    mesh = make_mesh(MeshSpec(data=data, model=model, replicas=copies))
+    data = math.gcd(len(devices) // model, trained_mesh.get(axes.DATA, 1))
+    copies = len(devices) // (data * model)
+    mesh = make_mesh(MeshSpec(data=data, model=model, replicas=copies), devices)
     with layout(mesh, rules):
         shardings = make_shardings(boxed_params, mesh, rules)
         yield jax.tree.map(

@@ -13,7 +13,7 @@ def nothing_is_planned(monkeypatch):
     """Whatever would go on to plan says so; the environment is left as it was."""
     monkeypatch.setattr(command, "_ENVIRONMENT", {})
     monkeypatch.setattr("palmscale.cli.planning.use_no_device", lambda: None)
-    monkeypatch.setattr("palmscale.cli.planning.plan", lambda args, run: 0)
+    monkeypatch.setattr("palmscale.cli.planning.plan", lambda args, run, where: 0)
     yield
     gin_config.reset()
 

@@ -78,9 +78,9 @@ def test_samples_differ_and_no_padding_id_is_drawn(params):
 
 def test_tokens_come_one_at_a_time_and_no_more_than_asked_for(params, monkeypatch):
     calls = []
-    compiled = module._next_token
+    compiled = module.next_token
     monkeypatch.setattr(
-        module, "_next_token", lambda *args: calls.append(args[3].shape) or compiled(*args)
+        module, "next_token", lambda *args: calls.append(args[3].shape) or compiled(*args)
     )
     arguments = dict(model=MODEL, params=params, prompt=PROMPT, sampling=GREEDY, seed=0)
     stream = generate(**arguments, max_tokens=3)
