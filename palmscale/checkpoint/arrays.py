@@ -1,30 +1,31 @@
 """Arrays to and from the disk by Orbax, sharded and asynchronously: the only use of it."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from palmscale.storage.place import Place
 
-def save_arrays(path: Path, items: dict[str, Any]) -> Any:
+
+def save_arrays(path: Place, items: dict[str, Any]) -> Any:
     """Starts writing trees of arrays, by name, to the folder `path`, in the place of what is there.
 
     Returns once the arrays may be donated. The answer's `result()` waits until all is committed,
     and raises where it failed. All processes call it.
     """
     with _context():
-        return ocp.save_checkpointables_async(path, _not_empty(items), overwrite=True)
+        return ocp.save_checkpointables_async(str(path), _not_empty(items), overwrite=True)
 
 
-def load_arrays(path: Path, items: dict[str, Any], *, in_part: bool = False) -> dict[str, Any]:
+def load_arrays(path: Place, items: dict[str, Any], *, in_part: bool = False) -> dict[str, Any]:
     """Returns the trees of arrays, by name, in the shardings of `jax.ShapeDtypeStruct`s.
 
     An item without arrays is left out. `in_part`: so may arrays of a tree be. All processes call
     it.
     """
     with _context(in_part=in_part):
-        return ocp.load_checkpointables(path, jax.tree.map(_with_sharding, _not_empty(items)))
+        return ocp.load_checkpointables(str(path), jax.tree.map(_with_sharding, _not_empty(items)))
 
 
 def _context(*, in_part: bool = False) -> ocp.Context:
