@@ -24,6 +24,9 @@ class MetricWriter(Protocol):
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of `step`."""
 
+    def flush(self) -> None:
+        """Puts what was taken where it outlives this process."""
+
     def truncate_from(self, step: int) -> None:
         """Drops `step` and all later ones: training goes on from there, again."""
 
@@ -40,6 +43,10 @@ class Writers:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hands the metrics of `step` to every writer that has not failed."""
         self._each("write", step, metrics)
+
+    def flush(self) -> None:
+        """Has every writer put what it took where it outlives this process."""
+        self._each("flush")
 
     def truncate_from(self, step: int) -> None:
         """Has every writer drop `step` and all later ones."""
@@ -61,6 +68,13 @@ class Writers:
                 )
 
 
+def json_line(step: int, metrics: Mapping[str, float]) -> str:
+    """Returns the line {"step": step, ...metrics}, in which a value that is not finite is null."""
+    values = {name: float(value) for name, value in metrics.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
+
+
 class JsonLines:
     """One line of JSON a step in the file `path`, in order, each flushed.
 
@@ -76,10 +90,11 @@ class JsonLines:
         if self._file is None:
             self._keep_before(math.inf)
             self._file = open(self._path, "a", encoding="utf-8")
-        values = {name: float(value) for name, value in metrics.items()}
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        self._file.write(json_line(step, metrics))
         self._file.flush()
+
+    def flush(self) -> None:
+        """Does nothing: each line is flushed."""
 
     def truncate_from(self, step: int) -> None:
         """Drops the lines of `step` and later, so that each step stands once after a resume."""
@@ -123,6 +138,11 @@ class TensorBoard:
         for name, value in metrics.items():
             self._events.add_scalar(name, float(value), step)
 
+    def flush(self) -> None:
+        """Writes out the events taken so far."""
+        if self._events is not None:
+            self._events.flush()
+
     def truncate_from(self, step: int) -> None:
         """Has TensorBoard leave out what earlier files say of `step` and later."""
         self.close()
@@ -163,6 +183,9 @@ class WeightsAndBiases:
         if self._run is None:
             self._run = self._opened_run()
         self._run.log({"step": step} | {name: float(value) for name, value in metrics.items()})
+
+    def flush(self) -> None:
+        """Does nothing: the package sends what was logged by itself."""
 
     def truncate_from(self, step: int) -> None:
         """Does nothing: what a run has logged stays, and the same steps are logged again."""
