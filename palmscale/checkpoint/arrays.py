@@ -4,8 +4,17 @@ from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from palmscale.storage.place import Place
+
+# A minute in all for a request that an object store does not answer. By default TensorStore tries
+# 33 times, for a quarter of an hour: longer than a run may stand still. Orbax has no setting for
+# it, and a test guards the name.
+tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT["gcs_request_retries"] = {
+    "max_retries": 6,
+    "max_delay": "16s",
+}
 
 
 def save_arrays(path: Place, items: dict[str, Any]) -> Any:

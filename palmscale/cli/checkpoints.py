@@ -10,8 +10,8 @@ from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import CURSOR, StepFolders, StepInfo
 from palmscale.cli import tables
-from palmscale.cli.workdir import workdir_place
 from palmscale.errors import UserError
+from palmscale.storage.place import place
 
 
 def ls(args: argparse.Namespace) -> None:
@@ -133,7 +133,7 @@ def age(seconds: float) -> str:
 
 def opened(workdir: str) -> CheckpointReader:
     """Returns the checkpoints of a run; UserError where there is no run."""
-    directory = workdir_place(workdir) / "checkpoints"
+    directory = place(workdir) / "checkpoints"
     if not directory.is_dir():
         raise UserError(f"there is no run in {workdir} (checkpoints/ is missing); name its folder.")
     return CheckpointReader(directory)

@@ -16,7 +16,6 @@ from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli.job import joined
 from palmscale.cli.run import Run, rebuild_model
-from palmscale.cli.workdir import workdir_place
 from palmscale.data.vocab import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
 from palmscale.infer.generate import generate as generate_tokens
@@ -24,7 +23,7 @@ from palmscale.infer.partition import parameter_bytes, spread
 from palmscale.infer.sampling import Sampling
 from palmscale.observe import log
 from palmscale.partition.shardings import unbox
-from palmscale.storage.place import on_disk
+from palmscale.storage.place import on_disk, place
 from palmscale.train.state import abstract_params
 
 # Larger models do not fit on the one device that writes the sample beside the training state.
@@ -53,7 +52,7 @@ def say_sample(run: Run, vocabulary: Vocabulary, params: Any) -> None:
 def generate(args: argparse.Namespace) -> None:
     """`palmscale generate`: writes text to stdout, token by token for one sample."""
     log.set_up()
-    workdir = workdir_place(args.workdir)
+    workdir = place(args.workdir)
     prompt = args.prompt if args.prompt_file is None else _read(args.prompt_file)
     sampling = Sampling(
         temperature=0.0 if args.greedy else args.temperature, top_k=args.top_k, top_p=args.top_p

@@ -28,7 +28,6 @@ from palmscale.cli.wiring import (
     setting,
 )
 from palmscale.cli.witness import Witness
-from palmscale.cli.workdir import workdir_place
 from palmscale.cluster.agree import check_alike
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.feed import Feed, abstract_batch
@@ -37,7 +36,7 @@ from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
 from palmscale.observe.progress import Progress
 from palmscale.observe.writers import Writers
-from palmscale.storage.place import Place
+from palmscale.storage.place import Place, place
 from palmscale.train import loop
 from palmscale.train.compiled import CompiledStep
 from palmscale.train.faults import faulty, parse_faults, spoil
@@ -57,7 +56,7 @@ def train(args: argparse.Namespace) -> int:
     log.set_up()
     faults = parse_faults(args.inject)
     run = load_run(args.gin_file, args.gin_bindings)
-    workdir = workdir_place(args.workdir)
+    workdir = place(args.workdir)
     command = (
         f"palmscale generate --workdir={workdir} --prompt='{run.reporting.sample_prompt or ''}'"
     )

@@ -7,9 +7,9 @@ from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.warm_start import warm_parameters
 from palmscale.cli.run import describe
 from palmscale.cli.wiring import CHECKPOINTS, Setting
-from palmscale.cli.workdir import workdir_place
 from palmscale.cluster.agree import Peers
 from palmscale.observe import log
+from palmscale.storage.place import place
 
 
 def given_parameters(here: Setting, peers: Peers) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -24,7 +24,7 @@ def given_parameters(here: Setting, peers: Peers) -> tuple[dict[str, Any], dict[
     if warm is None:
         return {}, None
     reader = CheckpointReader(
-        workdir_place(warm.workdir) / CHECKPOINTS,
+        place(warm.workdir) / CHECKPOINTS,
         peers=peers,
         timeout_seconds=here.run.deadlines.agree_seconds,
     )

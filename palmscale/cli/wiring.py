@@ -14,7 +14,6 @@ from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli.job import joined
 from palmscale.cli.rows import open_caches
 from palmscale.cli.run import Run, load_run
-from palmscale.cli.workdir import workdir_place
 from palmscale.data.feed import held_out_batches
 from palmscale.data.rows import RowCache, Split
 from palmscale.data.sources import VALIDATION
@@ -25,7 +24,7 @@ from palmscale.observe import log
 from palmscale.partition.mesh import layout, make_mesh
 from palmscale.partition.rules import MeshAxes, layout_rules
 from palmscale.partition.shardings import spec
-from palmscale.storage.place import Place, on_disk
+from palmscale.storage.place import Place, on_disk, place
 from palmscale.train.evaluate import combine, make_eval_step
 from palmscale.train.evaluate import evaluate as held_out_loss
 from palmscale.train.state import StatePlan, plan_state
@@ -117,7 +116,7 @@ def make_step(run: Run, plan: StatePlan, bos_id: int, **options: Any) -> TrainSt
 def evaluate(args: argparse.Namespace) -> None:
     """`palmscale eval`: prints a checkpoint's held-out metrics over all held-out rows."""
     log.set_up()
-    workdir = workdir_place(args.workdir)
+    workdir = place(args.workdir)
     if args.gin_file:
         run = load_run(args.gin_file, args.gin_bindings)
     else:

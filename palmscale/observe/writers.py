@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Literal, Protocol
 
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.storage.objects import ObjectPath
+from palmscale.storage.place import place
 
 _WANDB_TRIES, _WANDB_PAUSE_SECONDS = 6, 2.0
 
@@ -159,11 +162,12 @@ class WeightsAndBiases:
     """A Weights & Biases run, the same one after a resume: <directory>/wandb_run_id holds its id.
 
     The run is opened at the first write, so that a network that is down does not stop training.
+    Where `directory` is in an object store, the package's own files are on this machine's disk.
     """
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: str | os.PathLike[str] | ObjectPath,
         *,
         project: str,
         name: str | None = None,
@@ -174,7 +178,15 @@ class WeightsAndBiases:
                 f"Weights & Biases has no mode {mode!r} - online or offline is needed - choose one."
             )
         self._package = _extra_package("wandb", "wandb")
-        self._directory = Path(directory)
+        self._directory = place(directory)
+        self._files = self._directory
+        if isinstance(self._directory, ObjectPath):
+            if mode == "offline":
+                raise UserError(
+                    f"Weights & Biases cannot be offline with the workdir {directory} - what is to"
+                    " be synced later needs a folder - choose online, or such a --workdir."
+                )
+            self._files = Path(tempfile.mkdtemp(prefix="palmscale-wandb-"))
         self._settings = {"project": project, "name": name, "mode": mode}
         self._run = None
 
@@ -206,7 +218,7 @@ class WeightsAndBiases:
         # Offline there is nothing to look up: the pieces of one id are joined when they are synced.
         resume = "allow" if self._settings["mode"] == "online" else None
         run = self._initialized(
-            dir=str(self._directory),
+            dir=str(self._files),
             id=id_path.read_text(encoding="utf-8"),
             resume=resume,
             settings=settings,

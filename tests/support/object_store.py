@@ -6,7 +6,6 @@ do itself is added: a write or a removal that is bound to a generation fails whe
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -30,20 +29,31 @@ class ObjectStore:
         self.environment = {
             "STORAGE_EMULATOR_HOST": at,
             "TENSORSTORE_GCS_HTTP_URL": at,
-            "EPATH_USE_TF": "0",
         }
 
     @contextlib.contextmanager
-    def failing(self, path=".*", *, status=503, method=".*", after=0):
-        """Answers requests that match the patterns with `status`, but for the first so many."""
-        fault = {"path": path, "status": status, "method": method, "after": after}
-        partial = self._faults.with_suffix(".partial")
-        partial.write_text(json.dumps(fault))
-        os.replace(partial, self._faults)
+    def failing(self, path=".*", *, status=503, method=".*"):
+        """Answers requests that match the patterns with `status`."""
+        fail = self.fault(path=path, status=status, method=method)
+        exec(fail)
         try:
             yield
         finally:
-            self._faults.unlink()
+            exec(self.mended)
+
+    def fault(self, path=".*", *, status=503, method=".*", times=10**9):
+        """Python that makes the store answer so many requests that match with `status`."""
+        told = json.dumps({"path": path, "status": status, "method": method, "times": times})
+        file = str(self._faults)
+        return (
+            f"import os, pathlib; pathlib.Path({file + '.partial'!r}).write_text({told!r});"
+            f" os.replace({file + '.partial'!r}, {file!r})"
+        )
+
+    @property
+    def mended(self):
+        """Python that ends the fault."""
+        return f"import os; os.unlink({str(self._faults)!r})"
 
     def put(self, name, content=b""):
         """Writes an object."""
@@ -104,7 +114,7 @@ def _serve(port, root):
             path = urllib.parse.unquote(handler.path)
             if re.search(fault["path"], path) and re.fullmatch(fault["method"], method):
                 seen["requests"] += 1
-                if seen["requests"] > fault["after"]:
+                if seen["requests"] <= fault["times"]:
                     return fault["status"]
         if "ifGenerationMatch" in query:
             bucket, _, name = url.path.partition("/b/")[2].partition("/o")
