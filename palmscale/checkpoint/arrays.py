@@ -6,6 +6,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
+from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place
 
 # A minute in all for a request that an object store does not answer. By default TensorStore tries
@@ -23,7 +24,7 @@ def save_arrays(path: Place, items: dict[str, Any]) -> Any:
     Returns once the arrays may be donated. The answer's `result()` waits until all is committed,
     and raises where it failed. All processes call it.
     """
-    with _context():
+    with _context(path):
         return ocp.save_checkpointables_async(str(path), _not_empty(items), overwrite=True)
 
 
@@ -33,11 +34,11 @@ def load_arrays(path: Place, items: dict[str, Any], *, in_part: bool = False) ->
     An item without arrays is left out. `in_part`: so may arrays of a tree be. All processes call
     it.
     """
-    with _context(in_part=in_part):
+    with _context(path, in_part=in_part):
         return ocp.load_checkpointables(str(path), jax.tree.map(_with_sharding, _not_empty(items)))
 
 
-def _context(*, in_part: bool = False) -> ocp.Context:
+def _context(path: Place, *, in_part: bool = False) -> ocp.Context:
     context = ocp.Context()
     context.pytree.loading.partial_load = in_part
     saving = context.array.saving
@@ -46,8 +47,9 @@ def _context(*, in_part: bool = False) -> ocp.Context:
     # of it each. It is on but for GPUs.
     # zstd takes 16% off float32 weights, makes the save bound by the CPU and host memory grow.
     saving.use_compression = False
-    # Files of this size digest in parallel; chunks of this size let a mesh read only its part.
-    saving.ocdbt_target_data_file_size = 1 << 30
+    # Files of this size digest in parallel; chunks of this size let a mesh read only its part. An
+    # object is sent as a whole, from memory: there Orbax's own size for them, 400 MiB, holds.
+    saving.ocdbt_target_data_file_size = None if isinstance(path, ObjectPath) else 1 << 30
     saving.storage_options.chunk_byte_size = 1 << 25
     return context
 

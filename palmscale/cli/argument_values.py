@@ -26,13 +26,6 @@ def workdir(text: str) -> str:
     return text
 
 
-def local_folder(text: str) -> str:
-    """Returns the path of a folder of this machine; an object store's URL is refused."""
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text} is an object store; give a folder here")
-    return text
-
-
 def _named_or_step(text: str, names: tuple[str, ...]) -> str | int:
     if text in names:
         return text

@@ -2,14 +2,7 @@ import argparse
 
 import pytest
 
-from palmscale.cli.argument_values import (
-    at_least,
-    checkpoint,
-    checkpoint_or_all,
-    local_folder,
-    share,
-    workdir,
-)
+from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share, workdir
 
 
 @pytest.mark.parametrize(
@@ -26,7 +19,6 @@ from palmscale.cli.argument_values import (
         (workdir, "gs://bucket/run", "gs://bucket/run"),
         (workdir, "gs://bucket.of-mine_1/runs/a/", "gs://bucket.of-mine_1/runs/a/"),
         (workdir, "gs://bucket", "gs://bucket"),
-        (local_folder, "runs/a", "runs/a"),
     ],
 )
 def test_text_becomes_the_value(convert, text, value):
@@ -43,7 +35,6 @@ def test_text_becomes_the_value(convert, text, value):
         (at_least(int, 1, 9), "10", "give 1 to 9"),
         (at_least(float, 0), "inf", "out of range"),
         (at_least(float, 0), "nan", "out of range"),
-        (local_folder, "gs://bucket/run", "gs://bucket/run is an object store; give a folder here"),
         (workdir, "s3://bucket/run", "s3://bucket/run is no place for a run; give a folder that"),
         (workdir, "gs://", "give a folder that all hosts see, or gs://BUCKET/PATH"),
         (workdir, "gs://b/run", "no place for a run"),
