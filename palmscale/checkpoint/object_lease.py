@@ -61,7 +61,7 @@ class ObjectLease:
         self._refresher.join(_CLOSE_SECONDS)
         with contextlib.suppress(OSError, ValueError):
             stat = self._path.stat()
-            if self._read().get("token") == self._token:
+            if self._is_own():
                 self._path.unlink(generation=stat.generation)
 
     def _take(self) -> None:
@@ -72,7 +72,7 @@ class ObjectLease:
             self._path.write_over(generation, self._content)
         except FileExistsError:
             pass  # This job's own write, if its answer was lost on the way.
-        if self._read().get("token") != self._token:
+        if not self._is_own():
             raise self._in_use()
 
     def _probed(self) -> float:
@@ -131,11 +131,12 @@ class ObjectLease:
                 return
             began = time.monotonic()
             stat = self._found()
-            if stat is None or self._read().get("token") != self._token:
+            if stat is None or self._is_own():  # None: somebody has removed it.
+                with contextlib.suppress(FileExistsError):  # As in `_take`.
+                    self._path.write_over(stat.generation if stat else 0, self._content)
+            if not self._is_own():
                 self._lost = self._in_use()
-                return
-            with contextlib.suppress(FileExistsError):  # As in `_take`; the next one looks.
-                self._path.write_over(stat.generation, self._content)
+            else:
                 self._refreshed = began
 
     def _found(self) -> Stat | None:
@@ -143,6 +144,9 @@ class ObjectLease:
             return self._path.stat()
         except FileNotFoundError:
             return None
+
+    def _is_own(self) -> bool:
+        return self._read().get("token") == self._token
 
     def _read(self) -> dict:
         try:

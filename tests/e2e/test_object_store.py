@@ -166,13 +166,14 @@ def test_a_step_without_its_marker_is_never_used(copied, bucket, tiny, finished,
 
 
 def test_a_second_job_is_refused_while_the_first_holds_the_workdir(copied, bucket, tiny):
-    first = tiny_run.start(*tiny(copied, TRAIN_STEPS=100_000, SAVE_EVERY_STEPS=100_000, **HELD))
+    first = tiny_run.start(
+        *tiny(copied, TRAIN_STEPS=100_000, SAVE_EVERY_STEPS=100_000, HEARTBEAT_SECONDS=20)
+    )
     try:
         while not (bucket.folder / "run/LEASE").exists():
             assert first.poll() is None
             time.sleep(0.05)
-        time.sleep(1)
-        (second,) = run_each(bucket, tiny(copied, **HELD))
+        (second,) = run_each(bucket, tiny(copied))
         assert second.returncode == 2
         line = second.stderr.splitlines()[-1]
         assert f"in use by another job (pid {first.pid} on " in line and "one job at a time" in line
