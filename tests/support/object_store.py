@@ -33,7 +33,7 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def failing(self, path=".*", *, status=503, method=".*"):
-        """Answers requests that match the patterns with `status`."""
+        """Answers requests that match the patterns with `status`; 0: hangs up without a word."""
         fail = self.fault(path=path, status=status, method=method)
         exec(fail)
         try:
@@ -130,6 +130,8 @@ def _serve(port, root):
             if status is None:
                 return handle(handler)
             handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+            if status == 0:
+                return None
             content = json.dumps({"error": {"code": status, "message": "as the test asks"}})
             handler.send_response(status)
             handler.send_header("Content-Length", str(len(content)))

@@ -115,11 +115,12 @@ def test_an_error_of_the_store_says_what_it_is_and_of_which_object(
     assert (folder / "x").exists()
 
 
-def test_a_short_outage_is_waited_for(bucket, folder, monkeypatch):
+@pytest.mark.parametrize("status", [503, 0])
+def test_a_short_outage_is_waited_for(bucket, folder, status, monkeypatch):
     import asyncio
 
     (folder / "x").write_text("x")
-    outage = bucket.failing("runs", status=503)
+    outage = bucket.failing("runs", status=status)
     outage.__enter__()
 
     async def ended(seconds):
