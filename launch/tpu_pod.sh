@@ -10,7 +10,7 @@
 #   tpu_pod.sh down   [OPTIONS]            give the TPUs back
 #
 #   tpu_pod.sh run --name=palm --zone=us-central2-b --type=v4-128 \
-#       train --gin_file=configs/recipes/palm_8b_v4_64.gin --workdir=/mnt/shared/palm
+#       train --gin_file=configs/recipes/palm_8b_v4_64.gin --workdir=gs://my-bucket/palm
 #
 # OPTIONS, or in the environment TPU_NAME, TPU_ZONE, TPU_PROJECT, TPU_TYPE, TPU_RUNTIME:
 #   --name=NAME --zone=ZONE --project=PROJECT   (the project: gcloud's own, if not given)
@@ -28,7 +28,7 @@ topology='' runtime=${TPU_RUNTIME-tpu-ubuntu2204-base} slices=1 spot='' network=
 poll=30 dry_run='' worker=0 slice=0 follow=''
 # palmscale needs Python 3.11; the image's python3 may be older.
 # shellcheck disable=SC2016 # expanded on the worker
-install='python=$(ls /usr/bin/python3.1[1-9] 2>/dev/null | head -n 1); pins=$(cat constraints.txt pyproject.toml | cksum); [ "$(cat .venv/pins 2>/dev/null)" = "$pins" ] || { ${python:-python3} -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[tpu]" && echo "$pins" >.venv/pins; }'
+install='python=$(ls /usr/bin/python3.1[1-9] 2>/dev/null | head -n 1); pins=$(cat constraints.txt pyproject.toml | cksum); [ "$(cat .venv/pins 2>/dev/null)" = "$pins" ] || { ${python:-python3} -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[tpu,gcs]" && echo "$pins" >.venv/pins; }'
 
 fail() {
   echo "tpu_pod.sh: error: $*" >&2
@@ -259,7 +259,7 @@ report() {
 }
 
 run() {
-  ((${#command[@]} > 0)) || fail "no command - add one, such as: train --gin_file=... --workdir=/mnt/shared/..."
+  ((${#command[@]} > 0)) || fail "no command - add one, such as: train --gin_file=... --workdir=gs://..."
   local seen running workers now most
   while :; do
     [[ -z $dry_run && $(state) == ACTIVE ]] || up

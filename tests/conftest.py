@@ -2,7 +2,11 @@
 
 import os
 import pathlib
+import re
+import secrets
 import tempfile
+
+import pytest
 
 # Before JAX is imported. Subprocesses inherit it.
 os.environ["JAX_PLATFORMS"] = os.environ.get("PALMSCALE_TEST_PLATFORMS", "cpu")
@@ -18,6 +22,28 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 ALLOWED_SKIPS = pathlib.Path(__file__).with_name("allowed_skips.txt")
 _unlisted: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def _object_store_port(tmp_path_factory):
+    import object_store
+
+    pytest.importorskip("gcp_storage_emulator", reason=object_store.ABSENT)
+    root = tmp_path_factory.mktemp("objects")
+    with object_store.serving(root) as port:
+        yield root, port
+
+
+@pytest.fixture
+def bucket(_object_store_port, request, monkeypatch):
+    """An empty bucket of an object store, for this process and those that it starts."""
+    import object_store
+
+    name = re.sub(r"\W+", "-", request.node.name.lower().replace("_", "-"))[:50].strip("-")
+    made = object_store.made(*_object_store_port, f"{name}-{secrets.token_hex(3)}")
+    for variable, value in made.environment.items():
+        monkeypatch.setenv(variable, value)
+    return made
 
 
 def allowed_skips() -> list[str]:

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from palmscale.errors import CorruptionError
+from palmscale.storage.objects import ObjectPath
+from palmscale.storage.place import Place
 
 MANIFEST, VERIFIED = "MANIFEST.json", "VERIFIED"
 _THREADS = 4  # hashlib lets go of the GIL; beyond this the disk is the limit
 
 
-def names(directory: Path) -> list[str]:
+def names(directory: Place) -> list[str]:
     """The files below `directory`, by their relative paths, in order; not the manifest's own."""
     files = (path for path in directory.rglob("*") if path.is_file())
     own = (MANIFEST, VERIFIED)
@@ -29,11 +31,11 @@ def names(directory: Path) -> list[str]:
 
 
 def file_digests(
-    directory: Path, *, process_index: int = 0, process_count: int = 1
+    directory: Place, *, process_index: int = 0, process_count: int = 1
 ) -> dict[str, dict[str, Any]]:
     """{'bytes', 'sha256'} of each file below `directory` that the process wrote, by relative path.
 
-    Each file is also flushed to the disk: no marker may outlive a power loss that its files do not.
+    Each file on a disk is also flushed: no marker may outlive a power loss that its files do not.
     """
     own = [name for name in names(directory) if _writer(name, process_count) == process_index]
     files = [directory / name for name in own]
@@ -45,7 +47,7 @@ def file_digests(
 
 
 def write_manifest(
-    directory: Path, extra: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
+    directory: Place, extra: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Writes the manifest, of `extra` and the files' digests, and then VERIFIED."""
     content = json.dumps({**extra, "files": dict(sorted(files.items()))}, indent=1).encode()
@@ -54,7 +56,7 @@ def write_manifest(
     _fsync(directory.parent)
 
 
-def read_manifest(directory: Path, marker_name: str = VERIFIED) -> dict[str, Any]:
+def read_manifest(directory: Place, marker_name: str = VERIFIED) -> dict[str, Any]:
     """The manifest of `directory`; CorruptionError where it differs from what the marker states."""
     manifest, marker = directory / MANIFEST, directory / marker_name
     content, stated = _read(manifest), _read(marker)
@@ -63,7 +65,7 @@ def read_manifest(directory: Path, marker_name: str = VERIFIED) -> dict[str, Any
     return json.loads(content)
 
 
-def check(directory: Path, *, process_index: int = 0, process_count: int = 1) -> dict[str, Any]:
+def check(directory: Place, *, process_index: int = 0, process_count: int = 1) -> dict[str, Any]:
     """The manifest of `directory`; the process has read its share of the files, and they agree.
 
     Raises CorruptionError naming the first file that is missing, of another size, or damaged.
@@ -76,7 +78,7 @@ def check(directory: Path, *, process_index: int = 0, process_count: int = 1) ->
     return manifest
 
 
-def damages(directory: Path, marker_name: str = VERIFIED) -> list[str]:
+def damages(directory: Place, marker_name: str = VERIFIED) -> list[str]:
     """What is wrong with each damaged file of `directory`, in words; nothing where it is whole."""
     try:
         files = read_manifest(directory, marker_name)["files"]
@@ -96,7 +98,7 @@ def share(files: Mapping[str, Mapping[str, Any]], index: int, count: int) -> lis
     return own
 
 
-def read_checked(directory: Path, name: str) -> bytes:
+def read_checked(directory: Place, name: str) -> bytes:
     """The content of one file of `directory`, which agrees with the manifest."""
     content = _read(directory / name)
     stated = read_manifest(directory)["files"][name]["sha256"]
@@ -105,8 +107,16 @@ def read_checked(directory: Path, name: str) -> bytes:
     return content
 
 
-def write_durably(path: Path, content: bytes) -> dict[str, Any]:
+def write_durably(path: Place, content: bytes) -> dict[str, Any]:
     """Writes `content` so that it is whole or absent after a crash; returns its digest."""
+    if isinstance(path, ObjectPath):
+        path.write_bytes(content)
+    else:
+        _replace(path, content)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _replace(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
         file.write(content)
@@ -114,7 +124,6 @@ def write_durably(path: Path, content: bytes) -> dict[str, Any]:
         os.fsync(file.fileno())
     os.replace(partial, path)
     _fsync(path.parent)
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _writer(name: str, process_count: int) -> int:
@@ -125,7 +134,7 @@ def _writer(name: str, process_count: int) -> int:
     return 0
 
 
-def _damages(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator[CorruptionError]:
+def _damages(directory: Place, files: Mapping[str, Mapping[str, Any]]) -> Iterator[CorruptionError]:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         futures = [
             pool.submit(_check_file, directory / name, stated) for name, stated in files.items()
@@ -137,12 +146,12 @@ def _damages(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterato
                 yield error
 
 
-def _flush_and_digest(path: Path) -> dict[str, Any]:
+def _flush_and_digest(path: Place) -> dict[str, Any]:
     _fsync(path)
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
-def _check_file(path: Path, stated: Mapping[str, Any]) -> None:
+def _check_file(path: Place, stated: Mapping[str, Any]) -> None:
     try:
         found_bytes = path.stat().st_size
         if found_bytes != stated["bytes"]:
@@ -153,14 +162,14 @@ def _check_file(path: Path, stated: Mapping[str, Any]) -> None:
         raise _unreadable(path, error) from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Place) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> OSError | CorruptionError:
+def _unreadable(path: Place, error: OSError) -> OSError | CorruptionError:
     # Anything else, such as a permission or a lost mount, says nothing about the stored bytes.
     if error.errno == errno.ENOENT:
         return CorruptionError(f"{path} is missing.")
@@ -169,12 +178,14 @@ def _unreadable(path: Path, error: OSError) -> OSError | CorruptionError:
     return error
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb", buffering=0) as file:
+def _sha256(path: Place) -> str:
+    with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fsync(path: Path) -> None:
+def _fsync(path: Place) -> None:
+    if isinstance(path, ObjectPath):
+        return  # a write lasts once it has returned
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -18,6 +17,8 @@ from palmscale.checkpoint.together import ALONE, jointly, led
 from palmscale.cluster.agree import Peers
 from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
+from palmscale.storage.objects import ObjectPath
+from palmscale.storage.place import place
 
 PARAMS, OPTIMIZER = "params", "optimizer"
 _Read = TypeVar("_Read")
@@ -45,7 +46,7 @@ class CheckpointReader:
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: str | os.PathLike[str] | ObjectPath,
         *,
         keep: KeepPolicy = KeepPolicy(),
         marks_damage: bool = False,
@@ -53,7 +54,7 @@ class CheckpointReader:
         timeout_seconds: float = 3600.0,
     ) -> None:
         # Orbax takes absolute paths only.
-        self.directory = Path(directory).absolute()
+        self.directory = place(directory).absolute()
         self._folders = StepFolders(self.directory)
         self._keep = keep
         self._marks_damage = marks_damage

@@ -3,18 +3,16 @@
 import dataclasses
 import itertools
 import json
-import shutil
-from pathlib import Path
 from typing import Any, Literal
 
 from palmscale.checkpoint import digest
+from palmscale.checkpoint.folders import folders_of
 from palmscale.errors import CorruptionError
+from palmscale.storage.place import Place
 
 CURSOR, META, CORRUPT, PINNED = "cursor.json", "meta.json", "CORRUPT", "PINNED"
 # Where a pinned step goes when its number is needed, or its course is given up.
 SET_ASIDE = "set_aside"
-# Orbax writes <step>.orbax-checkpoint-tmp and renames it; what is being removed bears the name too.
-_TEMPORARY = ".orbax-checkpoint-tmp"
 
 State = Literal["verified", "unfinished", "corrupt"]
 
@@ -40,9 +38,9 @@ class StepInfo:
 class StepFolders:
     """The folders <directory>/<step>; the directory need not exist yet."""
 
-    directory: Path
+    directory: Place
 
-    def path(self, step: int) -> Path:
+    def path(self, step: int) -> Place:
         """Returns the folder of `step`, whether it exists or not."""
         return self.directory / str(step)
 
@@ -104,45 +102,29 @@ class StepFolders:
 
     def mark_corrupt(self, step: int) -> None:
         """Makes the step one that does not count as kept, and that a new save replaces."""
-        marker = self.path(step) / digest.VERIFIED
-        if marker.exists():
-            marker.rename(marker.with_name(CORRUPT))
+        if (self.path(step) / digest.VERIFIED).exists():
+            folders_of(self.directory).mark(self.path(step), digest.VERIFIED, CORRUPT)
 
-    def delete(self, step: int) -> Path | None:
+    def delete(self, step: int) -> Place | None:
         """Removes the step's folder, if there is one; a pinned one goes to the path returned."""
         path = self.path(step)
         if self.is_pinned(step):
             return self._set_aside(path)
-        if path.exists():
-            # Renamed first, so that no kill leaves half a step behind that looks whole.
-            doomed = path.with_name(f"{step}{_TEMPORARY}-removed")
-            shutil.rmtree(doomed, ignore_errors=True)
-            path.rename(doomed)
-            shutil.rmtree(doomed)
+        folders_of(self.directory).remove(path, digest.VERIFIED)
         return None
 
-    def _set_aside(self, path: Path) -> Path:
+    def _set_aside(self, path: Place) -> Place:
         folder = self.directory / SET_ASIDE
         folder.mkdir(exist_ok=True)
         names = (path.name if n == 0 else f"{path.name}-{n}" for n in itertools.count())
         free = next(folder / name for name in names if not (folder / name).exists())
-        return path.rename(free)
+        folders_of(self.directory).move(path, free, digest.VERIFIED)
+        return free
 
     def check_room(self, num_bytes: int) -> None:
         """Raises OSError where nothing can be written, or so many bytes do not fit."""
-        probe = self.directory / f"probe{_TEMPORARY}"
-        try:
-            probe.write_bytes(b"written to see whether it can be")
-        finally:
-            probe.unlink(missing_ok=True)
-        free = shutil.disk_usage(self.directory).free
-        if free < num_bytes:
-            raise OSError(
-                f"No space left: {self.directory} has {free:,} bytes free, and {num_bytes:,} are"
-                " needed"
-            )
+        folders_of(self.directory).check_room(self.directory, num_bytes)
 
     def remove_temporaries(self, step_pattern: str) -> None:
         """Removes what killed or failed saves left of the steps that match the glob."""
-        for path in self.directory.glob(f"{step_pattern}{_TEMPORARY}*"):
-            shutil.rmtree(path, ignore_errors=True)
+        folders_of(self.directory).remove_temporaries(self.directory, step_pattern)

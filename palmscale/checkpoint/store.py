@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -27,8 +26,10 @@ from palmscale.checkpoint.reader import OPTIMIZER, PARAMS, CheckpointReader, Sna
 from palmscale.checkpoint.steps import CURSOR, META
 from palmscale.checkpoint.together import ALONE, jointly, led
 from palmscale.cluster.agree import Peers
-from palmscale.errors import CorruptionError, HostLost
+from palmscale.errors import CorruptionError, HostLost, UserError
 from palmscale.observe import log
+from palmscale.storage.objects import ObjectPath
+from palmscale.storage.place import Place
 
 _PATIENCE_SECONDS = 5.0  # for a save under way, when the job ends with an error
 
@@ -43,7 +44,7 @@ class CheckpointStore(CheckpointReader):
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: str | os.PathLike[str] | ObjectPath,
         *,
         keep: KeepPolicy = KeepPolicy(),
         lease: Lease | None = None,
@@ -229,6 +230,7 @@ class CheckpointStore(CheckpointReader):
 
     def _prepare(self, step: int, stored: Mapping[str, Any], cursor: str, num_bytes: int) -> bool:
         """Returns whether the step is there already; else makes way for it."""
+        self._lease.check()
         if self._holds(step, stored, cursor):
             return True
         if self._folders.state(step) != "verified":
@@ -261,6 +263,7 @@ class CheckpointStore(CheckpointReader):
                 raise RuntimeError(f"no process has digested {listed(unread)}")
             for name, text in texts.items():
                 files[name] = digest.write_durably(path / name, text.encode())
+            self._lease.check()
             digest.write_manifest(path, manifest, files)
 
         try:
@@ -268,7 +271,8 @@ class CheckpointStore(CheckpointReader):
         except Exception:
             # On a full disk the remains would leave no room for the next save.
             if self._leads:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, UserError):
+                    self._lease.check()  # else another job's files may be there
                     self._folders.delete(step)
                     self._folders.remove_temporaries(f"{step}")
             raise
@@ -329,7 +333,7 @@ class _Failed:
         raise self._error
 
 
-def _started(path: Path, items: Mapping[str, Any]) -> Any:
+def _started(path: Place, items: Mapping[str, Any]) -> Any:
     # The other processes wait for this one at the end of the save: it must come there.
     try:
         return save_arrays(path, items)

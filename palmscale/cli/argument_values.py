@@ -1,6 +1,7 @@
 """What the values of flags may be; a mistake is an ArgumentTypeError, which argparse reports."""
 
 import argparse
+import re
 from collections.abc import Callable
 
 
@@ -15,11 +16,12 @@ def checkpoint_or_all(text: str) -> str | int:
 
 
 def workdir(text: str) -> str:
-    """Returns the path of a folder of this machine; an object store's URL is refused."""
-    if "://" in text:
+    """Returns the path of a folder, or the URL of one in a bucket of Google Cloud Storage."""
+    # What Google Cloud Storage takes for the name of a bucket, and no empty folder.
+    bucket = r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^/]+)*/?"
+    if "://" in text and not re.fullmatch(bucket, text):
         raise argparse.ArgumentTypeError(
-            f"{text} is an object store, where runs cannot be kept yet; give a folder that all"
-            " hosts see"
+            f"{text} is no place for a run; give a folder that all hosts see, or gs://BUCKET/PATH"
         )
     return text
 

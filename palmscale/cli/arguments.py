@@ -58,7 +58,9 @@ def _add_training(commands: Any) -> None:
         gin=True,
     )
     train.add_argument(
-        "--workdir", type=workdir, help="the run's folder (default: runs/<name of the gin file>)"
+        "--workdir",
+        type=workdir,
+        help="the run's folder, or gs://BUCKET/PATH (default: runs/<name of the gin file>)",
     )
     train.add_argument(
         "--inject",

@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from palmscale.checkpoint import digest
@@ -12,6 +11,7 @@ from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import CURSOR, StepFolders, StepInfo
 from palmscale.cli import tables
 from palmscale.errors import UserError
+from palmscale.storage.place import place
 
 
 def ls(args: argparse.Namespace) -> None:
@@ -133,7 +133,7 @@ def age(seconds: float) -> str:
 
 def opened(workdir: str) -> CheckpointReader:
     """Returns the checkpoints of a run; UserError where there is no run."""
-    directory = Path(workdir) / "checkpoints"
+    directory = place(workdir) / "checkpoints"
     if not directory.is_dir():
         raise UserError(f"there is no run in {workdir} (checkpoints/ is missing); name its folder.")
     return CheckpointReader(directory)

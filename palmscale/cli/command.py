@@ -72,7 +72,9 @@ def add_command(commands: Any, name: str, function: str, summary: str, **keyword
 
 def add_workdir(command: argparse.ArgumentParser) -> None:
     """Adds the required --workdir."""
-    command.add_argument("--workdir", type=workdir, required=True, help="the folder of the run")
+    command.add_argument(
+        "--workdir", type=workdir, required=True, help="the run's folder, or gs://BUCKET/PATH"
+    )
 
 
 def add_checkpoint_choice(command: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """The `palmscale` command: who answers it, and the one line that a mistake gets."""
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,10 @@ def run(arguments: Sequence[str]) -> int:
             interrupted += f"; to go on from {args.workdir}, run the same command again"
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)  # A gin file may import a module that stands beside it.
+        if importlib.util.find_spec("gcsfs") is not None:
+            # For the paths of Orbax, which settle it at the first one: those of gs:// would go
+            # through TensorFlow, if that is installed, and miss what gcsfs is told.
+            os.environ.setdefault("EPATH_USE_TF", "0")
         module, _, function = args.function.partition(".")
         # Only now: most commands import JAX, and `--help` is to answer at once.
         code = getattr(importlib.import_module(f"palmscale.cli.{module}"), function)(args)

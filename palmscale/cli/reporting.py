@@ -1,7 +1,5 @@
 """What a run tells of itself while it trains: its rates, and the writers of its metrics."""
 
-from pathlib import Path
-
 import jax
 from flax import linen as nn
 
@@ -9,6 +7,8 @@ from palmscale.cli.run import Run
 from palmscale.cli.wiring import Setting
 from palmscale.observe import writers
 from palmscale.observe.throughput import Throughput, peak_flops_per_device
+from palmscale.observe.uploaded_lines import json_lines
+from palmscale.storage.place import Place
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -26,11 +26,11 @@ def throughput(here: Setting) -> Throughput:
     )
 
 
-def metric_writers(run: Run, workdir: Path, *, leads: bool) -> writers.Writers:
+def metric_writers(run: Run, workdir: Place, *, leads: bool) -> writers.Writers:
     """Returns the writers that a run asks for; none on a process that does not lead."""
     if not leads:
         return writers.Writers([])
-    chosen: list[writers.MetricWriter] = [writers.JsonLines(workdir / METRICS_FILE)]
+    chosen: list[writers.MetricWriter] = [json_lines(workdir / METRICS_FILE)]
     if run.reporting.tensorboard:
         chosen.append(writers.TensorBoard(workdir / "tensorboard"))
     if run.reporting.wandb_project is not None:

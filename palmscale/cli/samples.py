@@ -23,6 +23,7 @@ from palmscale.infer.partition import parameter_bytes, spread
 from palmscale.infer.sampling import Sampling
 from palmscale.observe import log
 from palmscale.partition.shardings import unbox
+from palmscale.storage.place import on_disk, place
 from palmscale.train.state import abstract_params
 
 # Larger models do not fit on the one device that writes the sample beside the training state.
@@ -51,7 +52,7 @@ def say_sample(run: Run, vocabulary: Vocabulary, params: Any) -> None:
 def generate(args: argparse.Namespace) -> None:
     """`palmscale generate`: writes text to stdout, token by token for one sample."""
     log.set_up()
-    workdir = Path(args.workdir)
+    workdir = place(args.workdir)
     prompt = args.prompt if args.prompt_file is None else _read(args.prompt_file)
     sampling = Sampling(
         temperature=0.0 if args.greedy else args.temperature, top_k=args.top_k, top_p=args.top_p
@@ -71,7 +72,8 @@ def generate(args: argparse.Namespace) -> None:
         if job.peers.count > 1 or parameter_bytes(shapes) > _SAMPLED_BYTES:
             shapes = layouts.enter_context(spread(boxed, meta["mesh"]))
         snapshot = store.restore(which, abstract_params=shapes)
-        vocabulary = load_vocabulary(meta["vocabulary"], workdir / "vocabulary")
+        with on_disk(workdir / "vocabulary") as folder:
+            vocabulary = load_vocabulary(meta["vocabulary"], folder)
         tokens = generate_tokens(
             model=model,
             params=snapshot.params,

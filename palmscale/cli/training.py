@@ -5,7 +5,6 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from palmscale.checkpoint.lease import Lease
@@ -37,6 +36,7 @@ from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
 from palmscale.observe.progress import Progress
 from palmscale.observe.writers import Writers
+from palmscale.storage.place import Place, place
 from palmscale.train import loop
 from palmscale.train.compiled import CompiledStep
 from palmscale.train.faults import faulty, parse_faults, spoil
@@ -56,7 +56,7 @@ def train(args: argparse.Namespace) -> int:
     log.set_up()
     faults = parse_faults(args.inject)
     run = load_run(args.gin_file, args.gin_bindings)
-    workdir = Path(args.workdir)
+    workdir = place(args.workdir)
     command = (
         f"palmscale generate --workdir={workdir} --prompt='{run.reporting.sample_prompt or ''}'"
     )
@@ -64,7 +64,11 @@ def train(args: argparse.Namespace) -> int:
         args, simulated_devices=run.layout.simulated_devices, deadlines=run.deadlines
     ) as job:
         with (
-            Lease(workdir, process_index=job.peers.index) as lease,
+            Lease(
+                workdir,
+                process_index=job.peers.index,
+                stale_seconds=run.deadlines.heartbeat_seconds,
+            ) as lease,
             setting(run) as here,
             CheckpointStore(
                 workdir / CHECKPOINTS,
@@ -101,7 +105,7 @@ class Training:
     """A run on this process: what it is made of, and how it goes on."""
 
     def __init__(
-        self, here: Setting, job: Job, store: CheckpointStore, workdir: Path, witness: Witness
+        self, here: Setting, job: Job, store: CheckpointStore, workdir: Place, witness: Witness
     ) -> None:
         self._here, self._job, self._store, self._workdir = here, job, store, workdir
         self._witness = witness
@@ -229,7 +233,7 @@ class Training:
             hooks = loop.Hooks(
                 report=report,
                 evaluate=evaluator(self._here, watchdog.go_on),
-                save=self._save,
+                save=functools.partial(self._save, metrics),
                 find_spike=lambda step, values: self._course.observe(step, values),
                 rewind=functools.partial(self._rewind, feed, metrics),
                 is_save_due=self._is_save_due,
@@ -257,8 +261,14 @@ class Training:
             yield cursor, batch
 
     def _save(
-        self, done: int, state: TrainState, cursor: Cursor, held_out: Mapping[str, float]
+        self,
+        metrics: Writers,
+        done: int,
+        state: TrainState,
+        cursor: Cursor,
+        held_out: Mapping[str, float],
     ) -> None:
+        metrics.flush()  # A run that goes on from this step finds the metrics of all before it.
         verified = self._store.verified_steps()
         self._store.protect(self._course.steps_to_keep([*verified, done], done))
         self._store.save(
@@ -330,6 +340,6 @@ def row_stream(here: Setting) -> RowStream:
     return RowStream(rows=train_rows(here.run, here.caches), schedule=here.run.batch_schedule)
 
 
-def _made(directory: Path) -> Path:
+def _made(directory: Place) -> Place:
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -18,6 +18,7 @@ from palmscale.cli.reporting import METRICS_FILE
 from palmscale.cli.wiring import CHECKPOINTS
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.storage.place import place
 
 CERTIFICATE = "certificate.json"
 STRAIGHT, RESUMED = "straight", "resumed"
@@ -41,6 +42,11 @@ def verify_resume(args: argparse.Namespace) -> int:
     Returns 0 where all is as promised, else 1.
     """
     log.set_up()
+    if not isinstance(place(args.workdir), Path):
+        raise UserError(
+            f"--workdir={args.workdir} - both runs and what is noted of them are kept on this"
+            " machine - give a folder of it"
+        )
     workdir = Path(args.workdir)
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(

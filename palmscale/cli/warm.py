@@ -1,6 +1,5 @@
 """A warm start: the parameters of another run, at the beginning of this one."""
 
-from pathlib import Path
 from typing import Any
 
 from palmscale.checkpoint.fingerprint import named_leaves
@@ -10,6 +9,7 @@ from palmscale.cli.run import describe
 from palmscale.cli.wiring import CHECKPOINTS, Setting
 from palmscale.cluster.agree import Peers
 from palmscale.observe import log
+from palmscale.storage.place import place
 
 
 def given_parameters(here: Setting, peers: Peers) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -24,7 +24,7 @@ def given_parameters(here: Setting, peers: Peers) -> tuple[dict[str, Any], dict[
     if warm is None:
         return {}, None
     reader = CheckpointReader(
-        Path(warm.workdir) / CHECKPOINTS,
+        place(warm.workdir) / CHECKPOINTS,
         peers=peers,
         timeout_seconds=here.run.deadlines.agree_seconds,
     )

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from palmscale.observe import log
 from palmscale.partition.mesh import layout, make_mesh
 from palmscale.partition.rules import MeshAxes, layout_rules
 from palmscale.partition.shardings import spec
+from palmscale.storage.place import Place, on_disk, place
 from palmscale.train.evaluate import combine, make_eval_step
 from palmscale.train.evaluate import evaluate as held_out_loss
 from palmscale.train.state import StatePlan, plan_state
@@ -116,9 +116,12 @@ def make_step(run: Run, plan: StatePlan, bos_id: int, **options: Any) -> TrainSt
 def evaluate(args: argparse.Namespace) -> None:
     """`palmscale eval`: prints a checkpoint's held-out metrics over all held-out rows."""
     log.set_up()
-    workdir = Path(args.workdir)
-    gin_files = args.gin_file or [_existing_config(workdir)]
-    run = load_run(gin_files, args.gin_bindings)
+    workdir = place(args.workdir)
+    if args.gin_file:
+        run = load_run(args.gin_file, args.gin_bindings)
+    else:
+        with on_disk(_existing_config(workdir)) as gin_file:
+            run = load_run([str(gin_file)], args.gin_bindings)
     which = None if args.checkpoint == "latest" else args.checkpoint
     with (
         joined(
@@ -140,13 +143,13 @@ def evaluate(args: argparse.Namespace) -> None:
                 print(f"{name} {value:.6f}")
 
 
-def _existing_config(workdir: Path) -> str:
+def _existing_config(workdir: Place) -> Place:
     path = workdir / CONFIG_FILE
     if not path.is_file():
         raise UserError(
             f"there is no run in {workdir} ({CONFIG_FILE} is missing); name its folder."
         )
-    return str(path)
+    return path
 
 
 def evaluator(here: Setting, beat: Callable[[], None] = lambda: None) -> Evaluate:

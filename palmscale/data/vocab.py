@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from palmscale.errors import CorruptionError, UserError
+from palmscale.storage.place import Place
 
 _BLOCK_CHARACTERS = 20_000
 _LITERAL = re.compile("(\u2581+)")
@@ -35,7 +36,7 @@ class Vocabulary(Protocol):
     def description(self) -> dict[str, Any]:
         """Returns what `load_vocabulary` needs beside the files of `save`, ready for JSON."""
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Place) -> None:
         """Writes the files that the vocabulary consists of, if any, into an existing directory."""
 
 
@@ -62,7 +63,7 @@ class ByteVocabulary:
     def description(self) -> dict[str, Any]:
         return {"kind": self.name, "size": self.size, "digest": self.digest}
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Place) -> None:
         """Writes nothing: bytes need no file."""
 
 
@@ -131,7 +132,7 @@ class SentencePieceVocabulary:
     def description(self) -> dict[str, Any]:
         return {"kind": self.name, "size": self.size, "digest": self.digest, "file": self._FILE}
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Place) -> None:
         (directory / self._FILE).write_bytes(self._model)
 
     def pieces(self) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Literal, Protocol
 
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.storage.objects import ObjectPath
+from palmscale.storage.place import place
 
 _WANDB_TRIES, _WANDB_PAUSE_SECONDS = 6, 2.0
 
@@ -23,6 +26,9 @@ class MetricWriter(Protocol):
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of `step`."""
+
+    def flush(self) -> None:
+        """Puts what was taken where it outlives this process."""
 
     def truncate_from(self, step: int) -> None:
         """Drops `step` and all later ones: training goes on from there, again."""
@@ -40,6 +46,10 @@ class Writers:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hands the metrics of `step` to every writer that has not failed."""
         self._each("write", step, metrics)
+
+    def flush(self) -> None:
+        """Has every writer put what it took where it outlives this process."""
+        self._each("flush")
 
     def truncate_from(self, step: int) -> None:
         """Has every writer drop `step` and all later ones."""
@@ -61,6 +71,13 @@ class Writers:
                 )
 
 
+def json_line(step: int, metrics: Mapping[str, float]) -> str:
+    """Returns the line {"step": step, ...metrics}, in which a value that is not finite is null."""
+    values = {name: float(value) for name, value in metrics.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
+
+
 class JsonLines:
     """One line of JSON a step in the file `path`, in order, each flushed.
 
@@ -76,10 +93,11 @@ class JsonLines:
         if self._file is None:
             self._keep_before(math.inf)
             self._file = open(self._path, "a", encoding="utf-8")
-        values = {name: float(value) for name, value in metrics.items()}
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        self._file.write(json_line(step, metrics))
         self._file.flush()
+
+    def flush(self) -> None:
+        """Does nothing: each line is flushed."""
 
     def truncate_from(self, step: int) -> None:
         """Drops the lines of `step` and later, so that each step stands once after a resume."""
@@ -123,6 +141,11 @@ class TensorBoard:
         for name, value in metrics.items():
             self._events.add_scalar(name, float(value), step)
 
+    def flush(self) -> None:
+        """Writes out the events taken so far."""
+        if self._events is not None:
+            self._events.flush()
+
     def truncate_from(self, step: int) -> None:
         """Has TensorBoard leave out what earlier files say of `step` and later."""
         self.close()
@@ -139,11 +162,12 @@ class WeightsAndBiases:
     """A Weights & Biases run, the same one after a resume: <directory>/wandb_run_id holds its id.
 
     The run is opened at the first write, so that a network that is down does not stop training.
+    Where `directory` is in an object store, the package's own files are on this machine's disk.
     """
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: str | os.PathLike[str] | ObjectPath,
         *,
         project: str,
         name: str | None = None,
@@ -154,7 +178,15 @@ class WeightsAndBiases:
                 f"Weights & Biases has no mode {mode!r} - online or offline is needed - choose one."
             )
         self._package = _extra_package("wandb", "wandb")
-        self._directory = Path(directory)
+        self._directory = place(directory)
+        self._files = self._directory
+        if isinstance(self._directory, ObjectPath):
+            if mode == "offline":
+                raise UserError(
+                    f"Weights & Biases cannot be offline with the workdir {directory} - what is to"
+                    " be synced later needs a folder - choose online, or such a --workdir."
+                )
+            self._files = Path(tempfile.mkdtemp(prefix="palmscale-wandb-"))
         self._settings = {"project": project, "name": name, "mode": mode}
         self._run = None
 
@@ -163,6 +195,9 @@ class WeightsAndBiases:
         if self._run is None:
             self._run = self._opened_run()
         self._run.log({"step": step} | {name: float(value) for name, value in metrics.items()})
+
+    def flush(self) -> None:
+        """Does nothing: the package sends what was logged by itself."""
 
     def truncate_from(self, step: int) -> None:
         """Does nothing: what a run has logged stays, and the same steps are logged again."""
@@ -183,7 +218,7 @@ class WeightsAndBiases:
         # Offline there is nothing to look up: the pieces of one id are joined when they are synced.
         resume = "allow" if self._settings["mode"] == "online" else None
         run = self._initialized(
-            dir=str(self._directory),
+            dir=str(self._files),
             id=id_path.read_text(encoding="utf-8"),
             resume=resume,
             settings=settings,

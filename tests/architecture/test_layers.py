@@ -8,6 +8,7 @@ import source_tree as tree
 
 LAYERS = (  # bottom first; a package may import only from layers below its own
     {"axes", "errors"},
+    {"storage"},
     {"partition", "cluster", "observe"},
     {"model", "data", "optim", "checkpoint"},
     {"train", "infer", "interop"},
@@ -30,6 +31,7 @@ ONLY_IN = {
     "tensorboard": ("observe/writers.py",),
     "tensorboardX": ("observe/writers.py",),
     "orbax": ("checkpoint/arrays.py",),
+    "gcsfs": ("storage/objects.py",),
 }
 LAZY = {"seqio", "tensorflow", "wandb", "tensorboard", "tensorboardX"}  # inside functions only
 FROM_PARTITION = {"constrain", "map_shards"}  # all that the model may know of layout

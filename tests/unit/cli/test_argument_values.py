@@ -16,6 +16,9 @@ from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_al
         (at_least(float, 0), "0.5", 0.5),
         (share, "1", 1.0),
         (workdir, "runs/a", "runs/a"),
+        (workdir, "gs://bucket/run", "gs://bucket/run"),
+        (workdir, "gs://bucket.of-mine_1/runs/a/", "gs://bucket.of-mine_1/runs/a/"),
+        (workdir, "gs://bucket", "gs://bucket"),
     ],
 )
 def test_text_becomes_the_value(convert, text, value):
@@ -32,7 +35,10 @@ def test_text_becomes_the_value(convert, text, value):
         (at_least(int, 1, 9), "10", "give 1 to 9"),
         (at_least(float, 0), "inf", "out of range"),
         (at_least(float, 0), "nan", "out of range"),
-        (workdir, "gs://bucket/run", "gs://bucket/run is an object store"),
+        (workdir, "s3://bucket/run", "s3://bucket/run is no place for a run; give a folder that"),
+        (workdir, "gs://", "give a folder that all hosts see, or gs://BUCKET/PATH"),
+        (workdir, "gs://b/run", "no place for a run"),
+        (workdir, "gs://bucket//run", "no place for a run"),
         (share, "0", "more than 0 and at most 1"),
     ],
 )

@@ -71,3 +71,9 @@ def test_a_workdir_that_is_not_empty_is_refused(tmp_path):
     args = parse(["verify-resume", "--gin_file=a.gin", f"--workdir={tmp_path}"])
     with pytest.raises(UserError, match="is not empty"):
         verify_resume.verify_resume(args)
+
+
+def test_both_runs_are_kept_on_this_machine():
+    args = parse(["verify-resume", "--gin_file=a.gin", "--workdir=gs://bucket/check"])
+    with pytest.raises(UserError, match="--workdir=gs://bucket/check - .* give a folder of it"):
+        verify_resume.verify_resume(args)

@@ -8,6 +8,7 @@ import pytest
 from palmscale.errors import UserError
 from palmscale.observe import writers
 from palmscale.observe.writers import JsonLines, TensorBoard, WeightsAndBiases, Writers
+from palmscale.storage.place import place
 
 
 def lines(path):
@@ -168,3 +169,18 @@ def test_a_missing_package_says_what_to_install(package, extra, make, tmp_path, 
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"pip install 'palmscale\[{extra}\]'"):
         make(tmp_path)
+
+
+def test_a_run_in_a_bucket_keeps_its_wandb_id_there_and_the_files_here(bucket, monkeypatch):
+    opened = []
+    run = types.SimpleNamespace(define_metric=lambda *_, **__: None, log=lambda _: None)
+    wandb = types.SimpleNamespace(
+        Settings=lambda **_: None, init=lambda **fields: opened.append(fields) or run
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for _ in range(2):
+        WeightsAndBiases(place(f"{bucket.url}/run"), project="p").write(1, {"loss": 1.0})
+    assert bucket.names("run") == ["wandb_run_id"]
+    assert opened[0]["id"] == opened[1]["id"] and not opened[0]["dir"].startswith("gs:")
+    with pytest.raises(UserError, match="cannot be offline with the workdir gs://"):
+        WeightsAndBiases(place(f"{bucket.url}/run"), project="p", mode="offline")
