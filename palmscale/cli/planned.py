@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from palmscale.cli.run import differences
 from palmscale.observe import log
+from palmscale.storage.place import Place
 
 PLAN_FILE, PAGE_FILE = "plan.json", "plan.html"
 _MOST_SHOWN = 6
 
 
 def compare_with_plan(
-    workdir: Path,
+    workdir: Place,
     *,
     step_digest: str,
     batch_sequences: int,

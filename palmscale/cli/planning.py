@@ -4,7 +4,6 @@ import argparse
 import functools
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +30,7 @@ from palmscale.plan.flops import matmul_flops
 from palmscale.plan.page import page
 from palmscale.plan.topology import Topology
 from palmscale.plan.verdict import Step, judge
+from palmscale.storage.place import Place, place
 from palmscale.train.compiled import CompiledStep, digest
 from palmscale.train.state import plan_state
 
@@ -62,7 +62,7 @@ def plan(args: argparse.Namespace, run: Run, where: Topology) -> int:
         print_plan(plans[-1])
         if not verdict.fits and args.suggest:
             searching.suggest(args, run, where, devices_of(where), sequences)
-    _write(Path(args.workdir), run, plans)
+    _write(place(args.workdir), run, plans)
     return 0 if all(one["fits"] for one in plans) else 1
 
 
@@ -208,7 +208,7 @@ def batch_shapes(run: Run, mesh: Mesh, rules: Any, sequences: int) -> Batch:
     )
 
 
-def _write(workdir: Path, run: Run, plans: list[dict[str, Any]]) -> None:
+def _write(workdir: Place, run: Run, plans: list[dict[str, Any]]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     whole = {"versions": versions(), "run": describe(run), "plans": plans}
     (workdir / PLAN_FILE).write_text(json.dumps(whole, indent=1))

@@ -28,6 +28,7 @@ from palmscale.plan.compile import offered_bytes
 from palmscale.plan.network import Network
 from palmscale.plan.search import Choice, Shape, choices, promising, remedies
 from palmscale.plan.topology import Topology
+from palmscale.storage.place import place
 
 FOUND_FILE = "found.gin"
 _CHILD_SECONDS = 1800
@@ -77,7 +78,7 @@ def search(
     if not best.fits:
         print(f"\nNone of these fits {where}; take more chips, or a smaller batch.")
         return 1
-    path = Path(args.workdir) / FOUND_FILE
+    path = place(args.workdir) / FOUND_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_gin_text(args, where, sequences, best, tried))
     print(f"\nThe best is in {path}: palmscale plan --gin_file={path}")
