@@ -69,6 +69,11 @@ def _add_training(commands: Any) -> None:
         help="put faults in, to see what is done about them: spike@120,nan@200",
     )
     train.add_argument(
+        "--compiled_step",
+        metavar="FILE",
+        help="load the step that plan --save_step wrote; loading runs it: only files you trust",
+    )
+    train.add_argument(
         "--witness", metavar="FILE", help="note each step's batch and randomness there"
     )
     add_place(train)
@@ -161,6 +166,9 @@ def _add_plan(commands: Any) -> None:
         default=2,
         metavar="N",
         help="of a run that does not fit, how many near changes that do to find (default: 2)",
+    )
+    plan.add_argument(
+        "--save_step", metavar="FILE", help="write the compiled step there, for train to load"
     )
     plan.add_argument(
         "--dollars_per_chip_hour", type=at_least(float, 0), metavar="D", help="to state a price"

@@ -1,5 +1,6 @@
 """What is known of a run: for its checkpoints, for the agreement of its hosts, for a person."""
 
+import contextlib
 import importlib.metadata
 import platform
 from typing import Any
@@ -12,6 +13,7 @@ from palmscale.cli import gin_config
 from palmscale.cli.wiring import Setting
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
+_COMPILERS = ("jax", "jaxlib", "libtpu")
 
 
 def meta(here: Setting) -> dict[str, Any]:
@@ -34,6 +36,15 @@ def versions() -> dict[str, str]:
         "palmscale": palmscale.__version__,
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
+
+
+def compiler_versions() -> dict[str, str]:
+    """Returns the versions of what compiles a step, by name."""
+    found = {}
+    for name in _COMPILERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:

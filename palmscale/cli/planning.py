@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from palmscale import axes
 from palmscale.cli import searching, tables
 from palmscale.cli.explain import num_params
-from palmscale.cli.facts import versions
+from palmscale.cli.facts import compiler_versions, versions
 from palmscale.cli.planned import PAGE_FILE, PLAN_FILE
 from palmscale.cli.rows import vocabulary_of
 from palmscale.cli.run import Run, describe, load_run
@@ -32,6 +32,7 @@ from palmscale.plan.topology import Topology
 from palmscale.plan.verdict import Step, judge
 from palmscale.storage.place import Place, place
 from palmscale.train.compiled import CompiledStep, digest
+from palmscale.train.saved_step import save_step
 from palmscale.train.state import plan_state
 
 
@@ -60,6 +61,14 @@ def plan(args: argparse.Namespace, run: Run, where: Topology) -> int:
             )
         )
         print_plan(plans[-1])
+        if args.save_step and verdict.compiled:
+            save_step(
+                place(args.save_step),
+                verdict.compiled.executable,
+                digest=verdict.step.digest,
+                versions=compiler_versions(),
+            )
+            print(f"The compiled step is in {args.save_step}. That it loads on TPUs was not tried.")
         if not verdict.fits and args.suggest:
             searching.suggest(args, run, where, devices_of(where), sequences)
     _write(place(args.workdir), run, plans)

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
+
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.store import CheckpointStore, Snapshot
 from palmscale.cli import gin_config, samples
 from palmscale.cli.course import Course
-from palmscale.cli.facts import flat, mesh_text, meta, versions
+from palmscale.cli.facts import compiler_versions, flat, mesh_text, meta, versions
 from palmscale.cli.job import Job, joined
 from palmscale.cli.outcome import RESTART_ME
 from palmscale.cli.planned import compare_with_plan
@@ -41,6 +43,7 @@ from palmscale.train import loop
 from palmscale.train.compiled import CompiledStep
 from palmscale.train.faults import faulty, parse_faults, spoil
 from palmscale.train.replicas import first_difference
+from palmscale.train.saved_step import load_step
 from palmscale.train.spike import Spike
 from palmscale.train.state import TrainState, init_state
 
@@ -81,7 +84,7 @@ def train(args: argparse.Namespace) -> int:
         ):
             witness = Witness(args.witness, seed=run.seed, leads=job.leads)
             training = Training(here, job, store, workdir, witness)
-            training.agree()
+            training.agree(args.compiled_step)
             state, cursor = training.resume_or_begin()
             if cursor.step >= run.train_steps:
                 log.say(f"There is nothing to do: {workdir} stands at step {cursor.step:,}, and "
@@ -120,16 +123,20 @@ class Training:
         step = make_step(self._run, plan, self._here.vocabulary.bos_id, **options)
         return CompiledStep(step, plan, self._run.layout.tpu_options)
 
-    def agree(self) -> None:
+    def agree(self, compiled_step: str | None = None) -> None:
         """Compiles the step, and goes on only where all processes are about to do the same.
+
+        With `compiled_step`, a trusted file, it is loaded in place of being compiled.
 
         Raises:
             UserError: one differs; it is named.
             HostLost: one did not come.
         """
-        log.say(f"Compiling the step for {mesh_text(self._here.mesh)}.")
+        does = "Loading" if compiled_step else "Compiling"
+        log.say(f"{does} the step for {mesh_text(self._here.mesh)}.")
         first = abstract_batch(self._stream, self._here.batch_sharding, 0)
-        program = self._step.prepare(first)
+        load = None if compiled_step is None else functools.partial(_load, place(compiled_step))
+        program = self._step.prepare(first, load)
         if self._job.leads:
             compare_with_plan(
                 self._workdir,
@@ -338,6 +345,10 @@ class Training:
 def row_stream(here: Setting) -> RowStream:
     """Returns the batches of a run."""
     return RowStream(rows=train_rows(here.run, here.caches), schedule=here.run.batch_schedule)
+
+
+def _load(path: Place, lowered: jax.stages.Lowered, digest: str) -> jax.stages.Compiled:
+    return load_step(path, lowered, digest=digest, versions=compiler_versions())
 
 
 def _made(directory: Place) -> Place:

@@ -1,7 +1,7 @@
 """The train step as the devices run it: compiled before its first use, and known by a digest."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,8 @@ from palmscale.data.stream import Batch
 from palmscale.errors import UserError
 from palmscale.train.state import StatePlan, TrainState
 from palmscale.train.step import Metrics, TrainStep
+
+Load = Callable[[jax.stages.Lowered, str], jax.stages.Compiled]
 
 
 class CompiledStep:
@@ -44,11 +46,16 @@ class CompiledStep:
         """Returns the step lowered for a batch, abstract or not; its devices need not exist."""
         return self.trace(batch).lower()
 
-    def prepare(self, batch: Batch) -> str:
-        """Compiles for a batch, abstract or not, and returns the digest of the program."""
+    def prepare(self, batch: Batch, load: Load | None = None) -> str:
+        """Compiles for a batch, abstract or not, and returns the digest of the program.
+
+        With `load`, what it returns for the lowered step and its digest is taken as compiled.
+        """
         lowered = self.lower(batch)
-        self._by_shape[_shape(batch)] = self.compile(lowered)
-        return digest(lowered)
+        program = digest(lowered)
+        compiled = self.compile(lowered) if load is None else load(lowered, program)
+        self._by_shape[_shape(batch)] = compiled
+        return program
 
     def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         """Compiles what `lower` returned.
