@@ -33,7 +33,8 @@ def palmscale(*arguments, **environment):
 
 def test_a_run_knows_the_step_that_was_planned(tmp_path):
     workdir = f"--workdir={tmp_path}"
-    planned = palmscale("plan", *RUN, "--topology=v5e-4", workdir)
+    file = tmp_path / "step"
+    planned = palmscale("plan", *RUN, "--topology=v5e-4", workdir, f"--save_step={file}")
     assert planned.returncode == 0, planned.stderr
     assert "fits" in planned.stdout
     assert planned.stderr == "Compiling the step of 8 sequences for v5e:2x2.\n"
@@ -41,6 +42,10 @@ def test_a_run_knows_the_step_that_was_planned(tmp_path):
     trained = palmscale("train", *RUN, workdir)
     assert trained.returncode == 0, trained.stderr
     assert f"The compiled step is the one that {tmp_path / 'plan.json'} plans." in trained.stderr
+    # The step in the file is this run's, but of a TPU.
+    refused = palmscale("train", *RUN, f"--compiled_step={file}", f"--workdir={tmp_path / 'new'}")
+    assert refused.returncode == 2, refused.stderr
+    assert f"--compiled_step={file} does not load here" in refused.stderr.splitlines()[-1]
 
 
 def test_explain_shows_the_compiled_program():
