@@ -28,6 +28,7 @@ from palmscale.partition.shardings import audit, spec
 from palmscale.plan import report, topology
 from palmscale.plan.flops import matmul_flops
 from palmscale.plan.page import page
+from palmscale.plan.saved import saved_arrays
 from palmscale.plan.topology import Topology
 from palmscale.plan.verdict import Step, judge
 from palmscale.storage.place import Place, place
@@ -116,6 +117,8 @@ def lowered_step(run: Run, where: Topology, sequences: int) -> Step:
     length = run.data.sequence_length
     attention = getattr(run.model, "attention_flops_per_token", lambda sequence_length: 0)
     arrays = audit(plan.boxed.params, mesh.shape, rules)
+    layers = getattr(run.model, "depth", 1)
+    param_shapes = {array.shape for array in arrays}
     return Step(
         compile=functools.partial(step.compile, lowered),
         digest=digest(lowered),
@@ -127,7 +130,8 @@ def lowered_step(run: Run, where: Topology, sequences: int) -> Step:
         num_params=num_params(arrays, getattr(run.model, "num_tokens", None)),
         attention_flops_per_token=attention(length),
         matmul_flops=matmul_flops(traced),
-        layers=getattr(run.model, "depth", 1),
+        layers=layers,
+        saved=tuple(saved_arrays(traced, layers, param_shapes)),
         vocabulary=getattr(run.model, "stored_tokens", vocabulary.size),
     )
 

@@ -38,10 +38,11 @@ def _equation(equation: Any) -> float:
     times = params["length"] if name == "scan" else 1
     if name == "shard_map":
         times = math.prod(params["mesh"].shape.values())
-    return times * sum(_count(inner) for inner in _inner(params))
+    return times * sum(_count(inner) for inner in inner_jaxprs(params))
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
+def inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+    """Returns the jaxprs that an equation with these parameters runs, conditionals apart."""
     found = []
     for key in _CLOSED:
         if key in params and params[key] is not None:

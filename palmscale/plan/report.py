@@ -26,6 +26,7 @@ def to_json(verdict: Verdict, *, tokens_to_train: int, dollars_per_chip_hour: fl
         "topology": str(topology),
         "chips": topology.chips,
         "hosts": topology.hosts,
+        "devices": topology.devices,
         "mesh": {name: int(size) for name, size in step.mesh.shape.items()},
         "placement": {
             name: {"torus": describe_path(path.extents, path.rings), "slices": path.slices}
@@ -65,6 +66,10 @@ def _memory(verdict: Verdict) -> dict[str, Any]:
         "aliased_bytes": compiled and compiled.aliased_bytes,
         "temporary_bytes": compiled and compiled.temporary_bytes,
         "program_bytes": compiled and compiled.program_bytes,
+        "saved_arrays": [
+            {"array": f"{dtype}[{','.join(map(str, shape))}]", "bytes_of_all_devices": size}
+            for dtype, shape, size in verdict.step.saved
+        ],
         "host_bytes": verdict.host_bytes,
         "host_offered_bytes": verdict.topology.chip.host_bytes,
     }
@@ -188,6 +193,15 @@ def facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
             for kind, size in _parts(memory)
             if size >= GIB / 100
         ]
+    else:
+        lines += [
+            (
+                "  saved",
+                f"{one['array']} for the backward pass, {_size(one['bytes_of_all_devices'])} in"
+                f" all: at least {_size(one['bytes_of_all_devices'] / plan['devices'])} a device",
+            )
+            for one in memory["saved_arrays"][:3]
+        ]
     lines.append(
         (
             "host memory",
@@ -208,6 +222,14 @@ def memory_line(memory: Mapping[str, Any], *, fits: bool) -> str:
         f" {offered:.2f}, {needed / offered:.1f} times too much"
         if needed > 1.05 * offered
         else f"DOES NOT FIT: {needed:.2f} GiB needed, {offered:.2f} offered a device"
+    )
+
+
+def _size(num_bytes: float) -> str:
+    return (
+        f"{num_bytes / GIB:,.2f} GiB"
+        if num_bytes < 1024 * GIB
+        else f"{num_bytes / GIB / 1024:,.2f} TiB"
     )
 
 

@@ -17,6 +17,7 @@ from palmscale.plan.compile import Compiled, compile_step, offered_bytes
 from palmscale.plan.hlo import Instruction, Program
 from palmscale.plan.kernels import kernel_flops
 from palmscale.plan.network import Network, Path
+from palmscale.plan.saved import Saved
 from palmscale.plan.schedule import Times
 from palmscale.plan.topology import Topology
 
@@ -40,6 +41,7 @@ class Step:
         matmul_flops: of all devices together, with what is computed anew.
         layers: N.
         vocabulary: rows of the token table.
+        saved: (dtype, shape, bytes of all devices) of what the backward pass finds saved.
     """
 
     compile: Callable[[], jax.stages.Compiled]
@@ -54,6 +56,7 @@ class Step:
     matmul_flops: float
     layers: int
     vocabulary: int
+    saved: tuple[Saved, ...] = ()
 
     @property
     def model_flops(self) -> float:

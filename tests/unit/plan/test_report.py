@@ -53,11 +53,15 @@ def test_an_unknown_clock_prints_unknown():
 
 
 def test_what_does_not_fit_says_by_how_much_and_no_speed():
-    one = plan(fits=False, needed_bytes=int(31.5 * GIB), held={}, found=(), surprises=(),
+    step = small_plan.step(saved=(("float32", (3, 512, 8), 256 * GIB),))
+    one = plan(step=step, fits=False, needed_bytes=int(31.5 * GIB), held={}, found=(), surprises=(),
                times=None, fast=None, slow=None, compiled=None)  # fmt: skip
     lines = dict(report.facts(one))
     assert lines["memory"].startswith("DOES NOT FIT: the step's own arrays need 31.50 GiB")
     assert "15.75, 2.0 times too much" in lines["memory"]
+    assert lines["  saved"] == (
+        "float32[3,512,8] for the backward pass, 256.00 GiB in all: at least 1.00 GiB a device"
+    )
     assert "step time" not in lines
 
 
