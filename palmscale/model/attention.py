@@ -48,24 +48,25 @@ def _contract_backward(spec, dtype, saved, g):
     left, right = inputs.split(",")
     g = g.astype(x.dtype)
     dx = _einsum(f"{output},{right}->{left}", g, w.astype(x.dtype), x.dtype)
-    dw = _einsum(f"{left},{output}->{right}", x, g, x.dtype)
-    return dx, dw.astype(w.dtype)
+    dw = _einsum(f"{left},{output}->{right}", x, g, x.dtype, w.dtype)
+    return dx, dw
 
 
-def _einsum(spec, a, b, dtype):
-    def rounded_after(a, b):
-        return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32).astype(dtype)
+def _einsum(spec, a, b, dtype, result_dtype=None):
+    """Returns the einsum: float32 sums, added over devices in `dtype`, as `result_dtype` or it."""
+    result_dtype = result_dtype or dtype
+
+    def rounded_once(a, b):
+        return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32).astype(result_dtype)
+
+    def rounded_inside(a, b):
+        return jnp.einsum(spec, a, b, preferred_element_type=dtype).astype(result_dtype)
 
     if dtype == jnp.float32:
-        return rounded_after(a, b)
-    # XLA rounds inside the matmul, ahead of the sum over devices. Its CPU backend would run such
-    # a matmul in float32, which takes twice the time.
-    return jax.lax.platform_dependent(
-        a,
-        b,
-        cpu=rounded_after,
-        default=lambda a, b: jnp.einsum(spec, a, b, preferred_element_type=dtype),
-    )
+        return rounded_once(a, b)
+    # What XLA rounds inside the matmul travels rounded. Its CPU backend would run such a matmul in
+    # float32, which takes twice the time.
+    return jax.lax.platform_dependent(a, b, cpu=rounded_once, default=rounded_inside)
 
 
 contract.defvjp(_contract_forward, _contract_backward)
