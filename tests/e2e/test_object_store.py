@@ -307,11 +307,16 @@ def test_a_run_ends_with_the_reason_once_too_many_saves_have_failed_and_goes_on_
 
 
 def test_a_bucket_that_is_not_there_or_not_ones_own_is_one_line(bucket, tiny):
-    (missing,) = run_each(bucket, tiny("gs://no-such-bucket/run"))
+    missing, unlisted = run_each(
+        bucket,
+        tiny("gs://no-such-bucket/run"),
+        ["checkpoint", "ls", "--workdir=gs://no-such-bucket/run"],
+    )
     with bucket.failing(status=403):
         (denied,) = run_each(bucket, tiny(f"{bucket.url}/run"))
     for answer, words in (
         (missing, "there is no bucket gs://no-such-bucket - an existing one is needed - create it"),
+        (unlisted, "there is no run in gs://no-such-bucket/run"),
         (denied, "Permission denied"),
     ):
         assert answer.returncode == 2
