@@ -63,6 +63,11 @@ def search(
     args: argparse.Namespace, run: Run, where: Topology, devices: Sequence[Any], sequences: int
 ) -> int:
     """Compiles the run as it is and the most promising choices; writes the best as a gin file."""
+    if not isinstance(folder := place(args.workdir), Path):
+        raise UserError(
+            f"--workdir={args.workdir} - a search writes a gin file to plan and train with - give a"
+            " folder of this machine"
+        )
     base, shape = base_choice(run, where), shape_of(run, where, devices, sequences)
     found = list(choices(shape))
     kept = promising(found, shape, args.search)
@@ -78,7 +83,7 @@ def search(
     if not best.fits:
         print(f"\nNone of these fits {where}; take more chips, or a smaller batch.")
         return 1
-    path = place(args.workdir) / FOUND_FILE
+    path = folder / FOUND_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_gin_text(args, where, sequences, best, tried))
     print(f"\nThe best is in {path}: palmscale plan --gin_file={path}")

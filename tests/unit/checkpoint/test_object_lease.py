@@ -8,8 +8,10 @@ import threading
 import time
 
 import pytest
+from small_state import save
 
 from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import UserError
 from palmscale.storage.place import place
 
@@ -17,6 +19,7 @@ STALE_SECONDS = 4.0
 HOLDER = f"""
 import sys
 from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.store import CheckpointStore
 lease = Lease(sys.argv[1], stale_seconds={STALE_SECONDS})
 print("held", flush=True)
 sys.stdin.read()
@@ -126,3 +129,13 @@ def test_a_missing_bucket_and_a_lack_of_permission_are_the_users_mistakes(workdi
         Lease("gs://no-such-bucket/run")
     with bucket.failing(status=403), pytest.raises(UserError, match="Permission denied .*grant"):
         Lease(workdir)
+
+
+def test_who_has_lost_the_lease_saves_nothing_and_ends(workdir, bucket):
+    with Lease(workdir, stale_seconds=0.4) as lease:
+        with CheckpointStore(workdir / "checkpoints", lease=lease) as store:
+            (workdir / "LEASE").write_text(json.dumps({"holder": "pid 7 on elsewhere"}))
+            time.sleep(0.5)
+            with pytest.raises(UserError, match="in use by another job .pid 7 on elsewhere"):
+                save(store, 10)
+    assert bucket.names("run") == ["LEASE"]

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from palmscale.cli.planned import compare_with_plan
+from palmscale.storage.place import place
 
 
 @pytest.fixture
@@ -57,3 +58,10 @@ def test_nothing_planned_nothing_said(tmp_path, workdir, said):
     compare(tmp_path / "elsewhere")
     compare(workdir, batch_sequences=16)
     assert said == []
+
+
+def test_a_plan_in_a_bucket_is_found_as_well(workdir, said, bucket):
+    there = place(f"{bucket.url}/run")
+    (there / "plan.json").write_text((workdir / "plan.json").read_text())
+    compare(there)
+    assert said == [f"The compiled step is the one that {bucket.url}/run/plan.json plans."]

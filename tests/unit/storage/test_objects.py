@@ -34,10 +34,10 @@ def test_what_was_written_is_read_back_and_listed(folder):
     found = {p.relative_to(folder).as_posix(): p.is_file() for p in folder.rglob("*")}
     assert found == {"1/x": True, "1/deep/y": True, "2": True}
     assert (folder / "1/deep/y").stat().st_size == 25_600
-    with (folder / "1/deep/y").open("rb", buffering=0) as file:
-        assert hashlib.file_digest(file, "sha256").digest() == (
-            hashlib.sha256(bytes(range(256)) * 100).digest()
-        )
+    for name, content in ("1/deep/y", bytes(range(256)) * 100), ("2", b""):
+        with (folder / name).open("rb", buffering=0) as file:
+            found = hashlib.file_digest(file, "sha256").digest()
+        assert found == hashlib.sha256(content).digest()
 
 
 def test_a_folder_is_there_as_long_as_something_is_in_it(folder):
@@ -132,6 +132,7 @@ def test_a_short_outage_is_waited_for(bucket, folder, status, monkeypatch):
 
 def test_nothing_in_a_bucket_that_is_not_there(folder):
     nowhere = ObjectPath("gs://no-such-bucket/run")
+    assert not nowhere.exists() and not nowhere.is_dir()
     for call in (
         nowhere.read_bytes,
         lambda: nowhere.write_bytes(b""),
