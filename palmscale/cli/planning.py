@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from palmscale import axes
-from palmscale.cli import searching, tables
+from palmscale.cli import plan_cache, searching, tables
 from palmscale.cli.explain import num_params
 from palmscale.cli.facts import compiler_versions, versions
 from palmscale.cli.planned import PAGE_FILE, PLAN_FILE
@@ -51,29 +51,41 @@ def plan(args: argparse.Namespace, run: Run, where: Topology) -> int:
         return searching.search(args, run, where, devices_of(where), sequences)
     plans = []
     for sequences in _batches(run, args.batch):
-        log.say(f"Compiling the step of {sequences:,} sequences for {where}.")
-        verdict = judge(lowered_step(run, where, sequences), where)
-        plans.append(
-            report.to_json(
-                verdict,
-                tokens_to_train=run.batch_schedule.rows_before(run.train_steps)
-                * run.data.sequence_length,
-                dollars_per_chip_hour=args.dollars_per_chip_hour,
-            )
-        )
+        plans.append(_planned(args, run, where, sequences))
         print_plan(plans[-1])
-        if args.save_step and verdict.compiled:
-            save_step(
-                place(args.save_step),
-                verdict.compiled.executable,
-                digest=verdict.step.digest,
-                versions=compiler_versions(),
-            )
-            print(f"The compiled step is in {args.save_step}. That it loads on TPUs was not tried.")
-        if not verdict.fits and args.suggest:
+        if not plans[-1]["fits"] and args.suggest:
             searching.suggest(args, run, where, devices_of(where), sequences)
     _write(place(args.workdir), run, plans)
     return 0 if all(one["fits"] for one in plans) else 1
+
+
+def _planned(args: argparse.Namespace, run: Run, where: Topology, sequences: int) -> dict[str, Any]:
+    """Returns the plan of one batch; a program that was planned before is not compiled again."""
+    log.say(f"Compiling the step of {sequences:,} sequences for {where}.")
+    step = lowered_step(run, where, sequences)
+    budget = {
+        "tokens_to_train": run.batch_schedule.rows_before(run.train_steps)
+        * run.data.sequence_length,
+        "dollars_per_chip_hour": args.dollars_per_chip_hour,
+    }
+    key = plan_cache.key_of(
+        step=step.digest, topology=str(where), options=run.layout.tpu_options, **budget
+    )
+    before = None if args.save_step else plan_cache.read(key)
+    if before is not None:
+        return before
+    verdict = judge(step, where)
+    if args.save_step and verdict.compiled:
+        save_step(
+            place(args.save_step),
+            verdict.compiled.executable,
+            digest=step.digest,
+            versions=compiler_versions(),
+        )
+        log.say(f"The compiled step is in {args.save_step}; that it loads on TPUs was not tried.")
+    plan = report.to_json(verdict, **budget)
+    plan_cache.write(key, plan)
+    return plan
 
 
 def explain(args: argparse.Namespace) -> None:

@@ -50,6 +50,7 @@ def to_json(verdict: Verdict, *, tokens_to_train: int, dollars_per_chip_hour: fl
             {"why": one.why, **_collective(one.collective, step.layers)}
             for one in verdict.surprises
         ],
+        "replicated_bytes": verdict.replicated,
         "prediction": _prediction(verdict, tokens_to_train, dollars_per_chip_hour),
         "compile_cpu_seconds": verdict.compiled and round(verdict.compiled.cpu_seconds, 1),
     }
@@ -209,6 +210,10 @@ def facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
             " one checkpoint and the input",
         )
     )
+    lines += [
+        ("replicated", f"{name}: every device holds the whole {_size(size)}")
+        for name, size in plan["replicated_bytes"].items()
+    ]
     return lines + _speed_lines(plan)
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from palmscale import axes
 from palmscale.errors import DoesNotFitError
+from palmscale.partition.shardings import path_name
 from palmscale.plan import collectives, hlo, memory, schedule
 from palmscale.plan.collectives import Collective, Surprise
 from palmscale.plan.compile import Compiled, compile_step, offered_bytes
@@ -22,6 +23,7 @@ from palmscale.plan.schedule import Times
 from palmscale.plan.topology import Topology
 
 _BATCHES_READ_AHEAD = 4  # data/feed.py
+_LARGE_COPY_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,7 @@ class Verdict:
         arrays: these arrays, the largest first.
         found: collectives, the most bytes a step first.
         surprises: of these, those that a well-laid-out step would not have.
+        replicated: bytes of parameters and moments of which every device has a whole, large copy.
         times: None where the clock is unknown.
         fast: the speed if everything asynchronous overlaps as it is scheduled.
         slow: the speed if nothing overlaps.
@@ -121,6 +124,7 @@ class Verdict:
     arrays: tuple[memory.Held, ...] = ()
     found: tuple[Collective, ...] = ()
     surprises: tuple[Surprise, ...] = ()
+    replicated: dict[str, int] = dataclasses.field(default_factory=dict)
     cycles: int = 0
     kernel_flops: float = 0.0
     times: Times | None = None
@@ -138,6 +142,7 @@ def judge(step: Step, topology: Topology) -> Verdict:
         "state": _state_bytes(step),
         "host_bytes": _host_bytes(step, topology),
         "placement": placement(step.mesh, network),
+        "replicated": _replicated(step),
         "offered_bytes": offered_bytes(step.mesh.devices.flat[0]),
     }
     try:
@@ -190,6 +195,16 @@ def _state_bytes(step: Step) -> dict[str, int]:
     return {
         "parameters": sum(map(_shard_bytes, jax.tree.leaves(step.params))),
         "optimizer state": sum(map(_shard_bytes, jax.tree.leaves(step.optimizer_state))),
+    }
+
+
+def _replicated(step: Step) -> dict[str, int]:
+    return {
+        path_name(path): leaf.size * leaf.dtype.itemsize
+        for path, leaf in jax.tree_util.tree_leaves_with_path((step.params, step.optimizer_state))
+        if leaf.size * leaf.dtype.itemsize > _LARGE_COPY_BYTES
+        and step.mesh.size > 1
+        and _shard(leaf) == leaf.shape
     }
 
 

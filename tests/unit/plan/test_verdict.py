@@ -82,3 +82,14 @@ def test_each_mesh_axis_is_placed_on_the_torus():
     assert paths.keys() == {axes.DATA, axes.MODEL}
     assert all(sorted(path.extents) == [1, 2] for path in paths.values())
     assert paths[axes.DATA].extents != paths[axes.MODEL].extents
+
+
+def test_a_large_array_that_every_device_has_whole_is_named(verdict):
+    whole = NamedSharding(MESH, P())
+    params = {
+        "large": jax.ShapeDtypeStruct((2**25,), jnp.float32, sharding=whole),
+        "small": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=whole),
+    }
+    found = judge(dataclasses.replace(verdict.step, params=params), WHERE).replicated
+    assert list(found.values()) == [2**27] and "large" in next(iter(found))
+    assert verdict.replicated == {}
