@@ -217,8 +217,7 @@ class CheckpointStore(CheckpointReader):
 
     def _fail(self, message: str) -> None:
         self._failures += 1
-        good = self.latest_verified()
-        rest = "there is none yet" if good is None else f"the last good one is that of step {good}"
+        rest = self._last_good()
         if self._failures > self._retries.failures:
             raise RuntimeError(
                 f"{message}; {rest} - {self._failures} save(s) failed one after another, and"
@@ -227,6 +226,13 @@ class CheckpointStore(CheckpointReader):
             )
         if self._peers.index == 0:
             log.warn(f"{message}; {rest}. The run goes on, and saves again.")
+
+    def _last_good(self) -> str:
+        try:
+            good = self.latest_verified()
+        except OSError:  # What fails the saves may hide the steps as well.
+            return "the good ones before it cannot be seen at the moment"
+        return "there is none yet" if good is None else f"the last good one is that of step {good}"
 
     def _prepare(self, step: int, stored: Mapping[str, Any], cursor: str, num_bytes: int) -> bool:
         """Returns whether the step is there already; else makes way for it."""

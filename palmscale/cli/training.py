@@ -276,8 +276,11 @@ class Training:
         held_out: Mapping[str, float],
     ) -> None:
         metrics.flush()  # A run that goes on from this step finds the metrics of all before it.
-        verified = self._store.verified_steps()
-        self._store.protect(self._course.steps_to_keep([*verified, done], done))
+        # Where the storage does not answer, what the last save protected still does: it holds all
+        # that a rewind may need by now. The save itself says what is wrong.
+        with contextlib.suppress(OSError):
+            verified = self._store.verified_steps()
+            self._store.protect(self._course.steps_to_keep([*verified, done], done))
         self._store.save(
             done,
             params=state.params,

@@ -265,6 +265,24 @@ def test_pinned_steps_outlive_the_policy_and_are_set_aside_where_their_course_is
         assert restore(CheckpointReader(tmp_path / "c/set_aside"), 3).step == 3
 
 
+def test_a_storage_that_shows_nothing_either_fails_a_save_and_not_the_run(
+    tmp_path, monkeypatch, caplog
+):
+    with Lease(tmp_path) as lease:
+        with CheckpointStore(tmp_path / "c", lease=lease, retries=Retries(failures=1)) as store:
+            save(store, 10)
+            store.wait()
+            with monkeypatch.context() as patched:
+                for what in ("state", "steps"):
+                    patched.setattr(f"palmscale.checkpoint.steps.StepFolders.{what}", failing)
+                save(store, 20)
+                assert "step 20 was not saved: " in caplog.text
+                assert "cannot be seen at the moment. The run goes on" in caplog.text
+                with pytest.raises(RuntimeError, match="2 save.s. failed one after another"):
+                    save(store, 30)
+            assert store.verified_steps() == [10]
+
+
 def test_an_error_in_flight_is_not_hidden_by_a_failed_save(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", failing)
     with Lease(tmp_path) as lease, pytest.raises(KeyError):
