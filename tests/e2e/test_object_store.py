@@ -283,6 +283,16 @@ def test_a_run_outlives_a_store_that_refuses_for_a_while(fault, bucket, tiny, fi
     assert tiny_run.steps(workdir) == [4, 16]
 
 
+def test_a_run_outlives_a_store_that_does_not_even_show_its_steps(bucket, tiny, finished, tmp_path):
+    answer = disturbed(bucket, tiny(f"{bucket.url}/run"), status=403, method=".*")
+    assert answer.returncode == 0, answer.stderr
+    for step in (8, 12):
+        assert f"the checkpoint of step {step} was not saved: " in answer.stderr
+    assert "the good ones before it cannot be seen at the moment. The run goes on" in answer.stderr
+    workdir = equal_at_the_end(bucket, finished, tmp_path / "run")
+    assert tiny_run.steps(workdir) == [4, 16]
+
+
 def test_a_few_answers_that_it_is_overloaded_are_not_even_noticed(bucket, tiny, finished, tmp_path):
     answer = disturbed(bucket, tiny(f"{bucket.url}/run"), status=503, times=2)
     assert answer.returncode == 0 and "was not saved" not in answer.stderr, answer.stderr
