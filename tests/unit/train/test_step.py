@@ -12,6 +12,8 @@ from tiny_training import BOS, LENGTH, MODEL, VOCABULARY, Z_LOSS, targets, train
 
 from palmscale import axes
 from palmscale.data.stream import Batch
+from palmscale.model.palm import pin_residual
+from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import path_name
 from palmscale.train.state import TrainState, init_state
 from palmscale.train.step import split_rows, sum_over_parts, token_weights
@@ -71,7 +73,32 @@ def step_facts():
     for parts in 2, 4:
         with training(4, 2, microbatches=parts) as here:
             facts["parts"][str(parts)] = part_facts(here, start)
-    return facts | {"dropout": dropout_facts(start)}
+    return facts | {"dropout": dropout_facts(start), "layouts": layout_facts(start)}
+
+
+LAYOUTS = {
+    "residual by width": {},
+    "residual by sequence": {axes.ACT_LENGTH: axes.MODEL, axes.ACT_EMBED: None},
+    "residual whole": {axes.ACT_EMBED: None},
+    "vocabulary over data": {axes.VOCAB: axes.DATA, axes.VOCAB_EMBED: axes.MODEL},
+}
+
+
+def layout_facts(start):
+    """The first step's metrics on 4x2 by layout, and where the residual stream then lies."""
+    facts = {}
+    for name, overrides in LAYOUTS.items():
+        rules = layout_rules("2d", overrides)
+        with training(4, 2, rules=rules) as here:
+            _, metrics = here.step(here.placed(start), here.batch(*next(batches())))
+            # A function of its own: rules are not among what a trace is kept by.
+            pin = jax.jit(lambda x_BLD: pin_residual(x_BLD))
+            x_BLD = pin(jnp.zeros((ROWS, LENGTH, MODEL.dim)))
+            facts[name] = {
+                "metrics": floats(metrics),
+                "residual": list(x_BLD.sharding.shard_shape(x_BLD.shape)),
+            }
+    return facts
 
 
 def placement_facts(state):
@@ -206,6 +233,20 @@ def test_on_4x2_large_parameters_and_their_moments_have_an_eighth_on_each_device
             assert largest == 1 / 8, name
             large += 1
     assert large == 3 * 6  # parameters and both moments
+
+
+def test_every_layout_computes_the_same_and_the_residual_lies_where_the_rules_say(facts):
+    want = facts["layouts"]["residual by width"]["metrics"]
+    for name, found in facts["layouts"].items():
+        for metric, value in want.items():
+            np.testing.assert_allclose(
+                found["metrics"][metric], value, rtol=1e-4, atol=1e-6, err_msg=f"{name} {metric}"
+            )
+    residual = {name: found["residual"] for name, found in facts["layouts"].items()}
+    rows, width = ROWS // 4, MODEL.dim
+    assert residual["residual by width"] == [rows, LENGTH, width // 2]
+    assert residual["residual by sequence"] == [rows, LENGTH // 2, width]
+    assert residual["residual whole"] == [rows, LENGTH, width]
 
 
 def test_donated_buffers_are_deleted_on_all_devices(facts):
