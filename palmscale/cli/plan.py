@@ -9,7 +9,7 @@ from palmscale.observe import log
 
 # libtpu asks a TPU machine's surroundings for all of this; here it is told. It reads them once,
 # when it is loaded.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v4-8",
@@ -24,7 +24,7 @@ _ENVIRONMENT = {
 def plan(args: argparse.Namespace) -> int:
     """`palmscale plan`: prints whether a run fits and how fast it goes; 1: it does not fit."""
     log.set_up()
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     from palmscale.cli import (
         measuring,
         planning,
@@ -44,7 +44,7 @@ def plan(args: argparse.Namespace) -> int:
 
 def explain(args: argparse.Namespace) -> None:
     """`palmscale explain`: prints where every parameter lies; with --compiled, the program too."""
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     from palmscale.cli import explain as layout
     from palmscale.cli import planning
 

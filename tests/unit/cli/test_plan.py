@@ -11,7 +11,7 @@ PLAN = ["plan", "--gin_file=configs/recipes/cpu_1m.gin", "--topology=v5e-4"]
 @pytest.fixture(autouse=True)
 def nothing_is_planned(monkeypatch):
     """Whatever would go on to plan says so; the environment is left as it was."""
-    monkeypatch.setattr(command, "_ENVIRONMENT", {})
+    monkeypatch.setattr(command, "ENVIRONMENT", {})
     monkeypatch.setattr("palmscale.cli.planning.use_no_device", lambda: None)
     monkeypatch.setattr("palmscale.cli.planning.plan", lambda args, run, where: 0)
     yield
