@@ -9,7 +9,7 @@ from palmscale.plan.memory import Held
 from palmscale.plan.network import describe_path
 from palmscale.plan.verdict import Speed, Verdict
 
-PREDICTION = "predicted from the compiled program; not measured on a TPU"
+PREDICTION = "predicted from the program, not measured on a TPU; see docs/planning_backtest.md"
 UNKNOWN_CLOCK = "unknown: the vendor states no clock of this chip"
 
 
