@@ -73,7 +73,7 @@ def test_three_kinds_of_corpora_build_into_one_mixture_train_and_are_shown(
     flags = [
         f"--gin_file={mixture}",
         *(flag for flag in tiny("")[3:] if not flag.startswith("--gin.TEXT_FILES")),
-        "--gin.TRAIN_STEPS=8",
+        "--gin.TRAIN_STEPS=16",
     ]
     built, trained, shown, verified = tiny_run.run_each(
         [
@@ -88,7 +88,9 @@ def test_three_kinds_of_corpora_build_into_one_mixture_train_and_are_shown(
     assert folders == [("pile", "pile"), ("hub", "huggingface"), ("text", "textfiles")]
     assert "groups" in built.stdout and "Building" not in trained.stderr
     metrics = tiny_run.metrics(tmp_path / "run")
-    assert len(metrics) == 8 and metrics[-1]["loss"] < metrics[0]["loss"]
+    losses = [row["loss"] for row in metrics]
+    # The text is this project's own: any one batch may be a hard one.
+    assert len(losses) == 16 and sum(losses[8:]) < sum(losses[:8])
     for name in ("pile", "hub", "text"):
         assert metrics[-1][f"held_out_loss/{name}"] > 0
         assert f"of the mixture: {name}\n" in shown.stdout

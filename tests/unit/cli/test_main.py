@@ -33,7 +33,7 @@ def answer(monkeypatch):
         fake.args = args
         return fake.does(args)
 
-    for name, function in (("training", "train"), ("explain", "explain")):
+    for name, function in (("training", "train"), ("plan", "explain")):
         module = types.ModuleType(f"palmscale.cli.{name}")
         setattr(module, function, command)
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -152,7 +152,7 @@ def test_a_reader_that_leaves_is_no_fault():
     script = (
         "import sys, types; from palmscale.cli import main; fake = types.ModuleType('w');"
         "fake.explain = lambda args: print('line\\n' * 100_000);"
-        "sys.modules['palmscale.cli.explain'] = fake;"
+        "sys.modules['palmscale.cli.plan'] = fake;"
         "sys.exit(main.run(['explain', '--gin_file=a.gin']))"
     )
     process = subprocess.Popen(
