@@ -11,6 +11,7 @@ from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import CURSOR, StepFolders, StepInfo
 from palmscale.cli import tables
 from palmscale.errors import UserError
+from palmscale.observe import units
 from palmscale.storage.place import place
 
 
@@ -24,7 +25,7 @@ def ls(args: argparse.Namespace) -> None:
         [
             f"{info.step:,}{' (best)' if info.step in best else ''}",
             f"{info.state}{', pinned' if info.pinned else ''}",
-            tables.size(info.bytes) if info.verified else "",
+            units.size(info.bytes) if info.verified else "",
             *(f"{info.metrics[name]:.4f}" if name in info.metrics else "" for name in names),
             age(time.time() - info.time) if info.verified else "",
         ]
@@ -46,7 +47,7 @@ def show(args: argparse.Namespace) -> None:
     directory = store.directory / str(info.step)
     saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.time))
     facts = [
-        ("step", f"{info.step:,}, {tables.size(info.bytes)}, saved {saved}"),
+        ("step", f"{info.step:,}, {units.size(info.bytes)}, saved {saved}"),
         ("metrics", "  ".join(f"{k} {v:.4f}" for k, v in info.metrics.items()) or "none"),
         ("parameters", f"{meta['num_params']:,}"),
         ("mesh", " x ".join(f"{name}={size}" for name, size in meta["mesh"].items())),
@@ -95,7 +96,7 @@ def verify(args: argparse.Namespace) -> int:
             found = ["all files are whole: rename its CORRUPT to VERIFIED to use it again"]
         damaged += bool(found)
         within = f"{folders.path(info.step)}/"
-        size = tables.size(info.bytes) if info.verified else ""
+        size = units.size(info.bytes) if info.verified else ""
         told = "\n".join(line.replace(within, "") for line in found)
         rows.append([f"{info.step:,}", "damaged" if found else "good", size, told])
     tables.print_table(("step", "state", "size", "what is wrong"), rows)

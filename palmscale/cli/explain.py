@@ -9,6 +9,7 @@ import jax
 from palmscale import axes
 from palmscale.cli import devices, tables
 from palmscale.cli.run import Layout, Run, load_run
+from palmscale.observe import units
 from palmscale.partition.rules import TABLES, MeshAxes, layout_rules
 from palmscale.partition.shardings import ArrayLayout, audit
 from palmscale.train.state import abstract_state
@@ -73,7 +74,7 @@ def _print_params(params: Sequence[ArrayLayout]) -> None:
             " ".join(map(str, array.shape)),
             " ".join(name or "-" for name in array.names),
             " ".join(map(_axes_text, array.mesh_axes)),
-            tables.size(array.bytes_per_device),
+            units.size(array.bytes_per_device),
         ]
         for array in params
     ]
@@ -121,8 +122,8 @@ def _bytes_facts(
         facts.append(
             (
                 name,
-                f"{tables.size(first + second)}: parameters {tables.size(first)}, "
-                f"{type(run.optimizer).__name__} state {tables.size(second)}",
+                f"{units.size(first + second)}: parameters {units.size(first)}, "
+                f"{type(run.optimizer).__name__} state {units.size(second)}",
             )
         )
     return facts
@@ -145,7 +146,7 @@ def _copies(
         facts.append(
             (
                 where,
-                f"{tables.size(held)} a device, optimizer state included: {names or 'counters'}",
+                f"{units.size(held)} a device, optimizer state included: {names or 'counters'}",
             )
         )
     return facts

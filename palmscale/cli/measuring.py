@@ -13,7 +13,7 @@ from palmscale.cli.rows import vocabulary_of
 from palmscale.cli.run import Run
 from palmscale.cli.wiring import check_vocabulary, make_step
 from palmscale.errors import UserError
-from palmscale.observe import log
+from palmscale.observe import log, units
 from palmscale.observe.throughput import peak_flops_per_device
 from palmscale.partition.mesh import layout, make_mesh
 from palmscale.partition.rules import layout_rules
@@ -85,6 +85,6 @@ def _facts(
     memory = device.memory_stats() or {}
     if "peak_bytes_in_use" in memory:
         limit = memory.get("bytes_limit", 0)
-        used = tables.size(memory["peak_bytes_in_use"])
-        facts.append(("memory", f"{used} of {tables.size(limit)} at the fullest moment"))
+        used = units.size(memory["peak_bytes_in_use"])
+        facts.append(("memory", f"{used} of {units.size(limit)} at the fullest moment"))
     return facts

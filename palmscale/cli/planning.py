@@ -21,7 +21,7 @@ from palmscale.cli.wiring import check_vocabulary, make_step
 from palmscale.data.pack import SEGMENTS
 from palmscale.data.stream import Batch
 from palmscale.errors import UserError
-from palmscale.observe import log
+from palmscale.observe import log, units
 from palmscale.partition.mesh import layout, make_mesh
 from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import audit, spec
@@ -99,7 +99,7 @@ def explain(args: argparse.Namespace) -> None:
     if not verdict.fits:
         raise UserError(
             f"the step does not fit {where}, so there is no program to explain - needed are"
-            f" {tables.size(verdict.needed_bytes)} of {tables.size(verdict.offered_bytes or 0)} a"
+            f" {units.size(verdict.needed_bytes)} of {units.size(verdict.offered_bytes or 0)} a"
             " device - see palmscale plan"
         )
     tables.print_table(*report.collective_rows(verdict.found), right=(2, 3, 4))
@@ -174,9 +174,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     print()
     tables.print_facts(report.facts(plan))
     rows = [
-        [name, tables.size(size)]
-        for name, size in plan["collective_bytes"].items()
-        if size >= 2**20
+        [name, units.size(size)] for name, size in plan["collective_bytes"].items() if size >= 2**20
     ]
     if rows:
         print()

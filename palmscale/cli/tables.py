@@ -41,12 +41,3 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
         wraps = sys.stdout.isatty() and room > 20
         lines = textwrap.wrap(value, room, break_on_hyphens=False) if wraps else [value]
         print(f"{name:<{indent}}" + f"\n{'':<{indent}}".join(lines))
-
-
-def size(num_bytes: float) -> str:
-    """Returns bytes as a person reads them: `1.36 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:,.0f} B" if unit == "B" else f"{num_bytes:,.2f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:,.2f} TiB"

@@ -13,6 +13,8 @@ from palmscale.errors import UserError
 
 _POLL_SECONDS = 0.1
 
+PREFETCH_BATCHES = 2  # that a host holds ready, while the devices have one
+
 
 class Feed:
     """Iterates over (cursor of the batch, Batch of global arrays) from `cursor` on, endlessly.
@@ -23,7 +25,11 @@ class Feed:
     """
 
     def __init__(
-        self, stream: RowStream, sharding: NamedSharding, cursor: Cursor, prefetch: int = 2
+        self,
+        stream: RowStream,
+        sharding: NamedSharding,
+        cursor: Cursor,
+        prefetch: int = PREFETCH_BATCHES,
     ):
         for _, batch_sequences in stream.schedule.stages:
             check_divides(sharding, batch_sequences)

@@ -5,7 +5,6 @@ docs/planning.md. A group that fills whole rings uses both directions of every o
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
@@ -126,7 +125,6 @@ def _span(places: np.ndarray, size: int, ring: bool) -> int:
     return int(min(reach, size - gaps.max() + 1))
 
 
-@functools.cache
 def describe_path(extents: tuple[int, ...], rings: tuple[bool, ...]) -> str:
     """Returns extents as a person reads them: `12 (ring) x 1 x 1`."""
     parts = [

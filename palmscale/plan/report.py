@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from palmscale.observe.units import size
 from palmscale.plan.chips import GIB
 from palmscale.plan.collectives import Collective
 from palmscale.plan.memory import Held
@@ -68,8 +69,8 @@ def _memory(verdict: Verdict) -> dict[str, Any]:
         "temporary_bytes": compiled and compiled.temporary_bytes,
         "program_bytes": compiled and compiled.program_bytes,
         "saved_arrays": [
-            {"array": f"{dtype}[{','.join(map(str, shape))}]", "bytes_of_all_devices": size}
-            for dtype, shape, size in verdict.step.saved
+            {"array": f"{dtype}[{','.join(map(str, shape))}]", "bytes_of_all_devices": whole}
+            for dtype, shape, whole in verdict.step.saved
         ],
         "host_bytes": verdict.host_bytes,
         "host_offered_bytes": verdict.topology.chip.host_bytes,
@@ -190,16 +191,16 @@ def facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if memory["argument_bytes"] is not None:
         lines += [
-            (f"  {kind}", f"{size / GIB:.2f} GiB")
-            for kind, size in _parts(memory)
-            if size >= GIB / 100
+            (f"  {kind}", f"{held / GIB:.2f} GiB")
+            for kind, held in _parts(memory)
+            if held >= GIB / 100
         ]
     else:
         lines += [
             (
                 "  saved",
-                f"{one['array']} for the backward pass, {_size(one['bytes_of_all_devices'])} in"
-                f" all: at least {_size(one['bytes_of_all_devices'] / plan['devices'])} a device",
+                f"{one['array']} for the backward pass, {size(one['bytes_of_all_devices'])} in"
+                f" all: at least {size(one['bytes_of_all_devices'] / plan['devices'])} a device",
             )
             for one in memory["saved_arrays"][:3]
         ]
@@ -211,8 +212,8 @@ def facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
     )
     lines += [
-        ("replicated", f"{name}: every device holds the whole {_size(size)}")
-        for name, size in plan["replicated_bytes"].items()
+        ("replicated", f"{name}: every device holds the whole {size(held)}")
+        for name, held in plan["replicated_bytes"].items()
     ]
     return lines + _speed_lines(plan)
 
@@ -225,16 +226,6 @@ def memory_line(memory: Mapping[str, Any], *, fits: bool) -> str:
     return (
         f"DOES NOT FIT: the step's own arrays need {needed:.2f} GiB and a device offers"
         f" {offered:.2f}, {needed / offered:.1f} times too much"
-        if needed > 1.05 * offered
-        else f"DOES NOT FIT: {needed:.2f} GiB needed, {offered:.2f} offered a device"
-    )
-
-
-def _size(num_bytes: float) -> str:
-    return (
-        f"{num_bytes / GIB:,.2f} GiB"
-        if num_bytes < 1024 * GIB
-        else f"{num_bytes / GIB / 1024:,.2f} TiB"
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from palmscale import axes
+from palmscale.data.feed import PREFETCH_BATCHES
 from palmscale.errors import DoesNotFitError
 from palmscale.partition.shardings import path_name
 from palmscale.plan import collectives, hlo, memory, schedule
@@ -22,7 +23,6 @@ from palmscale.plan.saved import Saved
 from palmscale.plan.schedule import Times
 from palmscale.plan.topology import Topology
 
-_BATCHES_READ_AHEAD = 4  # data/feed.py
 _LARGE_COPY_BYTES = 64 * 2**20
 
 
@@ -40,7 +40,7 @@ class Step:
         sequence_length: tokens a row.
         num_params: as the paper counts them: no norm scales, no padding.
         attention_flops_per_token: of training, whole attention counted.
-        matmul_flops: of all devices together, with what is computed anew.
+        matmul_flops: of all devices together, with what is computed anew; kernels apart.
         layers: N.
         vocabulary: rows of the token table.
         saved: (dtype, shape, bytes of all devices) of what the backward pass finds saved.
@@ -154,6 +154,7 @@ def judge(step: Step, topology: Topology) -> Verdict:
     traffic = collectives.find(program, step.mesh, network)
     arrays = memory.at_the_peak(program)
     chip = topology.chip
+    kernels = _total(program, kernel_flops)
     times, fast, slow = None, None, None
     if chip.clock_hz is not None:
         times = schedule.step_times(
@@ -162,7 +163,7 @@ def judge(step: Step, topology: Topology) -> Verdict:
             clock_hz=chip.clock_hz,
             kernel_seconds=lambda call: kernel_flops(call) / chip.device_peak_flops,
         )
-        fast, slow = (_speed(step, topology, s) for s in (times.overlapped, times.serial))
+        fast, slow = (_speed(step, topology, s, kernels) for s in (times.overlapped, times.serial))
     return Verdict(
         **known,
         fits=True,
@@ -172,7 +173,7 @@ def judge(step: Step, topology: Topology) -> Verdict:
         found=tuple(sorted(traffic.found.values(), key=lambda one: -one.bytes_per_step)),
         surprises=tuple(_surprises(step, traffic.found)),
         cycles=int(_total(program, lambda instruction: instruction.cycles)),
-        kernel_flops=_total(program, kernel_flops),
+        kernel_flops=kernels,
         times=times,
         fast=fast,
         slow=slow,
@@ -213,7 +214,8 @@ def _host_bytes(step: Step, topology: Topology) -> int:
     replicas = step.mesh.shape.get(axes.REPLICA, 1)
     devices = topology.devices // topology.hosts
     state = sum(_state_bytes(step).values()) * devices // replicas
-    return state + _BATCHES_READ_AHEAD * 4 * step.tokens // topology.hosts
+    batch = 4 * step.tokens // topology.hosts  # int32 ids
+    return state + (PREFETCH_BATCHES + 1) * batch  # one more is being read
 
 
 def _shard(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
@@ -261,18 +263,21 @@ def _surprises(step: Step, found: Mapping[str, Collective]) -> list[Surprise]:
     return collectives.surprises(
         list(found.values()),
         logits_sizes=_logits_sizes(step),
-        # Of the largest matrix of a layer what one model shard has, in bfloat16.
-        gradient_bytes=2 * layer // max(step.mesh.shape.get(axes.MODEL, 1), 1) // 2,
+        # Half of what a model shard has of a layer's largest matrix, in bfloat16: above the sums
+        # of norms, keys and values.
+        gradient_bytes=layer // step.mesh.shape.get(axes.MODEL, 1),
     )
 
 
-def _speed(step: Step, topology: Topology, seconds: float) -> Speed:
+def _speed(step: Step, topology: Topology, seconds: float, kernels: float) -> Speed:
+    """`kernels` are the FLOPs of one device that the traced program does not tell."""
+    computed = step.matmul_flops + kernels * topology.devices
     peak = topology.chips * topology.chip.peak_flops * seconds
     return Speed(
         seconds=seconds,
         mfu=step.model_flops / peak,
         mfu_causal=step.causal_flops / peak,
-        hfu=step.matmul_flops / peak,
+        hfu=computed / peak,
         tokens_per_second_per_chip=step.tokens / seconds / topology.chips,
     )
 

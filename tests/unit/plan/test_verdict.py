@@ -93,3 +93,17 @@ def test_a_large_array_that_every_device_has_whole_is_named(verdict):
     found = judge(dataclasses.replace(verdict.step, params=params), WHERE).replicated
     assert list(found.values()) == [2**27] and "large" in next(iter(found))
     assert verdict.replicated == {}
+
+
+def test_what_kernels_compute_is_part_of_hfu(verdict, monkeypatch):
+    monkeypatch.setattr("palmscale.plan.verdict.kernel_flops", lambda call: 1e9)
+    with_kernels = judge(planned(8192), WHERE)
+    assert with_kernels.kernel_flops > 0
+    computed = verdict.step.matmul_flops + 4 * with_kernels.kernel_flops
+    peak = 4 * WHERE.chip.peak_flops * with_kernels.fast.seconds
+    assert with_kernels.fast.hfu == pytest.approx(computed / peak)
+
+
+def test_a_host_holds_its_devices_state_and_three_batches(verdict):
+    batch = 4 * verdict.step.tokens // WHERE.hosts
+    assert verdict.host_bytes == 4 * sum(verdict.state.values()) + 3 * batch
