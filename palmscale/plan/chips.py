@@ -9,6 +9,8 @@ two agree; else it is unknown. Nothing here is fitted to a measured run.
 
 import dataclasses
 
+from palmscale.observe.throughput import peak_flops_per_device
+
 GIB = 2**30
 
 
@@ -22,7 +24,7 @@ class Chip:
         torus_dims: 2 or 3; a chip has two links along each.
         cores: TensorCores a chip.
         devices: JAX devices a chip: 1 where its cores act as one.
-        peak_flops: dense bfloat16 FLOP/s a chip.
+        device_kind: as JAX names its devices.
         hbm_bytes: a chip.
         hbm_bytes_per_second: a chip.
         link_bytes_per_second: of one ICI link, in one direction.
@@ -38,7 +40,7 @@ class Chip:
     torus_dims: int
     cores: int
     devices: int = 1
-    peak_flops: float
+    device_kind: str
     hbm_bytes: int
     hbm_bytes_per_second: float
     link_bytes_per_second: float
@@ -50,8 +52,16 @@ class Chip:
 
     @property
     def device_peak_flops(self) -> float:
-        """Dense bfloat16 FLOP/s of one JAX device."""
-        return self.peak_flops / self.devices
+        """Dense bfloat16 FLOP/s of one JAX device: the figure by which a run states its MFU."""
+        peak = peak_flops_per_device(self.device_kind)
+        if peak is None:
+            raise ValueError(f"observe/throughput.py states no peak of {self.device_kind}")
+        return peak
+
+    @property
+    def peak_flops(self) -> float:
+        """Dense bfloat16 FLOP/s of a chip."""
+        return self.device_peak_flops * self.devices
 
     @property
     def flops_per_cycle(self) -> float | None:
@@ -67,7 +77,7 @@ CHIPS = {
             platform="v4",
             torus_dims=3,
             cores=2,
-            peak_flops=275e12,
+            device_kind="TPU v4",
             hbm_bytes=32 * GIB,
             hbm_bytes_per_second=1200e9,
             link_bytes_per_second=50e9,
@@ -81,7 +91,7 @@ CHIPS = {
             platform="v5e",
             torus_dims=2,
             cores=1,
-            peak_flops=197e12,
+            device_kind="TPU v5 lite",
             hbm_bytes=16 * GIB,
             hbm_bytes_per_second=800e9,
             link_bytes_per_second=50e9,
@@ -95,7 +105,7 @@ CHIPS = {
             platform="v5p",
             torus_dims=3,
             cores=2,
-            peak_flops=459e12,
+            device_kind="TPU v5p",
             hbm_bytes=95 * GIB,
             hbm_bytes_per_second=2765e9,
             link_bytes_per_second=100e9,
@@ -109,7 +119,7 @@ CHIPS = {
             platform="v6e",
             torus_dims=2,
             cores=1,
-            peak_flops=918e12,
+            device_kind="TPU v6 lite",
             hbm_bytes=32 * GIB,
             hbm_bytes_per_second=1638e9,
             link_bytes_per_second=100e9,
@@ -124,7 +134,7 @@ CHIPS = {
             torus_dims=3,
             cores=2,
             devices=2,
-            peak_flops=2307e12,
+            device_kind="TPU7x",
             hbm_bytes=192 * GIB,
             hbm_bytes_per_second=7380e9,
             link_bytes_per_second=100e9,

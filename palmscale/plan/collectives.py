@@ -86,28 +86,91 @@ class Traffic:
 
 def find(program: Program, mesh: Mesh, network: Network) -> Traffic:
     """Returns the collectives of a program, and what waits for those that are asynchronous."""
-    found: dict[str, Collective] = {}
-    ends: dict[str, str] = {}
+    finder = _Finder(program, mesh, network)
     for computation, executions in program.executions.items():
-        body = program.computations[computation]
+        finder.search(program.computations[computation], executions)
+    ends = {end: start for end, start in finder.ends.items() if start in finder.found}
+    return Traffic(found=finder.found, ends=ends)
+
+
+class _Finder:
+    """Looks computations through, one after another; see `Traffic` for what it gathers."""
+
+    def __init__(self, program: Program, mesh: Mesh, network: Network) -> None:
+        self._program, self._mesh, self._network = program, mesh, network
+        self.found: dict[str, Collective] = {}
+        self.ends: dict[str, str] = {}
+
+    def search(self, body: Sequence[Instruction], executions: int) -> None:
         by_name = {instruction.name: instruction for instruction in body}
         channels: dict[str, str] = {}
         for outer in body:
-            inside = _inside(program, outer)
+            inside = _inside(self._program, outer)
             role = _role(outer, inside)
             one = next((i for i in (outer, *inside) if _kind(i) is not None), None)
             if role == "end":
                 operand = outer.operands[0] if outer.operands else ""
                 start = channels.get(_channel(one)) if one else operand
-                ends[outer.name] = start or operand
+                self.ends[outer.name] = start or operand
             elif one is not None and role != "middle":
                 channels[_channel(one)] = outer.name
-                described = _describe(
-                    program, outer, one, by_name, executions, role == "start", mesh, network
-                )
+                described = self._describe(outer, one, by_name, executions, role == "start")
                 if described.path.size > 1:  # a group of one moves nothing
-                    found[outer.name] = described
-    return Traffic(found=found, ends={end: start for end, start in ends.items() if start in found})
+                    self.found[outer.name] = described
+
+    def _describe(
+        self,
+        outer: Instruction,
+        inner: Instruction,
+        by_name: dict[str, Instruction],
+        executions: int,
+        is_async: bool,
+    ) -> Collective:
+        """Returns the collective `inner`, which is or stands within `outer`."""
+        program, mesh, network = self._program, self._mesh, self._network
+        kind = _kind(inner) or ""
+        if (
+            inner is not outer
+            and kind == "all-reduce"
+            and "scatter" in (outer.called("calls") or "")
+        ):
+            kind = "reduce-scatter"
+        groups = self._groups(inner)
+        moved = _moved(inner)
+        if inner.opcode.startswith("reduce-scatter"):
+            moved = [(d, (*s[:-1], s[-1] * groups.shape[1])) for d, s in moved]
+        num_bytes = sum(hlo.array_bytes(dtype, shape) for dtype, shape in moved)
+        given = sum(by_name[name].bytes for name in outer.operands if name in by_name)
+        padded = max(0, num_bytes - given) if kind == "reduce-scatter" and inner is not outer else 0
+        path = network.path(groups[0])
+        causes = [outer, inner, *_makers(outer, by_name)]
+        largest = max(moved, key=lambda array: hlo.array_bytes(*array), default=("", ()))
+        return Collective(
+            name=outer.name,
+            kind=kind,
+            axis=axis_of(groups, mesh, pairs=kind == "collective-permute"),
+            array=f"{largest[0]}[{','.join(map(str, largest[1]))}]",
+            bytes=num_bytes,
+            padded_bytes=padded,
+            executions=executions,
+            is_async=is_async,
+            source=next(filter(None, map(program.source, causes)), ""),
+            op_name=next((i.op_name for i in causes if i.op_name), ""),
+            seconds=network.seconds(kind, path, num_bytes),
+            path=path,
+        )
+
+    def _groups(self, inner: Instruction) -> np.ndarray:
+        """Returns the device numbers of the groups, [groups, members]; at least one group."""
+        if inner.opcode == "send":
+            return self._network.across_slices()
+        groups = replica_groups(inner.attributes, self._mesh.size)
+        if groups is None:
+            return np.arange(self._mesh.size)[None]
+        if _kind(inner) == "collective-permute":
+            others = groups[groups[:, 0] != groups[:, 1]]
+            return others if len(others) else groups[:1, :1]  # to itself is no way
+        return groups
 
 
 def _inside(program: Program, outer: Instruction) -> tuple[Instruction, ...]:
@@ -145,63 +208,20 @@ def _kind(instruction: Instruction) -> str | None:
     return kind if kind in _KINDS else None
 
 
-def _describe(
-    program: Program,
-    outer: Instruction,
-    inner: Instruction,
-    by_name: dict[str, Instruction],
-    executions: int,
-    is_async: bool,
-    mesh: Mesh,
-    network: Network,
-) -> Collective:
-    kind = _kind(inner) or ""
-    if inner is not outer and kind == "all-reduce" and "scatter" in (outer.called("calls") or ""):
-        kind = "reduce-scatter"
-    groups = replica_groups(inner.attributes, mesh.size)
-    if kind == "collective-permute" and groups is not None:
-        groups = groups[groups[:, 0] != groups[:, 1]]  # to itself is no way
-    if inner.opcode == "send":
-        groups = network.across_slices()
-    elif groups is None:
-        groups = np.arange(mesh.size)[None]
-    moved = _moved(inner)
-    if inner.opcode.startswith("reduce-scatter"):
-        moved = [(d, (*s[:-1], s[-1] * groups.shape[1])) for d, s in moved]
-    num_bytes = sum(hlo.array_bytes(dtype, shape) for dtype, shape in moved)
-    given = sum(by_name[name].bytes for name in outer.operands if name in by_name)
-    padded = max(0, num_bytes - given) if kind == "reduce-scatter" and inner is not outer else 0
-    path = network.path(groups[0])
-    causes = [outer, inner, *_makers(outer, by_name)]
-    largest = max(moved, key=lambda array: hlo.array_bytes(*array), default=("", ()))
-    return Collective(
-        name=outer.name,
-        kind=kind,
-        axis=axis_of(groups, mesh, pairs=kind == "collective-permute"),
-        array=f"{largest[0]}[{','.join(map(str, largest[1]))}]",
-        bytes=num_bytes,
-        padded_bytes=padded,
-        executions=executions,
-        is_async=is_async,
-        source=next(filter(None, map(program.source, causes)), ""),
-        op_name=next((i.op_name for i in causes if i.op_name), ""),
-        seconds=network.seconds(kind, path, num_bytes),
-        path=path,
-    )
-
-
 def _makers(
     instruction: Instruction, by_name: dict[str, Instruction], depth: int = 6
 ) -> Iterator[Instruction]:
-    """Yields what an instruction's operands come from, nearest first.
+    """Yields what an instruction's operands come from, each once, nearest first.
 
     The compiler drops the sources of what it moves out of a loop; of their operands it does not.
     """
-    near = [by_name[name] for name in instruction.operands if name in by_name]
-    yield from near
-    if depth:
-        for one in near:
-            yield from _makers(one, by_name, depth - 1)
+    seen: set[str] = set()
+    near = [instruction]
+    for _ in range(depth):
+        names = [name for one in near for name in one.operands if name in by_name]
+        near = [by_name[name] for name in dict.fromkeys(names) if name not in seen]
+        seen.update(one.name for one in near)
+        yield from near
 
 
 def _moved(instruction: Instruction) -> list[tuple[str, tuple[int, ...]]]:

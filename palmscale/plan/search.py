@@ -242,10 +242,12 @@ def _saved(choice: Choice, shape: Shape) -> dict[str, float]:
         "gate": mlp,
         "up": mlp,
     }
-    names = {"full": (), "attention": tuple(sizes), "none": tuple(sizes)}.get(
-        choice.remat if isinstance(choice.remat, str) else "", choice.remat
-    )
-    if choice.remat == "dots":
-        names = ("query", "key", "value", "gate", "up")
+    by_choice: dict[str, tuple[str, ...]] = {
+        "full": (),
+        "dots": ("query", "key", "value", "gate", "up"),
+        "attention": tuple(sizes),
+        "none": tuple(sizes),
+    }
+    names = by_choice[choice.remat] if isinstance(choice.remat, str) else choice.remat
     residual = shape.width / (1 if choice.residual == "replicated" else choice.model)
     return {"residual": residual, **{name: sizes[name] for name in names if name in sizes}}

@@ -9,27 +9,22 @@ import sys
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from tiny_training import BOS, OPTIMIZER, Z_LOSS
 
 from palmscale import PaLM, axes
+from palmscale.cli.plan import ENVIRONMENT as ABSENT_TPUS
 from palmscale.data.stream import Batch
 from palmscale.partition.mesh import MeshSpec, layout, make_mesh
 from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import spec
+from palmscale.plan.topology import parse
 from palmscale.train.compiled import CompiledStep
 from palmscale.train.state import plan_state
 from palmscale.train.step import make_train_step
 
 # Before JAX starts.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", **ABSENT_TPUS}
 SEQUENCES, LENGTH, VOCABULARY, DIM = 8, 256, 4096, 512
 FIELDS = dict(
     num_tokens=VOCABULARY, dim=DIM, depth=2, heads=4, dim_head=128, dtype="bfloat16", remat="full"
@@ -38,9 +33,7 @@ FIELDS = dict(
 
 def program(fields, overrides, options):
     """The text of the program that XLA makes of the step, on data 2 x model 2."""
-    devices = topologies.get_topology_desc(
-        topology_name="v5e:2x2", platform="tpu", chip_config_name="default", wrap=(False,) * 3
-    ).devices
+    devices = parse("v5e:2x2").describe()
     model = PaLM(**FIELDS | fields)
     mesh, rules = make_mesh(MeshSpec(data=2, model=2), devices), layout_rules("2d", overrides)
     with layout(mesh, rules):

@@ -27,12 +27,13 @@ def test_peaks_are_the_vendors_and_unknown_devices_have_none():
         ("TPU v5", 459e12),
         ("TPU v5p", 459e12),
         ("TPU v6 lite", 918e12),
+        ("TPU7x", 2307e12 / 2),
         ("NVIDIA A100-SXM4-40GB", 312e12),
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H200", 989e12),
     ]:
         assert peak_flops_per_device(kind) == peak
-    for kind in "cpu", "NVIDIA H100 PCIe", "TPU7x", "":
+    for kind in "cpu", "NVIDIA H100 PCIe", "TPU9x", "":
         assert peak_flops_per_device(kind) is None
 
 

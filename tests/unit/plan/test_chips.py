@@ -1,12 +1,24 @@
+import dataclasses
+
+import pytest
+
 from palmscale.observe.throughput import peak_flops_per_device
 from palmscale.plan.chips import CHIPS
+from palmscale.plan.topology import parse
 
-DEVICE_KINDS = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5p", "v6e": "TPU v6 lite"}
+PEAKS = {"v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12, "tpu7x": 2307e12}
 
 
 def test_a_run_and_a_plan_know_the_same_peak():
-    for name, kind in DEVICE_KINDS.items():
-        assert CHIPS[name].device_peak_flops == peak_flops_per_device(kind)
+    assert {name: chip.peak_flops for name, chip in CHIPS.items()} == PEAKS
+    for chip in CHIPS.values():
+        assert chip.device_peak_flops == peak_flops_per_device(chip.device_kind)
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_the_compilers_devices_have_the_kind_that_is_stated(name):
+    kind = parse(f"{name}:{'2x2' if CHIPS[name].torus_dims == 2 else '2x2x1'}").describe()[0]
+    assert peak_flops_per_device(kind.device_kind) == CHIPS[name].device_peak_flops
 
 
 def test_a_chip_of_two_devices_shares_its_peak():
@@ -15,3 +27,9 @@ def test_a_chip_of_two_devices_shares_its_peak():
 
 def test_an_unknown_clock_has_no_flops_per_cycle():
     assert CHIPS["v6e"].clock_hz is None and CHIPS["v6e"].flops_per_cycle is None
+
+
+def test_a_kind_without_a_peak_is_named():
+    unknown = dataclasses.replace(CHIPS["v4"], device_kind="TPU v99")
+    with pytest.raises(ValueError, match="no peak of TPU v99"):
+        _ = unknown.peak_flops

@@ -104,3 +104,29 @@ def test_surprises_are_named():
     assert surprises_of(kind="all-reduce") == ["sums a whole gradient; a reduce-scatter would do"]
     assert surprises_of(axis="part of data") == ["its groups follow no mesh axis"]
     assert surprises_of(padded_bytes=2**19) == ["12% of it is padding to equal shards"]
+
+
+def permuted(pairs):
+    text = TEXT.replace(
+        "  %result = f32[64,1024]",
+        f"""  %permuted = f32[64,1024]{{1,0}} collective-permute(%param.1), channel_id=8, source_target_pairs={pairs}
+  %result = f32[64,1024]""",  # noqa: E501
+    )
+    return collectives.find(hlo.parse(text), MESH, network()).found.get("permuted")
+
+
+def test_a_permute_goes_the_way_of_those_that_move():
+    assert permuted("{{0,0},{1,2},{2,1}}").axis == "model"
+    assert permuted("{{0,0},{1,1}}") is None
+
+
+def test_the_source_of_what_it_reads_stands_for_one_that_has_none():
+    text = TEXT.replace(
+        'ids=true, metadata={op_name="jit(step)/jvp(hidden)/while/body/dot_general"'
+        " stack_frame_id=1}, backend_config",
+        "ids=true, backend_config",
+    ).replace("%weight = bf16[64,1024]{1,0:T(8,128)(2,1)} get-tuple-element(%state), index=1",
+              "%weight = bf16[64,1024]{1,0:T(8,128)(2,1)} get-tuple-element(%state), index=1,"
+              " metadata={op_name=\"weight\" stack_frame_id=2}")  # fmt: skip
+    gather = collectives.find(hlo.parse(text), MESH, network()).found["all-gather-start.1"]
+    assert (gather.op_name, gather.source) == ("weight", "package/loss.py:34")
