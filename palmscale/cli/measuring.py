@@ -6,19 +6,15 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from palmscale import axes
 from palmscale.cli import tables
-from palmscale.cli.planning import batch_shapes
-from palmscale.cli.rows import vocabulary_of
+from palmscale.cli.rows import is_packed
 from palmscale.cli.run import Run
-from palmscale.cli.wiring import check_vocabulary, make_step
+from palmscale.cli.wiring import compiled_step, setting_without_rows
+from palmscale.data.feed import batch_shapes
 from palmscale.errors import UserError
 from palmscale.observe import log, units
 from palmscale.observe.throughput import peak_flops_per_device
-from palmscale.partition.mesh import layout, make_mesh
-from palmscale.partition.rules import layout_rules
-from palmscale.train.compiled import CompiledStep
-from palmscale.train.state import init_state, plan_state
+from palmscale.train.state import init_state
 
 _STEPS = 5
 
@@ -41,19 +37,19 @@ def measure(run: Run) -> int:
 
 def print_facts_of(run: Run, sequences: int) -> None:
     """Runs a few steps on this machine's devices, and prints their time and memory."""
-    mesh = make_mesh(run.layout.mesh)
-    rules = layout_rules(run.layout.rules, run.layout.overrides)
-    run.check_divides(sequences, mesh.shape[axes.REPLICA] * mesh.shape[axes.DATA], "--batch")
-    vocabulary = vocabulary_of(run.data)
-    check_vocabulary(run, vocabulary)
-    log.say(f"Measuring {_STEPS} steps of {sequences:,} sequences on {mesh.size} device(s).")
-    with layout(mesh, rules):
-        plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
-        shapes = batch_shapes(run, mesh, rules, sequences)
+    with setting_without_rows(run) as here:
+        plan, devices = here.plan, here.mesh.size
+        log.say(f"Measuring {_STEPS} steps of {sequences:,} sequences on {devices} device(s).")
+        shapes = batch_shapes(
+            sequences,
+            run.data.sequence_length,
+            here.batch_sharding,
+            is_packed=is_packed(run.data),
+        )
         batch = jax.tree.map(
             lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), shapes
         )
-        step = CompiledStep(make_step(run, plan, vocabulary.bos_id), plan, run.layout.tpu_options)
+        step = compiled_step(here)
         step.prepare(shapes)
         state = init_state(plan, run.model, seed=run.seed)
         seconds = []

@@ -7,24 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
 
 from palmscale import axes
 from palmscale.cli import plan_cache, searching, tables
 from palmscale.cli.explain import num_params
 from palmscale.cli.facts import compiler_versions, versions
 from palmscale.cli.planned import PAGE_FILE, PLAN_FILE
-from palmscale.cli.rows import vocabulary_of
+from palmscale.cli.rows import is_packed
 from palmscale.cli.run import Run, describe, load_run
-from palmscale.cli.wiring import check_vocabulary, make_step
-from palmscale.data.pack import SEGMENTS
-from palmscale.data.stream import Batch
+from palmscale.cli.wiring import compiled_step, setting_without_rows
+from palmscale.data.feed import batch_shapes
 from palmscale.errors import UserError
 from palmscale.observe import log, units
-from palmscale.partition.mesh import layout, make_mesh
-from palmscale.partition.rules import layout_rules
-from palmscale.partition.shardings import audit, spec
+from palmscale.partition.shardings import audit
 from palmscale.plan import report, topology
 from palmscale.plan.flops import matmul_flops
 from palmscale.plan.page import page
@@ -32,9 +27,8 @@ from palmscale.plan.saved import saved_arrays
 from palmscale.plan.topology import Topology
 from palmscale.plan.verdict import Step, judge
 from palmscale.storage.place import Place, place
-from palmscale.train.compiled import CompiledStep, digest
+from palmscale.train.compiled import digest
 from palmscale.train.saved_step import save_step
-from palmscale.train.state import plan_state
 
 
 def use_no_device() -> None:
@@ -113,18 +107,18 @@ def lowered_step(run: Run, where: Topology, sequences: int) -> Step:
     Raises:
         UserError: the mesh, the batch or a parameter does not divide; or there is no such libtpu.
     """
-    mesh = make_mesh(run.layout.mesh, devices_of(where))
-    rules = layout_rules(run.layout.rules, run.layout.overrides)
-    data_parallel = mesh.shape[axes.REPLICA] * mesh.shape[axes.DATA]
-    run.check_batches(data_parallel)
-    run.check_divides(sequences, data_parallel, "--batch")
-    vocabulary = vocabulary_of(run.data)
-    check_vocabulary(run, vocabulary)
-    with layout(mesh, rules):
-        plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
-        step = make_step(run, plan, vocabulary.bos_id)
-        step = CompiledStep(step, plan, run.layout.tpu_options)
-        traced = step.trace(batch_shapes(run, mesh, rules, sequences))
+    with setting_without_rows(run, devices_of(where)) as here:
+        mesh, plan, rules = here.mesh, here.plan, here.rules
+        run.check_divides(sequences, mesh.shape[axes.REPLICA] * mesh.shape[axes.DATA], "--batch")
+        step = compiled_step(here)
+        traced = step.trace(
+            batch_shapes(
+                sequences,
+                run.data.sequence_length,
+                here.batch_sharding,
+                is_packed=is_packed(run.data),
+            )
+        )
         lowered = traced.lower()
     length = run.data.sequence_length
     attention = getattr(run.model, "attention_flops_per_token", lambda sequence_length: 0)
@@ -144,7 +138,7 @@ def lowered_step(run: Run, where: Topology, sequences: int) -> Step:
         matmul_flops=matmul_flops(traced),
         layers=layers,
         saved=tuple(saved_arrays(traced, layers, param_shapes)),
-        vocabulary=getattr(run.model, "stored_tokens", vocabulary.size),
+        vocabulary=getattr(run.model, "stored_tokens", here.vocabulary.size),
     )
 
 
@@ -211,24 +205,6 @@ def _batches(run: Run, which: str) -> Iterator[int]:
         yield from sizes
     else:
         yield int(which)
-
-
-def batch_shapes(run: Run, mesh: Mesh, rules: Any, sequences: int) -> Batch:
-    """Returns the shapes of a batch as `data/feed.py` gives it."""
-    sharding = NamedSharding(mesh, spec((axes.BATCH, axes.LENGTH), rules))
-    shape = (sequences, run.data.sequence_length)
-
-    def array(dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    if run.data.packing != SEGMENTS:
-        return Batch(target_BL=array(jnp.int32))
-    return Batch(
-        target_BL=array(jnp.int32),
-        segment_BL=array(jnp.int32),
-        position_BL=array(jnp.int32),
-        weight_BL=array(jnp.float32),
-    )
 
 
 def _write(workdir: Place, run: Run, plans: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from palmscale.data.beam import BeamPipelines
 from palmscale.data.build import Progress
 from palmscale.data.cache import RowCache
 from palmscale.data.mixture import Mixed, check_alike
+from palmscale.data.pack import SEGMENTS
 from palmscale.data.processes import Executor, LocalProcesses
 from palmscale.data.sources import TRAIN, VALIDATION
 from palmscale.data.stream import NumberedRows, Shuffled
@@ -61,6 +62,13 @@ def vocabulary_of(data: Data) -> Vocabulary:
     if data.sentencepiece_model is None:
         return ByteVocabulary()
     return SentencePieceVocabulary(data.sentencepiece_model)
+
+
+def is_packed(data: Data) -> bool:
+    """Returns whether rows hold several documents side by side, each on its own."""
+    if data.cache is not None:
+        return RowCache.open(data.cache).split(TRAIN).is_packed
+    return data.packing == SEGMENTS
 
 
 def train_rows(run: Run, opened: Mapping[str, RowCache]) -> NumberedRows:

@@ -25,8 +25,8 @@ from palmscale.cli.wiring import (
     CHECKPOINTS,
     CONFIG_FILE,
     Setting,
+    compiled_step,
     evaluator,
-    make_step,
     setting,
 )
 from palmscale.cli.witness import Witness
@@ -40,7 +40,6 @@ from palmscale.observe.progress import Progress
 from palmscale.observe.writers import Writers
 from palmscale.storage.place import Place, place
 from palmscale.train import loop
-from palmscale.train.compiled import CompiledStep
 from palmscale.train.faults import faulty, parse_faults, spoil
 from palmscale.train.replicas import first_difference
 from palmscale.train.saved_step import load_step
@@ -114,28 +113,23 @@ class Training:
         self._witness = witness
         self._run = here.run
         self._stream = row_stream(here)
-        self._step = self._compiled()
+        self._step = compiled_step(here)
         self._course = Course(self._run.spikes)
         self._warm_start: dict[str, Any] | None = None
 
-    def _compiled(self, **options: Any) -> CompiledStep:
-        plan = self._here.plan
-        step = make_step(self._run, plan, self._here.vocabulary.bos_id, **options)
-        return CompiledStep(step, plan, self._run.layout.tpu_options)
-
-    def agree(self, compiled_step: str | None = None) -> None:
+    def agree(self, step_file: str | None = None) -> None:
         """Compiles the step, and goes on only where all processes are about to do the same.
 
-        With `compiled_step`, a trusted file, it is loaded in place of being compiled.
+        With `step_file`, a trusted file, it is loaded in place of being compiled.
 
         Raises:
             UserError: one differs; it is named.
             HostLost: one did not come.
         """
-        does = "Loading" if compiled_step else "Compiling"
+        does = "Loading" if step_file else "Compiling"
         log.say(f"{does} the step for {mesh_text(self._here.mesh)}.")
         first = abstract_batch(self._stream, self._here.batch_sharding, 0)
-        load = None if compiled_step is None else functools.partial(_load, place(compiled_step))
+        load = None if step_file is None else functools.partial(_load, place(step_file))
         program = self._step.prepare(first, load)
         if self._job.leads:
             compare_with_plan(
@@ -220,7 +214,7 @@ class Training:
         metrics = metric_writers(run, self._workdir, leads=self._job.leads)
         metrics.truncate_from(cursor.step + 1)
         # Compiled only where a fault asks for it.
-        nan_step = self._compiled(edit_gradients=spoil)
+        nan_step = compiled_step(self._here, edit_gradients=spoil)
         progress: Any = contextlib.nullcontext()
         if self._job.leads:
             progress = Progress(total_steps=run.train_steps, start_step=cursor.step)

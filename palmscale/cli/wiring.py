@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from palmscale import axes
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli.job import joined
-from palmscale.cli.rows import open_caches
+from palmscale.cli.rows import open_caches, vocabulary_of
 from palmscale.cli.run import Run, load_run
 from palmscale.data.feed import held_out_batches
 from palmscale.data.rows import RowCache, Split
@@ -25,10 +25,11 @@ from palmscale.partition.mesh import layout, make_mesh
 from palmscale.partition.rules import MeshAxes, layout_rules
 from palmscale.partition.shardings import spec
 from palmscale.storage.place import Place, on_disk, place
+from palmscale.train.compiled import CompiledStep
 from palmscale.train.evaluate import combine, make_eval_step
 from palmscale.train.evaluate import evaluate as held_out_loss
 from palmscale.train.state import StatePlan, plan_state
-from palmscale.train.step import TrainStep, make_train_step
+from palmscale.train.step import make_train_step
 
 CONFIG_FILE, CHECKPOINTS = "config.gin", "checkpoints"
 
@@ -39,7 +40,7 @@ Evaluate = Callable[[Any], dict[str, float]]
 class Setting:
     """What a run needs before its first step: devices, rows and the plan of its state.
 
-    `caches` are by component; that of a run without a mixture is named "".
+    `caches` are by component; that of a run without a mixture is named "". A plan has none.
     """
 
     run: Run
@@ -74,10 +75,37 @@ def setting(run: Run) -> Iterator[Setting]:
     """
     mesh = make_mesh(run.layout.mesh)
     run.check_batches(mesh.shape[axes.REPLICA] * mesh.shape[axes.DATA])
-    rules = layout_rules(run.layout.rules, run.layout.overrides)
     caches = open_caches(run.data)
-    vocabulary = next(iter(caches.values())).vocabulary
-    check_vocabulary(run, vocabulary)
+    with _entered(run, mesh, caches, next(iter(caches.values())).vocabulary) as here:
+        yield here
+
+
+@contextlib.contextmanager
+def setting_without_rows(
+    run: Run, devices: Sequence[jax.Device] | None = None
+) -> Iterator[Setting]:
+    """Enters the run's layout on `devices`, which need not exist; neither reads nor builds rows.
+
+    Raises:
+        UserError: its parts do not fit.
+    """
+    mesh = make_mesh(run.layout.mesh, devices)
+    run.check_batches(mesh.shape[axes.REPLICA] * mesh.shape[axes.DATA])
+    with _entered(run, mesh, {}, vocabulary_of(run.data)) as here:
+        yield here
+
+
+@contextlib.contextmanager
+def _entered(
+    run: Run, mesh: Mesh, caches: Mapping[str, RowCache], vocabulary: Vocabulary
+) -> Iterator[Setting]:
+    rules = layout_rules(run.layout.rules, run.layout.overrides)
+    num_tokens = getattr(run.model, "num_tokens", None)
+    if num_tokens is not None and vocabulary.size > num_tokens:
+        raise UserError(
+            f"the vocabulary {vocabulary.name} has {vocabulary.size} tokens and "
+            f"NUM_TOKENS={num_tokens}: the model needs at least as many."
+        )
     with layout(mesh, rules):
         plan = plan_state(model=run.model, optimizer=run.optimizer, mesh=mesh, rules=rules)
         yield Setting(
@@ -85,32 +113,20 @@ def setting(run: Run) -> Iterator[Setting]:
         )
 
 
-def check_vocabulary(run: Run, vocabulary: Vocabulary) -> None:
-    """Checks that the model has a row for every token.
-
-    Raises:
-        UserError: it has too few.
-    """
-    num_tokens = getattr(run.model, "num_tokens", None)
-    if num_tokens is not None and vocabulary.size > num_tokens:
-        raise UserError(
-            f"the vocabulary {vocabulary.name} has {vocabulary.size} tokens and "
-            f"NUM_TOKENS={num_tokens}: the model needs at least as many."
-        )
-
-
-def make_step(run: Run, plan: StatePlan, bos_id: int, **options: Any) -> TrainStep:
-    """Returns the train step of a run, the same to train with and to plan."""
-    return make_train_step(
+def compiled_step(here: Setting, **options: Any) -> CompiledStep:
+    """Returns the train step of a run, the same to train with and to plan; not yet compiled."""
+    run = here.run
+    step = make_train_step(
         model=run.model,
-        plan=plan,
-        bos_id=bos_id,
+        plan=here.plan,
+        bos_id=here.vocabulary.bos_id,
         seed=run.seed,
         z_loss=run.z_loss,
         loss_chunk_length=run.loss_chunk_length,
         microbatches=run.microbatches,
         **options,
     )
+    return CompiledStep(step, here.plan, run.layout.tpu_options)
 
 
 def evaluate(args: argparse.Namespace) -> None:

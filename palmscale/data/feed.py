@@ -111,13 +111,23 @@ def held_out_batches(
 
 def abstract_batch(stream: RowStream, sharding: NamedSharding, step: int) -> Batch:
     """Returns the shapes of the batch of `step`, with their shardings; reads a row to know them."""
-    shape = (stream.schedule.sequences(step), stream.rows.sequence_length)
-    return Batch(
-        **{
-            f"{name}_BL": jax.ShapeDtypeStruct(shape, value.dtype, sharding=sharding)
-            for name, value in stream.read(np.zeros(1, np.int64)).items()
-        }
-    )
+    is_packed = "segment" in stream.read(np.zeros(1, np.int64))
+    sequences = stream.schedule.sequences(step)
+    return batch_shapes(sequences, stream.rows.sequence_length, sharding, is_packed=is_packed)
+
+
+def batch_shapes(
+    sequences: int, sequence_length: int, sharding: NamedSharding, *, is_packed: bool
+) -> Batch:
+    """Returns the shapes of a batch as `Feed` gives it; of rows that hold several, if packed."""
+
+    def array(dtype: type) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((sequences, sequence_length), dtype, sharding=sharding)
+
+    if not is_packed:
+        return Batch(target_BL=array(np.int32))
+    whole, weight = array(np.int32), array(np.float32)
+    return Batch(target_BL=whole, segment_BL=whole, position_BL=whole, weight_BL=weight)
 
 
 def check_divides(sharding: NamedSharding, batch_sequences: int) -> None:

@@ -29,6 +29,6 @@ def test_without_a_gpu_it_says_what_cannot_be_known(run):
 
 
 def test_a_batch_must_divide(run):
-    with pytest.raises(UserError, match="--batch has 4 sequences"):
+    with pytest.raises(UserError, match="BATCH_SCHEDULE has 4 sequences"):
         measuring.print_facts_of(load_run(["configs/recipes/cpu_1m.gin"],
                                           (*TINY, "MICROBATCHES=8")), 4)  # fmt: skip
