@@ -256,10 +256,9 @@ def test_two_processes_generate_what_one_does(four, tmp_path):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     with Job(command, tmp_path / "logs", processes=2, environment=flags) as job:
         job.succeed()
-    # Gloo's threads write over one another's lines.
-    torn = re.compile("Gloo|connected|peer ranks")
-    said = [line for line in job.said(0).splitlines() if not torn.search(line)]
-    assert "\n".join(said).strip() == alone.strip()
+    # Gloo's threads write over one another's lines before it: a piece of one may be a lone digit.
+    assert job.said(0).rstrip().endswith("\n" + alone.strip())
+    assert job.said(0).count("def") == alone.count("def")
     assert "def" not in job.said(1)
 
 
