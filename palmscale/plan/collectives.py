@@ -142,13 +142,14 @@ class _Finder:
         num_bytes = sum(hlo.array_bytes(dtype, shape) for dtype, shape in moved)
         given = sum(by_name[name].bytes for name in outer.operands if name in by_name)
         padded = max(0, num_bytes - given) if kind == "reduce-scatter" and inner is not outer else 0
-        path = network.path(groups[0])
+        pairs = kind == "collective-permute"
+        path = network.way(groups) if pairs else network.path(groups[0])
         causes = [outer, inner, *_makers(outer, by_name)]
         largest = max(moved, key=lambda array: hlo.array_bytes(*array), default=("", ()))
         return Collective(
             name=outer.name,
             kind=kind,
-            axis=axis_of(groups, mesh, pairs=kind == "collective-permute"),
+            axis=axis_of(groups, mesh, pairs=pairs),
             array=f"{largest[0]}[{','.join(map(str, largest[1]))}]",
             bytes=num_bytes,
             padded_bytes=padded,
@@ -169,7 +170,7 @@ class _Finder:
             return np.arange(self._mesh.size)[None]
         if _kind(inner) == "collective-permute":
             others = groups[groups[:, 0] != groups[:, 1]]
-            return others if len(others) else groups[:1, :1]  # to itself is no way
+            return others if len(others) else groups[:1]
         return groups
 
 

@@ -1,12 +1,13 @@
 """How long a collective takes on the torus, and over the data-center network between slices.
 
 Bandwidth only, from the vendor's figures, and one microsecond for each hop; the method is in
-docs/planning.md. A group that fills whole rings uses both directions of every one of them.
+docs/planning.md. A group that fills whole rings uses both directions of every one of them; a
+permutation uses the links that it passes, one way.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -26,8 +27,10 @@ class Path:
         extents: members along each torus dim.
         rings: whether each dim's members are a full ring; False too where there is one.
         slices: over how many slices the group goes.
-        bytes_per_second: that one chip sends or receives over the torus.
+        bytes_per_second: that one chip sends or receives over the torus; 0 where it does not.
         hops: the longest way on the torus.
+        lanes: what it keeps busy: a dim of the torus in one direction (`0+`, `0-`), or the network
+            between slices.
     """
 
     size: int
@@ -36,12 +39,7 @@ class Path:
     slices: int
     bytes_per_second: float
     hops: int
-
-    @property
-    def lanes(self) -> frozenset[str]:
-        """What it keeps busy: dims of the torus, and the network between slices."""
-        dims = {f"torus {dim}" for dim, extent in enumerate(self.extents) if extent > 1}
-        return frozenset(dims | ({NETWORK} if self.slices > 1 else set()))
+    lanes: frozenset[str]
 
 
 class Network:
@@ -51,7 +49,7 @@ class Network:
         self.topology = topology
         self._coords = np.array([d.coords[: topology.chip.torus_dims] for d in devices])
         self._slices = np.array([getattr(d, "slice_index", 0) or 0 for d in devices])
-        self._paths: dict[tuple[int, ...], Path] = {}
+        self._paths: dict[bytes, Path] = {}
 
     def across_slices(self) -> np.ndarray:
         """Returns the groups of devices that have the same place in every slice."""
@@ -59,12 +57,19 @@ class Network:
 
     def path(self, members: np.ndarray) -> Path:
         """Returns what joins the devices with these numbers in the mesh."""
-        key = tuple(members.tolist())
+        return self._kept(members, self._group)
+
+    def way(self, pairs: np.ndarray) -> Path:
+        """Returns what a permutation passes, of which `pairs` are all (source, target)."""
+        return self._kept(pairs, self._permutation)
+
+    def _kept(self, numbers: np.ndarray, find: Callable[[np.ndarray], Path]) -> Path:
+        key = repr(numbers.shape).encode() + numbers.tobytes()
         if key not in self._paths:
-            self._paths[key] = self._find(members)
+            self._paths[key] = find(numbers)
         return self._paths[key]
 
-    def _find(self, members: np.ndarray) -> Path:
+    def _group(self, members: np.ndarray) -> Path:
         coords, slices = self._coords[members], self._slices[members]
         within = coords[slices == slices[0]]
         torus, rings = self.topology.dims, self.topology.rings
@@ -80,6 +85,7 @@ class Network:
         # A group that fills no box of the torus shares its links with those that lie in the gaps.
         filled = len(np.unique(within, axis=0)) / math.prod(extents)
         hops = sum(n // 2 if ring else n - 1 for n, ring in zip(extents, is_ring))
+        lanes = {f"{dim}{way}" for dim, extent in enumerate(extents) if extent > 1 for way in "+-"}
         return Path(
             size=len(members),
             extents=tuple(extents),
@@ -87,6 +93,39 @@ class Network:
             slices=len(np.unique(slices)),
             bytes_per_second=links * filled * self.topology.chip.link_bytes_per_second,
             hops=hops,
+            lanes=frozenset(lanes | ({NETWORK} if len(np.unique(slices)) > 1 else set())),
+        )
+
+    def _permutation(self, pairs: np.ndarray) -> Path:
+        """Goes every pair's way, one dim after the other, and counts what passes each link."""
+        source, target = self._coords[pairs[:, 0]], self._coords[pairs[:, 1]]
+        a_slice = self._slices[pairs[:, 0]]
+        fullest, hops, lanes = 0, 0, set()
+        for dim, (size, ring) in enumerate(zip(self.topology.dims, self.topology.rings)):
+            steps = target[:, dim] - source[:, dim]
+            if ring:
+                steps = (steps + size // 2) % size - size // 2
+            hops += int(np.abs(steps).max())
+            for sign, way in ((1, "+"), (-1, "-")):
+                passed = np.zeros((self.topology.slices, *self.topology.dims), int)
+                for step in range(int((sign * steps).max())):
+                    going = sign * steps > step
+                    place = source[going]
+                    place[:, dim] = (place[:, dim] + sign * step) % size
+                    np.add.at(passed, (a_slice[going], *place.T), 1)
+                if passed.any():
+                    lanes.add(f"{dim}{way}")
+                    fullest = max(fullest, int(passed.max()))
+            source[:, dim] = target[:, dim]
+        one = self._group(pairs[0])
+        between = np.any(a_slice != self._slices[pairs[:, 1]])
+        return dataclasses.replace(
+            one,
+            size=len(np.unique(pairs[0])),
+            slices=2 if between else 1,
+            bytes_per_second=self.topology.chip.link_bytes_per_second / fullest if fullest else 0.0,
+            hops=hops,
+            lanes=frozenset(lanes | ({NETWORK} if between else set())),
         )
 
     def seconds(self, kind: str, path: Path, num_bytes: float) -> float:
@@ -97,8 +136,12 @@ class Network:
             path: of its group.
             num_bytes: of the whole array: gathered, or before it is scattered.
         """
-        inside = path.size // path.slices
         chip = self.topology.chip
+        if kind == "collective-permute":  # each device sends the whole of what it has, once
+            rate = path.bytes_per_second or chip.hbm_bytes_per_second
+            total = num_bytes / (chip.network_bytes_per_second if path.slices > 1 else rate)
+            return total + path.hops * HOP_SECONDS
+        inside = path.size // path.slices
         total = 0.0
         if inside > 1:
             share = num_bytes * (inside - 1) / inside

@@ -67,4 +67,47 @@ def test_a_path_is_described_by_torus_dim():
 
 
 def test_only_the_torus_dims_in_use_are_busy():
-    assert network("v4:4x4x4").path(np.array([0, 16, 32, 48])).lanes == {"torus 0"}
+    assert network("v4:4x4x4").path(np.array([0, 16, 32, 48])).lanes == {"0+", "0-"}
+
+
+def pairs(net, shift, dim=-1):
+    """Every device's number with that of the device `shift` further along a dim."""
+    numbers = np.arange(np.prod(net.topology.dims)).reshape(net.topology.dims)
+    return np.stack([numbers, np.roll(numbers, -shift, dim)], -1).reshape(-1, 2)
+
+
+def permute_seconds(net, shift, num_bytes=1e9):
+    path = net.way(pairs(net, shift))
+    return net.seconds("collective-permute", path, num_bytes) - path.hops * HOP_SECONDS
+
+
+def test_a_shift_along_a_ring_sends_all_of_its_bytes_one_way():
+    net = network("v4:4x4x4")
+    assert permute_seconds(net, 1) == pytest.approx(1e9 / 50e9)
+    assert net.way(pairs(net, 1)).lanes == {"2+"}
+    assert net.way(pairs(net, -1)).lanes == {"2-"}
+
+
+def test_a_shift_by_more_shares_the_links_that_it_passes():
+    assert permute_seconds(network("v4:4x4x8"), 3) == pytest.approx(3 * 1e9 / 50e9)
+
+
+def test_the_shorter_way_round_is_taken():
+    net = network("v4:4x4x8")
+    assert net.way(pairs(net, 7)).lanes == {"2-"}
+    assert net.way(pairs(net, 7)).hops == 1
+
+
+def test_without_a_ring_the_last_sends_all_the_way_back():
+    net = network("v5e:4x4")
+    path = net.way(pairs(net, 1))
+    assert (path.lanes, path.hops) == ({"1+", "1-"}, 3)
+    assert permute_seconds(net, 1) == pytest.approx(1e9 / 50e9)
+
+
+def test_a_permutation_between_slices_passes_the_network_alone():
+    net = network("v4:4x4x4", 2)
+    path = net.way(np.array([[0, 64], [1, 65]]))
+    assert path.lanes == {NETWORK}
+    rate = net.topology.chip.network_bytes_per_second
+    assert net.seconds("collective-permute", path, 1e6) == pytest.approx(1e6 / rate)
