@@ -58,11 +58,11 @@ class Outcome:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The predicted MFU by the same definition: nothing overlaps, all does."""
+        """The predicted MFU by the same definition: nothing overlaps, at best."""
         if self.state or self.result is None:
             return None
         prediction = self.result["plan"]["prediction"]
-        return prediction["if_nothing_overlaps"]["mfu"], prediction["if_all_overlaps"]["mfu"]
+        return prediction["if_nothing_overlaps"]["mfu"], prediction["at_best"]["mfu"]
 
     @property
     def error(self) -> float | None:
@@ -111,9 +111,7 @@ def _row(one: Outcome) -> list[str]:
         return [one.run.name, reported, one.state, "-", "-", "-", hbm]
     low, high = one.interval
     prediction = plan["prediction"]
-    fast, slow = (
-        prediction[key]["step_seconds"] for key in ("if_all_overlaps", "if_nothing_overlaps")
-    )
+    fast, slow = (prediction[key]["step_seconds"] for key in ("at_best", "if_nothing_overlaps"))
     tokens = plan["batch_sequences"] * plan["sequence_length"] / plan["chips"]
     took = tokens / one.reported_tokens if one.reported_tokens else 0.0
     return [
@@ -170,9 +168,9 @@ the planner is fitted to them. Written by
 - *Reported* and *predicted MFU* are by the paper's definition (PaLM, appendix B): 6 FLOPs a
   parameter and token, and whole attention. Sources count otherwise: the list below says what was
   converted. A speed in tokens needs no definition, and the error is the same in both.
-- *Predicted* is an interval: from nothing overlapping to everything overlapping that the compiler
-  made asynchronous. *Error* is that of its midpoint, a part of the reported MFU; *inside* says
-  whether the reported MFU lies in it.
+- *Predicted* is an interval: from the compiler's cycles with nothing overlapping, to matmuls at the
+  chip's peak with everything overlapping that the compiler made asynchronous. *Error* is that of
+  its midpoint, a part of the reported MFU; *inside* says whether the reported MFU lies in it.
 - *Took* is the reported speed as seconds a step.
 - A step that does not fit has no prediction, though the run was there: the compiler of today is not
   that of the run, and neither is our step.

@@ -54,7 +54,7 @@ class Tried:
         if not self.plan or not self.plan["fits"]:
             return float("inf")
         if prediction := self.plan["prediction"]:
-            ends = (prediction[key] for key in ("if_all_overlaps", "if_nothing_overlaps"))
+            ends = (prediction[key] for key in ("at_best", "if_nothing_overlaps"))
             return sum(end["step_seconds"] for end in ends) / 2
         return self.plan["compute"]["cycles"]
 
@@ -78,7 +78,7 @@ def search(
     tried = list(_compile_all(args, base, [base, *(one for one in kept if one != base)]))
     tried.sort(key=lambda one: one.rank)
     print()
-    tables.print_table(*_rows(tried), right=(1, 2, 3, 4))
+    tables.print_table(*_rows(tried), right=(0, 1, 2, 3))
     best = tried[0]
     if not best.fits:
         print(f"\nNone of these fits {where}; take more chips, or a smaller batch.")
@@ -224,26 +224,25 @@ def _compile_one(
 
 
 def _rows(tried: Sequence[Tried]) -> tuple[list[str], list[list[str]]]:
-    headings = ["settings", "GiB", "G cycles", "synchronous GiB", "step s", "MFU"]
+    headings = ["GiB", "G cycles", "waits for GiB", "step s", "MFU", "settings"]
     rows = []
     for one in tried:
         said = " ".join(f"{name}={value}" for name, value in one.settings.items()) or "as it is"
         if one.plan is None:
-            rows.append([said, "", "", "", "", one.error.removeprefix("palmscale: error: ")[:60]])
+            why = one.error.removeprefix("palmscale: error: ")
+            rows.append(["", "", "", "", "", f"{said}: {why}"])
             continue
         memory, prediction = one.plan["memory"], one.plan["prediction"]
         waits = sum(v for k, v in one.plan["collective_bytes"].items() if "asynchronous" not in k)
-        ends = prediction and [
-            prediction[key] for key in ("if_all_overlaps", "if_nothing_overlaps")
-        ]
+        ends = prediction and [prediction[key] for key in ("at_best", "if_nothing_overlaps")]
         rows.append(
             [
-                said,
-                f"{memory['needed_bytes'] / GIB:.2f}{'' if one.fits else ' (does not fit)'}",
+                f"{memory['needed_bytes'] / GIB:.2f}{'' if one.fits else ', too much'}",
                 f"{one.plan['compute']['cycles'] / 1e9:.3f}" if one.fits else "",
                 f"{waits / GIB:.1f}" if one.fits else "",
                 " to ".join(f"{end['step_seconds']:.2f}" for end in ends) if ends else "unknown",
                 " to ".join(f"{end['mfu']:.1%}" for end in ends[::-1]) if ends else "unknown",
+                said,
             ]
         )
     return headings, rows
@@ -253,7 +252,7 @@ def _speed(plan: dict[str, Any]) -> str:
     prediction = plan.get("prediction")
     if not prediction:
         return ", in an unknown time: the chip's clock is unknown"
-    ends = [prediction[key]["step_seconds"] for key in ("if_all_overlaps", "if_nothing_overlaps")]
+    ends = [prediction[key]["step_seconds"] for key in ("at_best", "if_nothing_overlaps")]
     return f", predicted {ends[0]:.2f} to {ends[1]:.2f} s a step"
 
 

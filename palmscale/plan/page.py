@@ -88,17 +88,17 @@ def _bar(sizes: Mapping[str, int], offered: int | None) -> str:
 def _times(prediction: Mapping[str, Any]) -> str:
     seconds = prediction["seconds"]
     rows = [
-        ("compute", seconds["compute"], seconds["compute"]),
+        ("compute", seconds["compute_at_best"], seconds["compute"]),
         *(
-            (f"collectives over {axis}", seconds["waiting_for"].get(axis, 0.0), moving)
+            (f"collectives over {axis}", seconds["waiting_at_best"].get(axis, 0.0), moving)
             for axis, moving in seconds["moving"].items()
             if moving >= 0.001
         ),
     ]
     cells = [(name, f"{fast:.3f}", f"{slow:.3f}") for name, fast, slow in rows]
-    whole = [prediction[key]["step_seconds"] for key in ("if_all_overlaps", "if_nothing_overlaps")]
+    whole = [prediction[key]["step_seconds"] for key in ("at_best", "if_nothing_overlaps")]
     cells.append(("a step", *(f"{value:.3f}" for value in whole)))
-    heading = ("seconds", "if all that can overlap does", "if nothing overlaps")
+    heading = ("seconds", "at best", "if nothing overlaps")
     return f'<p class="quiet">{_text(prediction["label"])}</p>' + _table(heading, cells, (1, 2))
 
 

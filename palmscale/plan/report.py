@@ -142,9 +142,9 @@ def array_rows(arrays: Sequence[Held]) -> tuple[list[str], list[list[str]]]:
 def _prediction(
     verdict: Verdict, tokens_to_train: int, dollars_per_chip_hour: float | None
 ) -> dict[str, Any] | None:
-    if verdict.times is None or verdict.fast is None or verdict.slow is None:
+    times, at_best = verdict.times, verdict.at_best
+    if times is None or at_best is None or verdict.fast is None or verdict.slow is None:
         return None
-    times = verdict.times
 
     def of(speed: Speed) -> dict[str, Any]:
         seconds = tokens_to_train / verdict.step.tokens * speed.seconds
@@ -162,12 +162,13 @@ def _prediction(
 
     return {
         "label": PREDICTION,
-        "if_all_overlaps": of(verdict.fast),
+        "at_best": of(verdict.fast),
         "if_nothing_overlaps": of(verdict.slow),
         "seconds": {
+            "compute_at_best": at_best.compute,
             "compute": times.compute,
             "of_which_kernels": times.kernels,
-            "waiting_for": dict(times.exposed),
+            "waiting_at_best": dict(at_best.exposed),
             "moving": dict(times.moving),
         },
     }
@@ -244,7 +245,7 @@ def _speed_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     prediction = plan["prediction"]
     if prediction is None:
         return [("step time", UNKNOWN_CLOCK)]
-    fast, slow = prediction["if_all_overlaps"], prediction["if_nothing_overlaps"]
+    fast, slow = prediction["at_best"], prediction["if_nothing_overlaps"]
     seconds = prediction["seconds"]
 
     def between(key: str, text: str) -> str:
@@ -253,16 +254,19 @@ def _speed_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     kernels = seconds["of_which_kernels"]
     waits = ", ".join(
-        f"{name} {value:.2f} s" for name, value in seconds["waiting_for"].items() if value >= 0.005
+        f"{name} {seconds['waiting_at_best'].get(name, 0.0):.2f} to {moving:.2f} s"
+        for name, moving in seconds["moving"].items()
+        if moving >= 0.005
     )
     lines = [
         ("prediction", prediction["label"]),
         ("step time", f"{between('step_seconds', '{:.2f}')} s"),
         (
             "  compute",
-            f"{seconds['compute']:.2f} s{f', kernels {kernels:.2f} s of it' if kernels else ''}",
+            f"{seconds['compute_at_best']:.2f} to {seconds['compute']:.2f} s"
+            f"{f', kernels {kernels:.2f} s of it' if kernels else ''}",
         ),
-        ("  waiting for", f"{waits or 'nothing'}, if all that can overlap does"),
+        ("  waiting for", waits or "nothing"),
         ("MFU (paper's)", f"{between('mfu', '{:.1%}')}; causal {between('mfu_causal', '{:.1%}')}"),
         ("HFU", between("hfu", "{:.1%}")),
         ("tokens", f"{between('tokens_per_second_per_chip', '{:,.1f}')} a second and chip"),

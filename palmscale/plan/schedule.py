@@ -1,4 +1,4 @@
-"""The time of one step, from the compiler's cycles and schedule and the network's bandwidth.
+"""The time of one step, from the compiler's schedule, what computes, and the network's bandwidth.
 
 The program is walked in the order in which the compiler starts its instructions. Two limits come
 out: `overlapped`, where asynchronous collectives run beside what stands between their start and
@@ -10,9 +10,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from palmscale.plan.collectives import Collective, Traffic
+from palmscale.plan.compute import Seconds
 from palmscale.plan.hlo import Instruction, Program
-
-Kernel = Callable[[Instruction], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,22 +54,23 @@ def step_times(
     program: Program,
     traffic: Traffic,
     *,
-    clock_hz: float,
-    kernel_seconds: Kernel,
+    compute_seconds: Seconds,
+    kernel_seconds: Seconds,
 ) -> Times:
     """Returns the times of one step.
 
     Args:
         program: scheduled.
         traffic: its collectives.
-        clock_hz: cycles a second.
+        compute_seconds: of one execution of an instruction; see compute.py.
         kernel_seconds: of one execution of a custom call whose cycles are unknown.
     """
     walked: dict[str, Times] = {}
 
     def times_of(name: str) -> Times:
         if name not in walked:
-            walked[name] = _Walk(program, traffic, clock_hz, kernel_seconds, times_of).walk(name)
+            walk = _Walk(program, traffic, compute_seconds, kernel_seconds, times_of)
+            walked[name] = walk.walk(name)
         return walked[name]
 
     return times_of(program.entry)
@@ -83,12 +83,13 @@ class _Walk:
         self,
         program: Program,
         traffic: Traffic,
-        clock_hz: float,
-        kernel_seconds: Kernel,
+        compute_seconds: Seconds,
+        kernel_seconds: Seconds,
         times_of: Callable[[str], Times],
     ) -> None:
-        self._program, self._traffic, self._clock = program, traffic, clock_hz
-        self._kernel_seconds, self._times_of = kernel_seconds, times_of
+        self._program, self._traffic = program, traffic
+        self._compute_seconds, self._kernel_seconds = compute_seconds, kernel_seconds
+        self._times_of = times_of
         self._now = 0.0
         self._busy_until: dict[str, float] = collections.defaultdict(float)
         self._ends: dict[str, float] = {}
@@ -114,7 +115,7 @@ class _Walk:
         elif instruction.opcode == "custom-call":
             seconds = self._kernel_seconds(instruction)
             self._compute(seconds, kernels=seconds)
-        self._compute(instruction.cycles / self._clock)
+        self._compute(self._compute_seconds(instruction))
         for inner, times in self._program.inner(instruction):
             part = self._times_of(inner)
             self._times = self._times.plus(part, times)

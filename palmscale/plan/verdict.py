@@ -16,6 +16,7 @@ from palmscale.partition.shardings import path_name
 from palmscale.plan import collectives, hlo, memory, schedule
 from palmscale.plan.collectives import Collective, Surprise
 from palmscale.plan.compile import Compiled, compile_step, offered_bytes
+from palmscale.plan.compute import expected_seconds, least_matmul_seconds, least_seconds
 from palmscale.plan.hlo import Instruction, Program
 from palmscale.plan.kernels import kernel_flops
 from palmscale.plan.network import Network, Path
@@ -107,9 +108,10 @@ class Verdict:
         found: collectives, the most bytes a step first.
         surprises: of these, those that a well-laid-out step would not have.
         replicated: bytes of parameters and moments of which every device has a whole, large copy.
-        times: None where the clock is unknown.
-        fast: the speed if everything asynchronous overlaps as it is scheduled.
-        slow: the speed if nothing overlaps.
+        times: by the compiler's cycles; None where the clock is unknown.
+        at_best: the same with matmuls at the chip's peak.
+        fast: the speed with matmuls at the peak, if all that is asynchronous overlaps as scheduled.
+        slow: the speed by the compiler's cycles, if nothing overlaps.
     """
 
     topology: Topology
@@ -128,6 +130,7 @@ class Verdict:
     cycles: int = 0
     kernel_flops: float = 0.0
     times: Times | None = None
+    at_best: Times | None = None
     fast: Speed | None = None
     slow: Speed | None = None
     compiled: Compiled | None = None
@@ -155,15 +158,24 @@ def judge(step: Step, topology: Topology) -> Verdict:
     arrays = memory.at_the_peak(program)
     chip = topology.chip
     kernels = _total(program, kernel_flops)
-    times, fast, slow = None, None, None
+    times = at_best = fast = slow = None
     if chip.clock_hz is not None:
-        times = schedule.step_times(
-            program,
-            traffic,
-            clock_hz=chip.clock_hz,
-            kernel_seconds=lambda call: kernel_flops(call) / chip.device_peak_flops,
+        flops, weights = step.matmul_flops / topology.devices, known["state"]["parameters"]
+        matmul_seconds = least_matmul_seconds(chip, flops, weights)
+        times, at_best = (
+            schedule.step_times(
+                program,
+                traffic,
+                compute_seconds=seconds,
+                kernel_seconds=lambda call: kernel_flops(call) / chip.device_peak_flops,
+            )
+            for seconds in (
+                expected_seconds(chip.clock_hz),
+                least_seconds(program, chip.clock_hz, matmul_seconds),
+            )
         )
-        fast, slow = (_speed(step, topology, s, kernels) for s in (times.overlapped, times.serial))
+        fast = _speed(step, topology, at_best.overlapped, kernels)
+        slow = _speed(step, topology, times.serial, kernels)
     return Verdict(
         **known,
         fits=True,
@@ -175,6 +187,7 @@ def judge(step: Step, topology: Topology) -> Verdict:
         cycles=int(_total(program, lambda instruction: instruction.cycles)),
         kernel_flops=kernels,
         times=times,
+        at_best=at_best,
         fast=fast,
         slow=slow,
         compiled=compiled,

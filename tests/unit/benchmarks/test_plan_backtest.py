@@ -41,7 +41,7 @@ def outcome(low=0.5, high=0.7, **run):
         "batch_sequences": 8,
         "sequence_length": 256,
         "memory": {"needed_bytes": 2**30, "offered_bytes": 2**31},
-        "prediction": {"if_all_overlaps": speed(high), "if_nothing_overlaps": speed(low)},
+        "prediction": {"at_best": speed(high), "if_nothing_overlaps": speed(low)},
     }
     result = {"peak_flops": PEAK, "attention_flops_per_token": ATTENTION, "plan": plan}
     given = {"tokens_per_second_per_chip": None, **run}
@@ -127,7 +127,7 @@ def test_a_row_is_planned_and_its_program_remembered(tmp_path, monkeypatch, comp
     first = plan_backtest.predict(TINY, tmp_path)
     assert first["plan"]["fits"] and first["plan"]["parameters"] > 0
     prediction = first["plan"]["prediction"]
-    assert prediction["if_all_overlaps"]["step_seconds"] == 3_000_000 / 1.5e9
+    assert prediction["at_best"]["step_seconds"] == 3_000_000 / 1.5e9
     assert plan_backtest.predict(TINY, tmp_path)["plan"]["prediction"] == prediction
     assert len(compilations) == 1
     plan_backtest.predict(dataclasses.replace(TINY, options={"another": True}), tmp_path)

@@ -36,7 +36,7 @@ def test_collectives_are_counted_by_the_layer_and_the_step():
 def test_a_speed_is_an_interval_and_called_a_prediction():
     prediction = plan(dollars=2.0)["prediction"]
     assert "not measured" in prediction["label"]
-    fast, slow = prediction["if_all_overlaps"], prediction["if_nothing_overlaps"]
+    fast, slow = prediction["at_best"], prediction["if_nothing_overlaps"]
     assert (fast["step_seconds"], slow["step_seconds"]) == (1.0, 1.25)
     assert fast["chip_hours"] == 1000 * 1.0 * 256 / 3600
     assert fast["dollars"] == 2 * fast["chip_hours"]

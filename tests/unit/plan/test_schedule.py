@@ -2,6 +2,7 @@ import pytest
 from small_program import MESH, TEXT, network
 
 from palmscale.plan import collectives, hlo
+from palmscale.plan.compute import expected_seconds
 from palmscale.plan.schedule import Times, step_times
 
 PROGRAM = hlo.parse(TEXT)
@@ -15,7 +16,7 @@ def times(clock_hz, kernel=0.0):
     return step_times(
         PROGRAM,
         TRAFFIC,
-        clock_hz=clock_hz,
+        compute_seconds=expected_seconds(clock_hz),
         kernel_seconds=lambda call: kernel if "tpu_custom_call" in call.attributes else 0.0,
     )
 

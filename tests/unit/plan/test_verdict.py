@@ -52,6 +52,9 @@ def test_compute_takes_no_less_than_the_peak_allows(verdict):
     assert ideal <= verdict.times.compute <= 3 * ideal
     assert verdict.fast.seconds <= verdict.slow.seconds
     assert verdict.fast.hfu == pytest.approx(ideal / verdict.fast.seconds)
+    assert ideal <= verdict.at_best.compute <= verdict.times.compute
+    assert verdict.fast.seconds == verdict.at_best.overlapped
+    assert verdict.slow.seconds == verdict.times.serial
 
 
 def test_flops_follow_the_papers_formula(verdict):
