@@ -69,7 +69,7 @@ def search(
             " folder of this machine"
         )
     base, shape = base_choice(run, where), shape_of(run, where, devices, sequences)
-    found = list(choices(shape))
+    found = list(choices(shape, base.options))
     kept = promising(found, shape, args.search)
     log.say(
         f"{len(found):,} ways to lay it out; compiling the run as it is and the {len(kept)} most"
@@ -118,12 +118,13 @@ def suggest(
 
 def base_choice(run: Run, where: Topology) -> Choice:
     """Returns the choice that a run makes now."""
-    _, data, model = run.layout.mesh.shape(where.devices)
+    replicas, data, model = run.layout.mesh.shape(where.devices)
     rules = layout_rules(run.layout.rules, run.layout.overrides)
     residual = "embed" if rules[axes.ACT_EMBED] == axes.MODEL else "replicated"
     if rules[axes.ACT_LENGTH] == axes.MODEL:
         residual = "sequence"
     return Choice(
+        replicas=max(1, replicas // where.slices),
         data=data,
         model=model,
         microbatches=run.microbatches,
@@ -131,6 +132,7 @@ def base_choice(run: Run, where: Topology) -> Choice:
         remat=getattr(run.model, "remat", "none"),
         residual=residual,
         vocabulary=axes.DATA if rules[axes.VOCAB] == axes.DATA else axes.MODEL,
+        options=tuple(run.layout.tpu_options.items()),
     )
 
 
@@ -151,13 +153,14 @@ def shape_of(run: Run, where: Topology, devices: Sequence[Any], sequences: int) 
     first = list(devices[: a_slice.devices])
 
     @functools.cache
-    def ways(data: int, size: int) -> tuple[float, float]:
-        mesh = make_mesh(MeshSpec(data=data, model=size), first)
+    def ways(replicas: int, data: int, size: int) -> tuple[float, float, float]:
+        mesh = make_mesh(MeshSpec(replicas=replicas, data=data, model=size), first)
         network = Network(a_slice, list(mesh.devices.flat))
-        numbers = np.arange(mesh.size).reshape(data, size)
-        paths = [network.path(numbers[:, 0]), network.path(numbers[0])]
+        numbers = np.arange(mesh.size).reshape(replicas, data, size)
+        lines = (numbers[:, 0, 0], numbers[0, :, 0], numbers[0, 0])
+        paths = [network.path(line) for line in lines]
         rates = [path.bytes_per_second or where.chip.hbm_bytes_per_second for path in paths]
-        return rates[0], rates[1]
+        return rates[0], rates[1], rates[2]
 
     return Shape(
         width=model.dim,
@@ -167,6 +170,7 @@ def shape_of(run: Run, where: Topology, devices: Sequence[Any], sequences: int) 
         layers=model.depth,
         vocabulary=getattr(model, "stored_tokens", model.num_tokens),
         sequences=sequences,
+        stages=tuple(stage for _, stage in run.batch_schedule.stages),
         length=run.data.sequence_length,
         slices=where.slices,
         devices=a_slice.devices,
@@ -198,7 +202,7 @@ def _compile_all(
 def _compile_one(
     args: argparse.Namespace, base: Choice, choice: Choice, sequences: int | None
 ) -> Tried:
-    settings = choice.settings(base)
+    settings = choice.settings(base, slices)
     with tempfile.TemporaryDirectory(prefix="palmscale-plan-") as folder:
         command = [
             sys.executable,

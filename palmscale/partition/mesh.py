@@ -44,13 +44,26 @@ class MeshSpec:
 def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh over `devices` (all by default), laid on the torus by `mesh_utils`.
 
-    Replicas are slices where the devices tell their slice, else consecutive groups of devices.
+    Replicas are slices, or equal parts of them, where the devices tell their slice; else consecutive
+    groups of devices.
+
+    Raises:
+        UserError: the sizes do not make up the devices, or a replica would lie over two slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     replicas, data, model = shape = spec.shape(len(devices))
-    if replicas > 1 and len({getattr(device, "slice_index", 0) for device in devices}) > 1:
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if replicas > 1 and slices > 1:
+        if replicas % slices:
+            raise UserError(
+                f"REPLICAS={replicas} over {slices} slices: a replica would lie over two - needed is"
+                f" a multiple of {slices}."
+            )
         grid = mesh_utils.create_hybrid_device_mesh(
-            (1, data, model), (replicas, 1, 1), devices, allow_split_physical_axes=True
+            (replicas // slices, data, model),
+            (slices, 1, 1),
+            devices,
+            allow_split_physical_axes=True,
         )
     else:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)

@@ -3,13 +3,15 @@
 A choice is a mesh, what the backward pass finds saved, microbatches, loss chunks, and where the
 residual stream and the vocabulary lie. Arithmetic alone ranks choices here: it leaves out what
 cannot fit and what is surely slower. Its numbers are never shown as a prediction; that is made
-from the compiled program.
+from the compiled program. What arithmetic cannot tell, the compiler's options and the use of the
+hosts' memory, is varied afterwards, on the best that was compiled.
 """
 
 import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from palmscale import axes
 from palmscale.plan.chips import Chip
@@ -29,6 +31,7 @@ RESIDUALS = ("embed", "sequence", "replicated")
 VOCABULARIES = ("model", "data")
 _LOSS_CHUNKS = (256, 512, 1024, 2048)
 _MICROBATCHES = (1, 2, 4, 8)
+_REPLICAS = (1, 2, 4, 8)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,15 +39,18 @@ class Choice:
     """One way to lay a run out.
 
     Attributes:
-        data: size of the mesh axis, a slice.
+        replicas: copies of the model in a slice, each over data x model devices.
+        data: size of the mesh axis, a replica.
         model: likewise.
         microbatches: parts of a batch, one after another.
         loss_chunk_length: positions whose logits exist at a time.
         remat: what the backward pass finds saved.
         residual: what the residual stream is split along over `model`.
         vocabulary: the mesh axis that splits the token table's rows.
+        options: the compiler's, as (name, value).
     """
 
+    replicas: int = 1
     data: int
     model: int
     microbatches: int
@@ -52,8 +58,9 @@ class Choice:
     remat: Remat
     residual: str = "embed"
     vocabulary: str = "model"
+    options: tuple[tuple[str, Any], ...] = ()
 
-    def settings(self, base: "Choice") -> dict[str, str]:
+    def settings(self, base: "Choice", slices: int = 1) -> dict[str, str]:
         """Returns the gin macros in which it differs from `base`, as gin writes them."""
         overrides: dict[str, str | None] = {}
         if self.residual != "embed":
@@ -62,11 +69,13 @@ class Choice:
         if self.vocabulary == "data":
             overrides |= {axes.VOCAB: axes.DATA, axes.VOCAB_EMBED: axes.MODEL}
         found = {
+            "REPLICAS": (slices * self.replicas, slices * base.replicas),
             "DATA": (self.data, base.data),
             "MODEL_PARALLEL": (self.model, base.model),
             "MICROBATCHES": (self.microbatches, base.microbatches),
             "LOSS_CHUNK_LENGTH": (self.loss_chunk_length, base.loss_chunk_length),
             "REMAT": (self.remat, base.remat),
+            "TPU_COMPILER_OPTIONS": (dict(self.options), dict(base.options)),
         }
         written = {name: repr(new) for name, (new, old) in found.items() if new != old}
         if (self.residual, self.vocabulary) != (base.residual, base.vocabulary):
@@ -76,7 +85,9 @@ class Choice:
     def distance(self, other: "Choice") -> int:
         """Returns in how many settings two choices differ; a mesh is one."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return sum(mine[name] != theirs[name] for name in mine if name != "data")
+        mesh = ("replicas", "data", "model")
+        moved = any(mine[name] != theirs[name] for name in mesh)
+        return moved + sum(mine[name] != theirs[name] for name in mine if name not in mesh)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,10 +97,11 @@ class Shape:
     Attributes:
         width, heads, head_size, mlp, layers, vocabulary: D, H, K, F, N, V.
         sequences: a step, of all slices.
+        stages: of the batch schedule, all of which must divide.
         length: tokens a sequence.
-        slices: of `chips` devices each.
+        slices: of `devices` each.
         offered_bytes: that a program may have on a device.
-        ways: bytes a second of one device along (data, model), for a mesh of those sizes.
+        ways: bytes a second of one device along (replicas, data, model), for a mesh of those sizes.
     """
 
     width: int
@@ -99,12 +111,13 @@ class Shape:
     layers: int
     vocabulary: int
     sequences: int
+    stages: tuple[int, ...] = ()
     length: int
     slices: int
     devices: int
     chip: Chip
     offered_bytes: int
-    ways: Callable[[int, int], tuple[float, float]]
+    ways: Callable[[int, int, int], tuple[float, float, float]]
 
     @property
     def layer_params(self) -> int:
@@ -118,17 +131,21 @@ class Shape:
         return self.layers * self.layer_params + self.vocabulary * self.width
 
 
-def choices(shape: Shape) -> Iterator[Choice]:
-    """Yields every choice whose dims divide."""
+def choices(shape: Shape, options: tuple[tuple[str, Any], ...] = ()) -> Iterator[Choice]:
+    """Yields every choice whose dims divide, with these options of the compiler."""
     meshes = [
-        (shape.devices // model, model)
+        (replicas, shape.devices // (replicas * model), model)
+        for replicas in _REPLICAS
         for model in range(1, shape.devices + 1)
-        if shape.devices % model == 0 and shape.heads % model == 0 and shape.mlp % model == 0
+        if shape.devices % (replicas * model) == 0
+        and shape.heads % model == 0
+        and shape.mlp % model == 0
     ]
-    for (data, model), parts, chunk, remat, residual, vocabulary in itertools.product(
+    for (replicas, data, model), parts, chunk, remat, residual, vocabulary in itertools.product(
         meshes, _MICROBATCHES, _LOSS_CHUNKS, REMATS, RESIDUALS, VOCABULARIES
     ):
         choice = Choice(
+            replicas=replicas,
             data=data,
             model=model,
             microbatches=parts,
@@ -136,6 +153,7 @@ def choices(shape: Shape) -> Iterator[Choice]:
             remat=remat,
             residual=residual,
             vocabulary=vocabulary,
+            options=options,
         )
         if divides(choice, shape):
             yield choice
@@ -144,11 +162,12 @@ def choices(shape: Shape) -> Iterator[Choice]:
 def divides(choice: Choice, shape: Shape) -> bool:
     """Returns whether every dim divides over its mesh axis."""
     data, model = choice.data, choice.model
+    parts = shape.slices * choice.replicas * data * choice.microbatches
     along = {"embed": shape.width, "sequence": shape.length, "replicated": model}[choice.residual]
     vocabulary = data if choice.vocabulary == "data" else model
     width = model if choice.vocabulary == "data" else data
     return not (
-        shape.sequences % (shape.slices * data * choice.microbatches)
+        any(sequences % parts for sequences in (shape.sequences, *shape.stages))
         or shape.width % data
         or along % model
         or shape.vocabulary % math.lcm(vocabulary, model)
@@ -187,7 +206,7 @@ def estimated_seconds(choice: Choice, shape: Shape) -> float:
     anew = sum(cost for name, cost in products.items() if name not in saved)
     head = 6 * tokens * shape.vocabulary * shape.width / choice.model
     compute = choice.microbatches * (shape.layers * (3 * forward + anew) + head) / peak
-    along_data, along_model = shape.ways(choice.data, choice.model)
+    over_replicas, along_data, along_model = shape.ways(choice.replicas, choice.data, choice.model)
     weights = 2 * shape.layer_params / choice.model * (choice.data - 1) / choice.data
     passes = {"embed": 6, "sequence": 6, "replicated": 8}[choice.residual] + ("norm" not in saved)
     activations = 2 * tokens * shape.width * (choice.model - 1) / choice.model
@@ -195,6 +214,9 @@ def estimated_seconds(choice: Choice, shape: Shape) -> float:
     gathers = layers * 2 * weights / along_data if choice.data > 1 else 0.0
     waits = layers * weights / along_data if choice.data > 1 else 0.0
     waits += layers * passes * activations / along_model if choice.model > 1 else 0.0
+    if choice.replicas > 1:  # each sums its shards of the gradients, in bfloat16
+        shards = 2 * shape.layer_params / (choice.model * choice.data)
+        waits += layers * 2 * shards * (choice.replicas - 1) / choice.replicas / over_replicas
     return max(compute, gathers) + waits
 
 
@@ -218,15 +240,16 @@ def promising(found: Iterable[Choice], shape: Shape, count: int) -> list[Choice]
 def remedies(base: Choice, shape: Shape, count: int) -> list[Choice]:
     """Returns near choices that hold less, those with the fewest changes and least time first."""
     held = estimated_bytes(base, shape)
-    less = [one for one in choices(shape) if estimated_bytes(one, shape) < 0.9 * held]
+    less = [one for one in choices(shape, base.options) if estimated_bytes(one, shape) < 0.9 * held]
     less.sort(key=lambda one: (one.distance(base), estimated_seconds(one, shape)))
     fitting = [one for one in less if estimated_bytes(one, shape) <= shape.offered_bytes]
     return (fitting or less)[:count]
 
 
 def _tokens(choice: Choice, shape: Shape) -> float:
-    """Of one device and microbatch, as `data` and slices split them."""
-    return shape.sequences * shape.length / (shape.slices * choice.data * choice.microbatches)
+    """Of one device and microbatch, as `data`, replicas and slices split them."""
+    parts = shape.slices * choice.replicas * choice.data * choice.microbatches
+    return shape.sequences * shape.length / parts
 
 
 def _saved(choice: Choice, shape: Shape) -> dict[str, float]:

@@ -13,6 +13,7 @@ from palmscale.errors import UserError
 from palmscale.partition.mesh import MeshSpec, layout, make_mesh
 from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import constrain
+from palmscale.plan.topology import parse
 
 SIZE = st.integers(1, 6)
 
@@ -116,3 +117,13 @@ def test_one_without_the_other_raises_and_neither_is_the_identity():
     with layout(mesh, rules):
         np.testing.assert_array_equal(constrain(x, (axes.BATCH, axes.LENGTH)), x)
     assert constrain(x, (axes.BATCH, axes.LENGTH)) is x
+
+
+def test_replicas_may_be_parts_of_slices_and_lie_over_no_two():
+    devices = parse("v5e-8", 2).describe()
+    mesh = make_mesh(MeshSpec(replicas=4, data=2, model=2), devices)
+    for replica, members in enumerate(mesh.devices):
+        assert {device.slice_index for device in members.flat} == {replica // 2}
+    six = [one for one in devices if one.coords[1] < 3]
+    with pytest.raises(UserError, match="REPLICAS=3 over 2 slices"):
+        make_mesh(MeshSpec(replicas=3, data=4, model=1), six)

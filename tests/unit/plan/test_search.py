@@ -30,7 +30,7 @@ SHAPE = Shape(
     devices=64,
     chip=CHIPS["v4"],
     offered_bytes=int(30.75 * GIB),
-    ways=lambda data, model: (200e9, 100e9),
+    ways=lambda replicas, data, model: (50e9, 200e9, 100e9),
 )
 BASE = Choice(data=16, model=4, microbatches=1, loss_chunk_length=512, remat="full")
 ALL = list(choices(SHAPE))
@@ -41,9 +41,30 @@ def test_the_model_is_counted_as_it_is():
 
 
 def test_every_choice_divides_and_uses_every_device():
-    assert all(one.data * one.model == 64 for one in ALL)
+    assert all(one.replicas * one.data * one.model == 64 for one in ALL)
     assert all(divides(one, SHAPE) for one in ALL)
     assert {one.model for one in ALL} == {1, 2, 4, 8, 16}
+    assert {one.replicas for one in ALL} == {1, 2, 4, 8}
+
+
+def test_every_stage_of_the_batch_schedule_divides():
+    ramp = dataclasses.replace(SHAPE, stages=(32, 512))
+    parts = {one.replicas * one.data * one.microbatches for one in choices(ramp)}
+    assert all(32 % size == 0 for size in parts)
+
+
+def test_a_mesh_is_one_change():
+    other = dataclasses.replace(BASE, replicas=4, data=8, model=2)
+    assert other.distance(BASE) == 1
+    assert other.settings(BASE, slices=2) == {
+        "REPLICAS": "8", "DATA": "8", "MODEL_PARALLEL": "2"}  # fmt: skip
+
+
+def test_replicas_hold_more_and_sum_their_gradients():
+    fewer, more = (dataclasses.replace(BASE, replicas=r, data=16 // r) for r in (1, 4))
+    assert estimated_bytes(more, SHAPE) > estimated_bytes(fewer, SHAPE)
+    slow = dataclasses.replace(SHAPE, ways=lambda *mesh: (1e9, 200e9, 100e9))
+    assert estimated_seconds(more, slow) > estimated_seconds(more, SHAPE)
 
 
 def test_settings_are_those_that_differ_as_gin_writes_them():
