@@ -24,9 +24,10 @@ from palmscale.observe import log
 from palmscale.partition.mesh import MeshSpec, make_mesh
 from palmscale.partition.rules import layout_rules
 from palmscale.plan.chips import GIB
+from palmscale.plan.choices import Choice, Shape, choices, variations
 from palmscale.plan.compile import offered_bytes
 from palmscale.plan.network import Network
-from palmscale.plan.search import Choice, Shape, choices, promising, remedies
+from palmscale.plan.search import promising, remedies
 from palmscale.plan.topology import Topology
 from palmscale.storage.place import place
 
@@ -75,8 +76,13 @@ def search(
         f"{len(found):,} ways to lay it out; compiling the run as it is and the {len(kept)} most"
         f" promising for {where}."
     )
-    tried = list(_compile_all(args, base, [base, *(one for one in kept if one != base)]))
-    tried.sort(key=lambda one: one.rank)
+    wanted = [base, *(one for one in kept if one != base)]
+    tried = sorted(_compile_all(args, where.slices, base, wanted), key=lambda one: one.rank)
+    if tried[0].fits:
+        log.say("Compiling the best of these with other options of the compiler.")
+        more = variations(tried[0].choice, where.chip)
+        tried += _compile_all(args, where.slices, base, more)
+        tried.sort(key=lambda one: one.rank)
     print()
     tables.print_table(*_rows(tried), right=(0, 1, 2, 3))
     best = tried[0]
@@ -98,7 +104,7 @@ def suggest(
     near = remedies(base, shape, 3 * args.suggest)
     log.say(f"Compiling the nearest changes that may fit, of {len(near)}.")
     fitting = 0
-    for one in _compile_all(args, base, near, sequences=sequences):
+    for one in _compile_all(args, where.slices, base, near, sequences=sequences):
         said = " ".join(f"--gin.{name}={value!r}" for name, value in one.settings.items())
         if one.plan is None:
             print(f"not {said}: {one.error.removeprefix('palmscale: error: ')}")
@@ -182,6 +188,7 @@ def shape_of(run: Run, where: Topology, devices: Sequence[Any], sequences: int) 
 
 def _compile_all(
     args: argparse.Namespace,
+    slices: int,
     base: Choice,
     wanted: Sequence[Choice],
     *,
@@ -190,7 +197,10 @@ def _compile_all(
     """Yields each choice, compiled, in their order; as many at once as there are cores."""
     cores = max(1, len(os.sched_getaffinity(0)))
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        waiting = [pool.submit(_compile_one, args, base, one, sequences) for one in wanted]
+        waiting = [
+            pool.submit(_compile_one, args, one, one.settings(base, slices), sequences)
+            for one in wanted
+        ]
         try:
             for done in waiting:
                 yield done.result()
@@ -200,9 +210,8 @@ def _compile_all(
 
 
 def _compile_one(
-    args: argparse.Namespace, base: Choice, choice: Choice, sequences: int | None
+    args: argparse.Namespace, choice: Choice, settings: dict[str, str], sequences: int | None
 ) -> Tried:
-    settings = choice.settings(base, slices)
     with tempfile.TemporaryDirectory(prefix="palmscale-plan-") as folder:
         command = [
             sys.executable,

@@ -15,7 +15,7 @@ Remat = str | tuple[str, ...]
 NORM, QUERY, KEY, VALUE, ATTENTION, GATE, UP = NAMES = (
     "norm", "query", "key", "value", "attention", "gate", "up")  # fmt: skip
 CHOICES = ("none", "attention", "dots", "full")
-_HOST = "@host"  # behind a name: saved in the host's memory
+ON_HOST = "@host"  # behind a name: saved in the host's memory
 _DOTS = (QUERY, KEY, VALUE, GATE, UP)
 
 
@@ -28,12 +28,12 @@ def checked_remat(remat: Remat) -> Remat:
     if isinstance(remat, str):
         if remat in CHOICES:
             return remat
-    elif remat and all(name.removesuffix(_HOST) in NAMES for name in remat):
+    elif remat and all(name.removesuffix(ON_HOST) in NAMES for name in remat):
         return tuple(remat)
     raise UserError(
         f"PaLM.remat={remat!r} - needed is {', '.join(map(repr, CHOICES))}, or a tuple of what to"
-        f" save, of {', '.join(NAMES)}, each in the host's memory where {_HOST} follows it - write"
-        " for example ('query', 'attention', 'gate@host')"
+        f" save, of {', '.join(NAMES)}, each in the host's memory where {ON_HOST} follows it -"
+        " write for example ('query', 'attention', 'gate@host')"
     )
 
 
@@ -65,8 +65,8 @@ def rematerialized_attention(
 
 
 def _policy(names: Sequence[str]) -> Callable[..., Any]:
-    on_host = [name.removesuffix(_HOST) for name in names if name.endswith(_HOST)]
-    on_device = [name for name in names if not name.endswith(_HOST)]
+    on_host = [name.removesuffix(ON_HOST) for name in names if name.endswith(ON_HOST)]
+    on_device = [name for name in names if not name.endswith(ON_HOST)]
     if not on_host:
         return jax.checkpoint_policies.save_only_these_names(*on_device)
     return jax.checkpoint_policies.save_and_offload_only_these_names(

@@ -44,8 +44,8 @@ class MeshSpec:
 def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh over `devices` (all by default), laid on the torus by `mesh_utils`.
 
-    Replicas are slices, or equal parts of them, where the devices tell their slice; else consecutive
-    groups of devices.
+    Replicas are slices, or equal parts of them, where the devices tell their slice; else they are
+    consecutive groups of devices.
 
     Raises:
         UserError: the sizes do not make up the devices, or a replica would lie over two slices.
@@ -56,8 +56,8 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
     if replicas > 1 and slices > 1:
         if replicas % slices:
             raise UserError(
-                f"REPLICAS={replicas} over {slices} slices: a replica would lie over two - needed is"
-                f" a multiple of {slices}."
+                f"REPLICAS={replicas} over {slices} slices: a replica would lie over two - use a"
+                f" multiple of {slices}."
             )
         grid = mesh_utils.create_hybrid_device_mesh(
             (replicas // slices, data, model),

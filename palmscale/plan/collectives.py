@@ -1,4 +1,7 @@
-"""Every collective of a compiled step: what it moves, along which mesh axis, how often and why."""
+"""Every collective of a compiled step: what it moves, along which mesh axis, how often and why.
+
+Copies between a chip and its host are among them: they too run beside what computes.
+"""
 
 import dataclasses
 import re
@@ -7,10 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from palmscale import axes
 from palmscale.plan import hlo
 from palmscale.plan.groups import replica_groups
 from palmscale.plan.hlo import Instruction, Program
+from palmscale.plan.host_copies import host_copy
 from palmscale.plan.network import Network, Path
 
 _KINDS = (
@@ -31,8 +34,10 @@ class Collective:
 
     Attributes:
         name: of the instruction that starts it.
-        kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute.
-        axis: the mesh axes that its groups go along, as `data` or `data+model`; `part of data`.
+        kind: all-gather, reduce-scatter, all-reduce, all-to-all, collective-permute, or a copy to
+            or from the host.
+        axis: the mesh axes that its groups go along, as `data` or `data+model`; `part of data`;
+            `host` of a copy.
         array: dtype and shape of the whole array: gathered, or before it is scattered.
         bytes: of that array, a chip; all arrays together where several go at once.
         padded_bytes: of these, what the compiler added to make shards equal.
@@ -129,6 +134,8 @@ class _Finder:
         """Returns the collective `inner`, which is or stands within `outer`."""
         program, mesh, network = self._program, self._mesh, self._network
         kind = _kind(inner) or ""
+        if copied := host_copy(inner):
+            return self._copy(inner, copied, executions, by_name)
         if (
             inner is not outer
             and kind == "all-reduce"
@@ -158,6 +165,32 @@ class _Finder:
             source=next(filter(None, map(program.source, causes)), ""),
             op_name=next((i.op_name for i in causes if i.op_name), ""),
             seconds=network.seconds(kind, path, num_bytes),
+            path=path,
+        )
+
+    def _copy(
+        self,
+        start: Instruction,
+        copied: tuple[str, tuple[str, tuple[int, ...]]],
+        executions: int,
+        by_name: dict[str, Instruction],
+    ) -> Collective:
+        """Returns a copy with the host."""
+        kind, (dtype, shape) = copied
+        path, num_bytes = self._network.to_host(kind), hlo.array_bytes(dtype, shape)
+        causes = [start, *_makers(start, by_name)]
+        return Collective(
+            name=start.name,
+            kind=kind,
+            axis="host",
+            array=f"{dtype}[{','.join(map(str, shape))}]",
+            bytes=num_bytes,
+            padded_bytes=0,
+            executions=executions,
+            is_async=True,
+            source=next(filter(None, map(self._program.source, causes)), ""),
+            op_name=next((i.op_name for i in causes if i.op_name), ""),
+            seconds=self._network.seconds(kind, path, num_bytes),
             path=path,
         )
 
@@ -202,6 +235,8 @@ def _channel(instruction: Instruction) -> str:
 
 
 def _kind(instruction: Instruction) -> str | None:
+    if copied := host_copy(instruction):
+        return copied[0]
     if instruction.opcode == "send":
         between = _BETWEEN_SLICES.search(instruction.attributes)
         return between[1].lower().replace("_", "-") if between else None
@@ -247,41 +282,3 @@ def axis_of(groups: np.ndarray, mesh: Mesh, *, pairs: bool = False) -> str:
     whole = int(np.prod([mesh.shape[name] for name in names]))
     partly = not pairs and groups.shape[1] < whole
     return ("part of " if partly else "") + ("+".join(names) or "none")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Surprise:
-    """A collective that a well-laid-out step would not have."""
-
-    collective: Collective
-    why: str
-
-
-def surprises(
-    found: Sequence[Collective], *, logits_sizes: set[int], gradient_bytes: int
-) -> list[Surprise]:
-    """Returns what is unexpected, the most bytes first.
-
-    Args:
-        found: the collectives of a step.
-        logits_sizes: sizes of the vocabulary's dim, whole and sharded over an axis.
-        gradient_bytes: an all-reduce of at least so many bytes over data is a whole gradient.
-    """
-    flagged = []
-    for one in found:
-        dims = [int(size) for size in re.findall(r"\d+", one.array.partition("[")[2])]
-        is_logits = "unembed" in one.op_name and len(dims) > 2 and dims[-1] in logits_sizes
-        if one.kind == "all-gather" and is_logits:
-            flagged.append(Surprise(collective=one, why="gathers logits"))
-        elif one.kind == "all-reduce" and axes.DATA in one.axis and one.bytes >= gradient_bytes:
-            flagged.append(
-                Surprise(collective=one, why="sums a whole gradient; a reduce-scatter would do")
-            )
-        elif one.axis.startswith("part of"):
-            flagged.append(Surprise(collective=one, why="its groups follow no mesh axis"))
-        elif one.padded_bytes > 0.02 * one.bytes:
-            share = one.padded_bytes / one.bytes
-            flagged.append(
-                Surprise(collective=one, why=f"{share:.0%} of it is padding to equal shards")
-            )
-    return sorted(flagged, key=lambda surprise: -surprise.collective.bytes_per_step)

@@ -28,7 +28,7 @@ _PASSES_ON = {
 }
 _OWNED_ELSEWHERE = {"parameter", "constant", "iota", "partition-id", "after-all"}
 _LEAF = re.compile(r"(pred|[sufb]\w*?\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
-_ON_CHIP = re.compile(r"S\(\d+\)")  # vector, scalar and common memory
+_ELSEWHERE = re.compile(r"S\(\d+\)")  # vector, scalar and common memory; the host's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def _leaves(instruction: Instruction, leaves: dict[str, list[Made | None]]) -> l
         return given[-len(arrays) :]
     made: list[Made | None] = [
         None
-        if _ON_CHIP.search(layout)
+        if _ELSEWHERE.search(layout)
         else (instruction, (dtype, tuple(int(d) for d in dims.split(",") if d)))
         for dtype, dims, layout in arrays
     ]

@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from palmscale.plan.host_copies import FROM_HOST, TO_HOST
 from palmscale.plan.topology import Topology
 
-HOP_SECONDS = 1e-6  # "How to Scale Your Model" (Google DeepMind, 2025), chapter on TPUs
+# "How to Scale Your Model" (Google DeepMind, 2025), chapter on TPUs; PCIe, one way.
+HOP_SECONDS = 1e-6
+HOST_BYTES_PER_SECOND = 15e9
 NETWORK = "network"
 
 
@@ -29,8 +32,8 @@ class Path:
         slices: over how many slices the group goes.
         bytes_per_second: that one chip sends or receives over the torus; 0 where it does not.
         hops: the longest way on the torus.
-        lanes: what it keeps busy: a dim of the torus in one direction (`0+`, `0-`), or the network
-            between slices.
+        lanes: what it keeps busy: a dim of the torus in one direction (`0+`, `0-`), the network
+            between slices, or a chip's link to its host in one direction.
     """
 
     size: int
@@ -62,6 +65,18 @@ class Network:
     def way(self, pairs: np.ndarray) -> Path:
         """Returns what a permutation passes, of which `pairs` are all (source, target)."""
         return self._kept(pairs, self._permutation)
+
+    def to_host(self, kind: str) -> Path:
+        """Returns a chip's link to its host, for copies one way."""
+        return Path(
+            size=2,
+            extents=(),
+            rings=(),
+            slices=1,
+            bytes_per_second=HOST_BYTES_PER_SECOND,
+            hops=0,
+            lanes=frozenset({kind}),
+        )
 
     def _kept(self, numbers: np.ndarray, find: Callable[[np.ndarray], Path]) -> Path:
         key = repr(numbers.shape).encode() + numbers.tobytes()
@@ -132,12 +147,13 @@ class Network:
         """Returns the time of one collective, alone on its links.
 
         Args:
-            kind: HLO's name without `-start`, or `reduce-scatter` for XLA's fusion of one.
+            kind: HLO's name without `-start`, or `reduce-scatter` for XLA's fusion of one; or of
+                a copy with the host.
             path: of its group.
             num_bytes: of the whole array: gathered, or before it is scattered.
         """
         chip = self.topology.chip
-        if kind == "collective-permute":  # each device sends the whole of what it has, once
+        if kind in _ONE_WAY:  # each device sends the whole of what it has, once
             rate = path.bytes_per_second or chip.hbm_bytes_per_second
             total = num_bytes / (chip.network_bytes_per_second if path.slices > 1 else rate)
             return total + path.hops * HOP_SECONDS
@@ -157,6 +173,7 @@ class Network:
 
 # How often an array passes the links. All-to-all on a ring: each byte goes a quarter of the way.
 _PASSES = {"all-reduce": 2.0, "all-to-all": 0.25, "ragged-all-to-all": 0.25}
+_ONE_WAY = ("collective-permute", TO_HOST, FROM_HOST)
 
 
 def _span(places: np.ndarray, size: int, ring: bool) -> int:

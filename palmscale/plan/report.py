@@ -209,7 +209,7 @@ def facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "host memory",
             f"{memory['host_bytes'] / GIB:.1f} GiB of {memory['host_offered_bytes'] / GIB:.0f} for"
-            " one checkpoint and the input",
+            " one checkpoint, the input and what a step saves there",
         )
     )
     lines += [

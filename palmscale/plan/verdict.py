@@ -14,14 +14,16 @@ from palmscale.data.feed import PREFETCH_BATCHES
 from palmscale.errors import DoesNotFitError
 from palmscale.partition.shardings import path_name
 from palmscale.plan import collectives, hlo, memory, schedule
-from palmscale.plan.collectives import Collective, Surprise
+from palmscale.plan.collectives import Collective
 from palmscale.plan.compile import Compiled, compile_step, offered_bytes
 from palmscale.plan.compute import expected_seconds, least_matmul_seconds, least_seconds
 from palmscale.plan.hlo import Instruction, Program
+from palmscale.plan.host_copies import bytes_on_host
 from palmscale.plan.kernels import kernel_flops
 from palmscale.plan.network import Network, Path
 from palmscale.plan.saved import Saved
 from palmscale.plan.schedule import Times
+from palmscale.plan.surprises import Surprise, surprises
 from palmscale.plan.topology import Topology
 
 _LARGE_COPY_BYTES = 64 * 2**20
@@ -101,7 +103,8 @@ class Verdict:
             compiler says that it needs.
         offered_bytes: that the compiler lets a program have.
         state: bytes a device of what is there between steps, by name.
-        host_bytes: that a host needs for one checkpoint in flight and the batches read ahead.
+        host_bytes: that a host needs for one checkpoint in flight, the batches read ahead, and
+            what its devices save there in a step.
         placement: what joins the devices along each mesh axis.
         held: bytes a device of the step's own arrays at the fullest moment, by kind.
         arrays: these arrays, the largest first.
@@ -176,6 +179,7 @@ def judge(step: Step, topology: Topology) -> Verdict:
         )
         fast = _speed(step, topology, at_best.overlapped, kernels)
         slow = _speed(step, topology, times.serial, kernels)
+    known["host_bytes"] += bytes_on_host(program) * topology.devices // topology.hosts
     return Verdict(
         **known,
         fits=True,
@@ -273,7 +277,7 @@ def _logits_sizes(step: Step) -> set[int]:
 
 def _surprises(step: Step, found: Mapping[str, Collective]) -> list[Surprise]:
     layer = max((math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(step.params)), default=0)
-    return collectives.surprises(
+    return surprises(
         list(found.values()),
         logits_sizes=_logits_sizes(step),
         # Half of what a model shard has of a layer's largest matrix, in bfloat16: above the sums

@@ -7,6 +7,7 @@ from small_program import MESH, TEXT, network
 from palmscale.plan import collectives, hlo
 from palmscale.plan.compute import expected_seconds
 from palmscale.plan.schedule import step_times
+from palmscale.plan.surprises import Surprise
 from palmscale.plan.verdict import Speed, Step, Verdict
 
 GIB = 2**30
@@ -64,7 +65,7 @@ def verdict(**changes):
         placement={"data": net.path(collectives.np.arange(0, 256, 16))},
         held={"logits": 2 * GIB, "gradients": GIB},
         found=found,
-        surprises=(collectives.Surprise(collective=found[-1], why="<nobody> expects it"),),
+        surprises=(Surprise(collective=found[-1], why="<nobody> expects it"),),
         cycles=6500,
         times=times(1e6),
         at_best=times(2e6),

@@ -80,7 +80,7 @@ def test_the_mean_is_over_rows_with_a_prediction():
 
 def test_rows_without_a_prediction_say_why():
     not_run = dataclasses.replace(outcome(mfu=0.5), result=None)
-    clockless = dataclasses.replace(not_run, run=dataclasses.replace(TINY, topology="v6e:16x16"))
+    clockless = dataclasses.replace(not_run, run=dataclasses.replace(TINY, topology="tpu7x:4x4x4"))
     large = outcome(mfu=0.5)
     large.result["plan"]["fits"] = False
     states = [row[2] for row in backtest_page.table([not_run, large, clockless])[1:]]

@@ -7,7 +7,7 @@ from palmscale.cli import gin_config, searching
 from palmscale.cli.run import load_run
 from palmscale.cli.searching import Tried, base_choice, shape_of
 from palmscale.errors import UserError
-from palmscale.plan.search import Choice
+from palmscale.plan.choices import Choice
 from palmscale.plan.topology import parse
 
 WHERE = parse("v5e-4")

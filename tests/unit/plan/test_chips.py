@@ -1,8 +1,11 @@
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from palmscale.observe.throughput import peak_flops_per_device
+from palmscale.plan import hlo
 from palmscale.plan.chips import CHIPS
 from palmscale.plan.topology import parse
 
@@ -26,7 +29,20 @@ def test_a_chip_of_two_devices_shares_its_peak():
 
 
 def test_an_unknown_clock_has_no_flops_per_cycle():
-    assert CHIPS["v6e"].clock_hz is None and CHIPS["v6e"].flops_per_cycle is None
+    assert CHIPS["tpu7x"].clock_hz is None and CHIPS["tpu7x"].flops_per_cycle is None
+
+
+@pytest.mark.parametrize("name", [name for name, chip in CHIPS.items() if chip.clock_hz])
+def test_the_compilers_fastest_matmul_is_near_the_peak_by_the_clock(name):
+    device = parse(f"{name}:{'2x2' if CHIPS[name].torus_dims == 2 else '2x2x1'}").describe()[0]
+    rates = []
+    for size in (4096, 16384):
+        whole = jax.sharding.SingleDeviceSharding(device)
+        x = jax.ShapeDtypeStruct((size, size), jnp.bfloat16, sharding=whole)
+        program = hlo.parse(jax.jit(jnp.matmul).lower(x, x).compile().as_text())
+        cycles = sum(one.cycles for one in program.computations[program.entry])
+        rates.append(2 * size**3 / cycles)
+    assert 0.85 < max(rates) / CHIPS[name].flops_per_cycle < 1
 
 
 def test_a_kind_without_a_peak_is_named():

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 from small_program import MESH, TEXT, network
 
@@ -85,25 +83,6 @@ def test_a_part_of_an_axis_is_told_from_the_whole():
     assert collectives.axis_of(np.array([[0, 16, 32]]), MESH) == "part of data"
     assert collectives.axis_of(np.array([[0, 16]]), MESH, pairs=True) == "data"
     assert collectives.axis_of(np.arange(256)[None], MESH) == "data+model"
-
-
-def surprises_of(**changes):
-    one = dataclasses.replace(TRAFFIC.found["scattered"], **changes)
-    flagged = collectives.surprises([one], logits_sizes={4096}, gradient_bytes=2**20)
-    return [surprise.why for surprise in flagged]
-
-
-def test_what_a_well_laid_out_step_has_is_no_surprise():
-    assert surprises_of() == []
-
-
-def test_surprises_are_named():
-    logits = {"kind": "all-gather", "array": "bf16[2,8,4096]"}
-    assert surprises_of(**logits, op_name="jit(step)/PaLM.unembed/dot") == ["gathers logits"]
-    assert surprises_of(**logits, op_name="jit(step)/PaLM.hidden/dot") == []
-    assert surprises_of(kind="all-reduce") == ["sums a whole gradient; a reduce-scatter would do"]
-    assert surprises_of(axis="part of data") == ["its groups follow no mesh axis"]
-    assert surprises_of(padded_bytes=2**19) == ["12% of it is padding to equal shards"]
 
 
 def permuted(pairs):

@@ -70,13 +70,13 @@ def test_a_program_that_does_not_fit_has_no_speed():
 
 
 def test_without_a_clock_there_is_no_time(verdict):
-    v6e = parse("v6e-4")
-    mesh = Mesh(np.array(v6e.describe()).reshape(2, 2), (axes.DATA, axes.MODEL))
+    there = parse("tpu7x-4")
+    mesh = Mesh(np.array(there.describe()[:4]).reshape(2, 2), (axes.DATA, axes.MODEL))
     x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(mesh, P(axes.DATA)))
     step = dataclasses.replace(
         verdict.step, compile=jax.jit(jnp.sum).lower(x).compile, mesh=mesh, params={}
     )
-    unknown = judge(step, v6e)
+    unknown = judge(step, there)
     assert unknown.fits and unknown.times is None
 
 

@@ -1,0 +1,207 @@
+"""The ways to lay a run out: a mesh, what is saved, how work is cut, where things lie, options."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from palmscale import axes
+from palmscale.model.remat import Remat
+from palmscale.plan.chips import Chip
+
+# From computing everything anew to nothing; each saves more than the one before.
+REMATS: tuple[Remat, ...] = (
+    "full",
+    ("query", "key", "value", "attention"),
+    ("norm", "query", "key", "value", "attention"),
+    ("query", "key", "value", "attention", "up"),
+    ("query", "key", "value", "attention", "gate", "up"),
+    ("norm", "query", "key", "value", "attention", "gate", "up"),
+)
+# Likewise with the hosts' memory, where the chips' is short.
+HOST_REMATS: tuple[Remat, ...] = (
+    ("query@host", "key", "value", "attention@host"),
+    ("query", "key", "value", "attention", "gate@host", "up@host"),
+)
+# What XLA for TPUs does not do by itself. Ahead: weights are gathered before they are used, and no
+# large matmul becomes a loop that gathers as it goes. Fused: collectives run within matmuls.
+_AHEAD = {
+    "xla_enable_async_all_gather": True,
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib": 100_000,
+}
+_FUSED = {
+    "xla_tpu_enable_async_collective_fusion": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
+    "xla_tpu_overlap_compute_collective_tc": True,
+}
+OPTIONS: dict[str, tuple[Mapping[str, Any], ...]] = {
+    "v4": ({}, _AHEAD),  # its compiler refuses fused gathers
+    "v5p": ({}, _AHEAD, _AHEAD | _FUSED),
+    "v5e": ({}, _AHEAD),  # fused by itself
+    "v6e": ({}, _AHEAD, _AHEAD | _FUSED),
+    "tpu7x": ({}, _AHEAD, _AHEAD | _FUSED),
+}
+RESIDUALS = ("embed", "sequence", "replicated")
+VOCABULARIES = ("model", "data")
+_LOSS_CHUNKS = (256, 512, 1024, 2048)
+_MICROBATCHES = (1, 2, 4, 8)
+_REPLICAS = (1, 2, 4, 8)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One way to lay a run out.
+
+    Attributes:
+        replicas: copies of the model in a slice, each over data x model devices.
+        data: size of the mesh axis, a replica.
+        model: likewise.
+        microbatches: parts of a batch, one after another.
+        loss_chunk_length: positions whose logits exist at a time.
+        remat: what the backward pass finds saved.
+        residual: what the residual stream is split along over `model`.
+        vocabulary: the mesh axis that splits the token table's rows.
+        options: the compiler's, as (name, value).
+    """
+
+    replicas: int = 1
+    data: int
+    model: int
+    microbatches: int
+    loss_chunk_length: int
+    remat: Remat
+    residual: str = "embed"
+    vocabulary: str = "model"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def settings(self, base: "Choice", slices: int = 1) -> dict[str, str]:
+        """Returns the gin macros in which it differs from `base`, as gin writes them."""
+        overrides: dict[str, str | None] = {}
+        if self.residual != "embed":
+            overrides[axes.ACT_EMBED] = None
+            overrides |= {axes.ACT_LENGTH: axes.MODEL} if self.residual == "sequence" else {}
+        if self.vocabulary == "data":
+            overrides |= {axes.VOCAB: axes.DATA, axes.VOCAB_EMBED: axes.MODEL}
+        found = {
+            "REPLICAS": (slices * self.replicas, slices * base.replicas),
+            "DATA": (self.data, base.data),
+            "MODEL_PARALLEL": (self.model, base.model),
+            "MICROBATCHES": (self.microbatches, base.microbatches),
+            "LOSS_CHUNK_LENGTH": (self.loss_chunk_length, base.loss_chunk_length),
+            "REMAT": (self.remat, base.remat),
+            "TPU_COMPILER_OPTIONS": (dict(self.options), dict(base.options)),
+        }
+        written = {name: repr(new) for name, (new, old) in found.items() if new != old}
+        if (self.residual, self.vocabulary) != (base.residual, base.vocabulary):
+            written["RULE_OVERRIDES"] = repr(overrides)
+        return written
+
+    def distance(self, other: "Choice") -> int:
+        """Returns in how many settings two choices differ; a mesh is one."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        mesh = ("replicas", "data", "model")
+        moved = any(mine[name] != theirs[name] for name in mesh)
+        return moved + sum(mine[name] != theirs[name] for name in mine if name not in mesh)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the arithmetic needs to know of a run.
+
+    Attributes:
+        width, heads, head_size, mlp, layers, vocabulary: D, H, K, F, N, V.
+        sequences: a step, of all slices.
+        stages: of the batch schedule, all of which must divide.
+        length: tokens a sequence.
+        slices: of `devices` each.
+        offered_bytes: that a program may have on a device.
+        ways: bytes a second of one device along (replicas, data, model), for a mesh of those sizes.
+    """
+
+    width: int
+    heads: int
+    head_size: int
+    mlp: int
+    layers: int
+    vocabulary: int
+    sequences: int
+    stages: tuple[int, ...] = ()
+    length: int
+    slices: int
+    devices: int
+    chip: Chip
+    offered_bytes: int
+    ways: Callable[[int, int, int], tuple[float, float, float]]
+
+    @property
+    def layer_params(self) -> int:
+        """Parameters of one layer."""
+        D, H, K, F = self.width, self.heads, self.head_size, self.mlp
+        return 2 * D * H * K + 2 * D * K + 3 * D * F
+
+    @property
+    def params(self) -> int:
+        """Parameters of the model."""
+        return self.layers * self.layer_params + self.vocabulary * self.width
+
+
+def choices(shape: Shape, options: tuple[tuple[str, Any], ...] = ()) -> Iterator[Choice]:
+    """Yields every choice whose dims divide, with these options of the compiler."""
+    meshes = [
+        (replicas, shape.devices // (replicas * model), model)
+        for replicas in _REPLICAS
+        for model in range(1, shape.devices + 1)
+        if shape.devices % (replicas * model) == 0
+        and shape.heads % model == 0
+        and shape.mlp % model == 0
+    ]
+    for (replicas, data, model), parts, chunk, remat, residual, vocabulary in itertools.product(
+        meshes,
+        _MICROBATCHES,
+        _LOSS_CHUNKS,
+        REMATS + HOST_REMATS,
+        RESIDUALS,
+        VOCABULARIES,
+    ):
+        choice = Choice(
+            replicas=replicas,
+            data=data,
+            model=model,
+            microbatches=parts,
+            loss_chunk_length=chunk,
+            remat=remat,
+            residual=residual,
+            vocabulary=vocabulary,
+            options=options,
+        )
+        if divides(choice, shape):
+            yield choice
+
+
+def divides(choice: Choice, shape: Shape) -> bool:
+    """Returns whether every dim divides over its mesh axis."""
+    data, model = choice.data, choice.model
+    parts = shape.slices * choice.replicas * data * choice.microbatches
+    along = {"embed": shape.width, "sequence": shape.length, "replicated": model}[choice.residual]
+    vocabulary = data if choice.vocabulary == "data" else model
+    width = model if choice.vocabulary == "data" else data
+    return not (
+        any(sequences % parts for sequences in (shape.sequences, *shape.stages))
+        or shape.width % data
+        or along % model
+        or shape.vocabulary % math.lcm(vocabulary, model)
+        or shape.width % width
+        or (model == 1 and (choice.residual, choice.vocabulary) != ("embed", "model"))
+        or choice.loss_chunk_length > shape.length
+    )
+
+
+def variations(best: Choice, chip: Chip) -> list[Choice]:
+    """Returns a choice with other options of the compiler, of which arithmetic knows nothing."""
+    return [
+        dataclasses.replace(best, options=tuple(options.items()))
+        for options in OPTIONS[chip.name]
+        if dict(options) != dict(best.options)
+    ]
