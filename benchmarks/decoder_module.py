@@ -19,12 +19,14 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from palmscale import axes
 from palmscale.model.attention import MASKED_LOGIT, rotate
+from palmscale.model.remat import saving_policy
 from palmscale.partition.shardings import constrain, map_shards
 
 STREAM = (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)
 HEADS = (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV)
 # What a remat policy may save of a layer, by these names.
 QUERY, KEY, VALUE, ATTENTION_OUT, DOWN = "query", "key", "value", "attention_out", "down"
+LAYER_INPUT = "layer_input"  # saved on the device anyway; of use as `layer_input@host`
 
 Layer = dict[str, jax.Array]
 
@@ -45,7 +47,8 @@ class Decoder(nn.Module):
         tied: the logits read the token table, over the square root of D.
         one_hot_lookup: tokens are looked up by a matmul (MaxText's use_iota_embed).
         attention: `plain`, which computes all scores, or `splash`, a kernel for TPUs.
-        remat: `full`, `dots` (all matmuls without batch dims are saved), or the names to save.
+        remat: `full`, `dots` (all matmuls without batch dims are saved), or the names to save, in
+            the host's memory where `@host` follows one.
         dtype: of activations and matmuls; parameters are float32.
     """
 
@@ -121,7 +124,7 @@ class Decoder(nn.Module):
             x_BLD = table_VD[tokens_BL]
 
         def step(x_BLD: jax.Array, layer: Layer) -> tuple[jax.Array, None]:
-            return self.block(x_BLD, layer), None
+            return self.block(checkpoint_name(x_BLD, LAYER_INPUT), layer), None
 
         step = jax.checkpoint(step, policy=_policy(self.remat), prevent_cse=False)
         x_BLD, _ = jax.lax.scan(step, constrain(x_BLD, STREAM), self.layers)
@@ -218,9 +221,8 @@ def splash_attention(q_BLHK: jax.Array, k_BLGK: jax.Array, v_BLGK: jax.Array) ->
 
 
 def _policy(remat: str | tuple[str, ...]):
-    policies = jax.checkpoint_policies
     if remat == "full":
         return None
     if remat == "dots":
-        return policies.dots_with_no_batch_dims_saveable
-    return policies.save_only_these_names(*remat)
+        return jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return saving_policy(remat)

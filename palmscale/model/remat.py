@@ -52,7 +52,7 @@ def rematerialized_layer(
     if remat in ("none", "attention"):
         return layer
     names = () if remat == "full" else _DOTS if remat == "dots" else remat
-    return jax.checkpoint(layer, policy=_policy(names), prevent_cse=not in_a_loop)
+    return jax.checkpoint(layer, policy=saving_policy(names), prevent_cse=not in_a_loop)
 
 
 def rematerialized_attention(
@@ -61,10 +61,11 @@ def rematerialized_attention(
     """Returns the attention such that its scores are not saved where `remat` is `attention`."""
     if remat != "attention":
         return attention
-    return jax.checkpoint(attention, policy=_policy((ATTENTION,)), prevent_cse=not in_a_loop)
+    return jax.checkpoint(attention, policy=saving_policy((ATTENTION,)), prevent_cse=not in_a_loop)
 
 
-def _policy(names: Sequence[str]) -> Callable[..., Any]:
+def saving_policy(names: Sequence[str]) -> Callable[..., Any]:
+    """Returns the policy of `jax.checkpoint` that saves what has these names; `name@host` there."""
     on_host = [name.removesuffix(ON_HOST) for name in names if name.endswith(ON_HOST)]
     on_device = [name for name in names if not name.endswith(ON_HOST)]
     if not on_host:
