@@ -54,8 +54,11 @@ def estimated_seconds(choice: Choice, shape: Shape) -> float:
     if choice.replicas > 1:  # each sums its shards of the gradients, in bfloat16
         shards = 2 * shape.layer_params / (choice.model * choice.data)
         waits += layers * 2 * shards * (choice.replicas - 1) / choice.replicas / over_replicas
+    # What goes to the host hides behind the forward pass, and comes back behind the other.
     copies = layers * tokens * 2 * sum(copied.values()) / HOST_BYTES_PER_SECOND
-    return max(compute, gathers, copies) + waits
+    forwards = layers * forward / peak
+    waits += max(0.0, copies - forwards) + max(0.0, copies - (compute - forwards))
+    return max(compute, gathers) + waits
 
 
 def promising(found: Iterable[Choice], shape: Shape, count: int) -> list[Choice]:
