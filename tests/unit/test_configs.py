@@ -128,7 +128,8 @@ def test_a_pod_recipe_is_for_the_chips_that_its_name_and_header_state(name):
     generation, dims = layout.topology.split(":")
     chips = layout.slices * math.prod(map(int, dims.split("x")))
     assert (generation, chips) == (chip, int(count))
-    assert mesh.replicas == layout.slices and mesh.replicas * mesh.data * mesh.model == chips
+    assert mesh.replicas % layout.slices == 0  # no replica lies over two slices
+    assert mesh.replicas * mesh.data * mesh.model == chips
     stated = f"# PaLM {size.upper()} on {chips:,} TPU {chip}"
     assert header.startswith(stated) and f"data {mesh.data} x model {mesh.model}" in header
     assert count_of_size(run.model) == PUBLISHED[f"palm_{size}"]
