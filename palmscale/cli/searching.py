@@ -80,7 +80,7 @@ def search(
     tried = sorted(_compile_all(args, where.slices, base, wanted), key=lambda one: one.rank)
     if tried[0].fits:
         log.say("Compiling the best of these with other options of the compiler.")
-        more = variations(tried[0].choice, where.chip)
+        more = variations(tried[0].choice)
         tried += _compile_all(args, where.slices, base, more)
         tried.sort(key=lambda one: one.rank)
     print()

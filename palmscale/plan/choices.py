@@ -24,7 +24,7 @@ HOST_REMATS: tuple[Remat, ...] = (
     ("query@host", "key", "value", "attention@host"),
     ("query", "key", "value", "attention", "gate@host", "up@host"),
 )
-# What XLA for TPUs does not do by itself. Ahead: weights are gathered before they are used, and no
+# What XLA does not do by itself on every TPU. Ahead: weights are gathered before they are used, and no
 # large matmul becomes a loop that gathers as it goes. Fused: collectives run within matmuls.
 _AHEAD = {
     "xla_enable_async_all_gather": True,
@@ -36,13 +36,7 @@ _FUSED = {
     "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
     "xla_tpu_overlap_compute_collective_tc": True,
 }
-OPTIONS: dict[str, tuple[Mapping[str, Any], ...]] = {
-    "v4": ({}, _AHEAD),  # its compiler refuses fused gathers
-    "v5p": ({}, _AHEAD, _AHEAD | _FUSED),
-    "v5e": ({}, _AHEAD),  # fused by itself
-    "v6e": ({}, _AHEAD, _AHEAD | _FUSED),
-    "tpu7x": ({}, _AHEAD, _AHEAD | _FUSED),
-}
+OPTIONS: tuple[Mapping[str, Any], ...] = ({}, _AHEAD, _AHEAD | _FUSED)
 RESIDUALS = ("embed", "sequence", "replicated")
 VOCABULARIES = ("model", "data")
 _LOSS_CHUNKS = (256, 512, 1024, 2048)
@@ -198,10 +192,10 @@ def divides(choice: Choice, shape: Shape) -> bool:
     )
 
 
-def variations(best: Choice, chip: Chip) -> list[Choice]:
+def variations(best: Choice) -> list[Choice]:
     """Returns a choice with other options of the compiler, of which arithmetic knows nothing."""
     return [
         dataclasses.replace(best, options=tuple(options.items()))
-        for options in OPTIONS[chip.name]
+        for options in OPTIONS
         if dict(options) != dict(best.options)
     ]
