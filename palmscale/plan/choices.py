@@ -24,8 +24,8 @@ HOST_REMATS: tuple[Remat, ...] = (
     ("query@host", "key", "value", "attention@host"),
     ("query", "key", "value", "attention", "gate@host", "up@host"),
 )
-# What XLA does not do by itself on every TPU. Ahead: weights are gathered before they are used, and no
-# large matmul becomes a loop that gathers as it goes. Fused: collectives run within matmuls.
+# What XLA does not do by itself on every TPU. Ahead: weights are gathered before they are used, and
+# no large matmul becomes a loop that gathers as it goes. Fused: collectives run within matmuls.
 _AHEAD = {
     "xla_enable_async_all_gather": True,
     "xla_jf_spmd_threshold_for_windowed_einsum_mib": 100_000,
