@@ -81,7 +81,11 @@ def promising(found: Iterable[Choice], shape: Shape, count: int) -> list[Choice]
 def remedies(base: Choice, shape: Shape, count: int) -> list[Choice]:
     """Returns near choices that hold less, those with the fewest changes and least time first."""
     held = estimated_bytes(base, shape)
-    less = [one for one in choices(shape, base.options) if estimated_bytes(one, shape) < 0.9 * held]
+    less = [
+        one
+        for one in choices(shape, base.options)
+        if one.replicas <= base.replicas and estimated_bytes(one, shape) < 0.9 * held
+    ]
     less.sort(key=lambda one: (one.distance(base), estimated_seconds(one, shape)))
     fitting = [one for one in less if estimated_bytes(one, shape) <= shape.offered_bytes]
     return (fitting or less)[:count]

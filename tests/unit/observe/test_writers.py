@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import sys
 import types
 
@@ -9,6 +10,13 @@ from palmscale.errors import UserError
 from palmscale.observe import writers
 from palmscale.observe.writers import JsonLines, TensorBoard, WeightsAndBiases, Writers
 from palmscale.storage.place import place
+
+
+@pytest.fixture(autouse=True)
+def no_service_for_children():
+    """Processes that this one starts later would find its wandb service, and the runs it holds."""
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 def lines(path):

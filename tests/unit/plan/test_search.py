@@ -53,6 +53,7 @@ def test_remedies_hold_less_and_change_little():
     distances = [one.distance(heavy) for one in near]
     assert distances == sorted(distances) and distances[0] == 1
     assert all(estimated_bytes(one, SHAPE) < estimated_bytes(heavy, SHAPE) for one in near)
+    assert all(one.replicas == 1 for one in near)  # another copy of the model is no remedy
 
 
 def test_what_the_hosts_hold_the_devices_do_not_and_it_is_copied():
