@@ -48,17 +48,20 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
     consecutive groups of devices.
 
     Raises:
-        UserError: the sizes do not make up the devices, or a replica would lie over two slices.
+        UserError: the sizes do not make up the devices, or a replica would lie over two slices of
+            TPUs.
     """
     devices = list(jax.devices() if devices is None else devices)
     replicas, data, model = shape = spec.shape(len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if replicas > 1 and slices > 1:
-        if replicas % slices:
-            raise UserError(
-                f"REPLICAS={replicas} over {slices} slices: a replica would lie over two - use a"
-                f" multiple of {slices}."
-            )
+    # Between hosts of other kinds of devices there is no torus that a replica could leave.
+    lies_over_two = slices > 1 and replicas % slices != 0
+    if lies_over_two and devices[0].platform == "tpu":
+        raise UserError(
+            f"REPLICAS={replicas} over {slices} slices: a replica would lie over two - use a"
+            f" multiple of {slices}."
+        )
+    if slices > 1 and not lies_over_two:
         grid = mesh_utils.create_hybrid_device_mesh(
             (replicas // slices, data, model),
             (slices, 1, 1),

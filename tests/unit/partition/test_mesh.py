@@ -127,3 +127,5 @@ def test_replicas_may_be_parts_of_slices_and_lie_over_no_two():
     six = [one for one in devices if one.coords[1] < 3]
     with pytest.raises(UserError, match="REPLICAS=3 over 2 slices"):
         make_mesh(MeshSpec(replicas=3, data=4, model=1), six)
+    with pytest.raises(UserError, match="REPLICAS=1 over 2 slices.* use a multiple of 2"):
+        make_mesh(MeshSpec(data=16), devices)
