@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from palmscale.plan import hlo
 from palmscale.plan.groups import replica_groups
-from palmscale.plan.hlo import Instruction, Program
+from palmscale.plan.hlo import Array, Instruction, Program
 from palmscale.plan.host_copies import host_copy
 from palmscale.plan.network import Network, Path
 
@@ -132,7 +132,7 @@ class _Finder:
         is_async: bool,
     ) -> Collective:
         """Returns the collective `inner`, which is or stands within `outer`."""
-        program, mesh, network = self._program, self._mesh, self._network
+        mesh, network = self._mesh, self._network
         kind = _kind(inner) or ""
         if copied := host_copy(inner):
             return self._copy(inner, copied, executions, by_name)
@@ -151,7 +151,7 @@ class _Finder:
         padded = max(0, num_bytes - given) if kind == "reduce-scatter" and inner is not outer else 0
         pairs = kind == "collective-permute"
         path = network.way(groups) if pairs else network.path(groups[0])
-        causes = [outer, inner, *_makers(outer, by_name)]
+        source, op_name = self._cause([outer, inner, *_makers(outer, by_name)])
         largest = max(moved, key=lambda array: hlo.array_bytes(*array), default=("", ()))
         return Collective(
             name=outer.name,
@@ -162,8 +162,8 @@ class _Finder:
             padded_bytes=padded,
             executions=executions,
             is_async=is_async,
-            source=next(filter(None, map(program.source, causes)), ""),
-            op_name=next((i.op_name for i in causes if i.op_name), ""),
+            source=source,
+            op_name=op_name,
             seconds=network.seconds(kind, path, num_bytes),
             path=path,
         )
@@ -171,14 +171,14 @@ class _Finder:
     def _copy(
         self,
         start: Instruction,
-        copied: tuple[str, tuple[str, tuple[int, ...]]],
+        copied: tuple[str, Array],
         executions: int,
         by_name: dict[str, Instruction],
     ) -> Collective:
         """Returns a copy with the host."""
         kind, (dtype, shape) = copied
         path, num_bytes = self._network.to_host(kind), hlo.array_bytes(dtype, shape)
-        causes = [start, *_makers(start, by_name)]
+        source, op_name = self._cause([start, *_makers(start, by_name)])
         return Collective(
             name=start.name,
             kind=kind,
@@ -188,11 +188,16 @@ class _Finder:
             padded_bytes=0,
             executions=executions,
             is_async=True,
-            source=next(filter(None, map(self._program.source, causes)), ""),
-            op_name=next((i.op_name for i in causes if i.op_name), ""),
+            source=source,
+            op_name=op_name,
             seconds=self._network.seconds(kind, path, num_bytes),
             path=path,
         )
+
+    def _cause(self, nearest: Sequence[Instruction]) -> tuple[str, str]:
+        """Returns the first source and the first op_name that these know."""
+        source = next(filter(None, map(self._program.source, nearest)), "")
+        return source, next((one.op_name for one in nearest if one.op_name), "")
 
     def _groups(self, inner: Instruction) -> np.ndarray:
         """Returns the device numbers of the groups, [groups, members]; at least one group."""
@@ -260,7 +265,7 @@ def _makers(
         yield from near
 
 
-def _moved(instruction: Instruction) -> list[tuple[str, tuple[int, ...]]]:
+def _moved(instruction: Instruction) -> list[Array]:
     """Returns the whole arrays: a start's result also has its operands ahead of them."""
     found = hlo.arrays(instruction.type)
     if instruction.opcode == "collective-permute-start":

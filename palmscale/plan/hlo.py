@@ -9,6 +9,8 @@ import functools
 import re
 from collections.abc import Iterator
 
+Array = tuple[str, tuple[int, ...]]  # dtype and shape
+
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%([\w.-]+) = ")
 _ARRAY = re.compile(r"\b(pred|[sufb]\w*?\d+\w*)\[([\d,]*)\]")
@@ -173,7 +175,7 @@ def type_bytes(text: str) -> int:
     return sum(array_bytes(dtype, shape) for dtype, shape in arrays(text))
 
 
-def arrays(text: str) -> list[tuple[str, tuple[int, ...]]]:
+def arrays(text: str) -> list[Array]:
     """Returns (dtype, shape) of each array in the text of a type."""
     return [
         (dtype, tuple(map(int, filter(None, dims.split(",")))))

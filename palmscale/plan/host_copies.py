@@ -1,14 +1,14 @@
 """Copies between a chip's memory and its host's: what saving `name@host` makes (model/remat.py)."""
 
 from palmscale.plan import hlo
-from palmscale.plan.hlo import Instruction, Program
+from palmscale.plan.hlo import Array, Instruction, Program
 
 TO_HOST, FROM_HOST = "copy to host", "copy from host"
 _HOST = "S(5)"  # the memory space, in a layout
 _COPIES = ("copy-start", "dynamic-slice-start", "dynamic-update-slice-start")
 
 
-def host_copy(instruction: Instruction) -> tuple[str, tuple[str, tuple[int, ...]]] | None:
+def host_copy(instruction: Instruction) -> tuple[str, Array] | None:
     """Returns which way an instruction copies and the array that moves; None: it is no such copy.
 
     The result of a start has its operands and its result, one of them the part that moves.

@@ -11,9 +11,8 @@ import re
 from collections.abc import Sequence
 
 from palmscale.plan import hlo
-from palmscale.plan.hlo import Instruction, Program
+from palmscale.plan.hlo import Array, Instruction, Program
 
-Array = tuple[str, tuple[int, ...]]
 Made = tuple[Instruction, Array]
 
 # These give their operand's memory another name, or write into it.
