@@ -7,9 +7,39 @@ from typing import Any
 
 from published_runs import PublishedRun
 
-from palmscale.plan.chips import CHIPS
+from palmscale.plan.hardware.chips import CHIPS
+from palmscale.plan.plans import Plan
+from palmscale.plan.report import numbers
+from palmscale.plan.verdict import Fits, Prediction
 
 NOT_RUN, NO_CLOCK, TOO_LARGE = "not run", "unknown: no clock", "does not fit"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """The plan of a row.
+
+    Attributes:
+        versions: that it was made with, by name.
+        peak_flops: FLOP/s of a chip.
+        attention_flops_per_token: of training, whole attention.
+        plan: of one step.
+    """
+
+    versions: Mapping[str, str]
+    peak_flops: float
+    attention_flops_per_token: float
+    plan: Plan
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as JSON values."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"plan": numbers.to_json(self.plan)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Result":
+        """Returns what `to_json` wrote."""
+        return cls(**{**value, "plan": numbers.from_json(value["plan"])})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,11 +48,11 @@ class Outcome:
 
     Attributes:
         run: the row.
-        result: as `plan_backtest.predict` returns it; None: the row was not run.
+        result: its plan; None: the row was not run.
     """
 
     run: PublishedRun
-    result: Mapping[str, Any] | None
+    result: Result | None
 
     @property
     def state(self) -> str:
@@ -31,7 +61,7 @@ class Outcome:
             return NO_CLOCK
         if self.result is None:
             return NOT_RUN
-        return "" if self.result["plan"]["fits"] else TOO_LARGE
+        return "" if self.result.plan.verdict.fits else TOO_LARGE
 
     @property
     def can_be_predicted(self) -> bool:
@@ -40,13 +70,13 @@ class Outcome:
 
     @property
     def reported_tokens(self) -> float | None:
-        """Tokens a second and chip, worked out from an MFU by the FLOPs that the source counts."""
+        """Tokens a second and chip, computed from an MFU by the FLOPs that the source counts."""
         if self.run.tokens_per_second_per_chip is not None:
             return self.run.tokens_per_second_per_chip
         if self.result is None or self.run.mfu is None:
             return None
         flops = self._weights + self.run.attention_counted * self._attention
-        return self.run.mfu * self.result["peak_flops"] / flops
+        return self.run.mfu * self.result.peak_flops / flops
 
     @property
     def reported_mfu(self) -> float | None:
@@ -54,15 +84,21 @@ class Outcome:
         if self.result is None or self.reported_tokens is None:
             return None
         flops = self._weights + self._attention
-        return self.reported_tokens * flops / self.result["peak_flops"]
+        return self.reported_tokens * flops / self.result.peak_flops
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """Bounds of the step time; None where there is no prediction."""
+        if self.state or self.result is None or not isinstance(self.result.plan.verdict, Fits):
+            return None
+        return self.result.plan.verdict.prediction
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The predicted MFU by the same definition: nothing overlaps, at best."""
-        if self.state or self.result is None:
+        """The predicted MFU by the same definition: at the upper and lower bound of the time."""
+        if self.prediction is None:
             return None
-        prediction = self.result["plan"]["prediction"]
-        return prediction["if_nothing_overlaps"]["mfu"], prediction["at_best"]["mfu"]
+        return self.prediction.upper_bound.mfu, self.prediction.lower_bound.mfu
 
     @property
     def error(self) -> float | None:
@@ -79,11 +115,11 @@ class Outcome:
 
     @property
     def _weights(self) -> float:
-        return 6.0 * self.result["plan"]["parameters"] if self.result else 0.0
+        return 6.0 * self.result.plan.verdict.parameters if self.result else 0.0
 
     @property
     def _attention(self) -> float:
-        return self.result["attention_flops_per_token"] if self.result else 0.0
+        return self.result.attention_flops_per_token if self.result else 0.0
 
 
 def mean_absolute_error(outcomes: Sequence[Outcome]) -> float | None:
@@ -104,15 +140,14 @@ def _row(one: Outcome) -> list[str]:
     if one.result is None or one.reported_mfu is None:
         return [one.run.name, _as_given(one.run), one.state, "-", "-", "-", "-"]
     reported = f"{one.reported_mfu:.1%}"
-    plan = one.result["plan"]
-    memory = plan["memory"]
-    hbm = f"{memory['needed_bytes'] / 2**30:.1f} of {memory['offered_bytes'] / 2**30:.1f} GiB"
-    if one.interval is None or one.error is None:
+    verdict = one.result.plan.verdict
+    memory = verdict.memory
+    hbm = f"{memory.needed_bytes / 2**30:.1f} of {memory.offered_bytes / 2**30:.1f} GiB"
+    if one.prediction is None or one.interval is None or one.error is None:
         return [one.run.name, reported, one.state, "-", "-", "-", hbm]
     low, high = one.interval
-    prediction = plan["prediction"]
-    fast, slow = (prediction[key]["step_seconds"] for key in ("at_best", "if_nothing_overlaps"))
-    tokens = plan["batch_sequences"] * plan["sequence_length"] / plan["chips"]
+    least, most = one.prediction.lower_bound.step_seconds, one.prediction.upper_bound.step_seconds
+    tokens = verdict.batch_sequences * verdict.sequence_length / verdict.chips
     took = tokens / one.reported_tokens if one.reported_tokens else 0.0
     return [
         one.run.name,
@@ -120,7 +155,7 @@ def _row(one: Outcome) -> list[str]:
         f"{low:.1%} to {high:.1%}",
         f"{one.error:+.1%}",
         "yes" if one.is_inside else "no",
-        f"{fast:.2f} to {slow:.2f}; took {took:.2f}",
+        f"{least:.2f} to {most:.2f}; took {took:.2f}",
         hbm,
     ]
 
@@ -167,13 +202,14 @@ the planner is fitted to them. Written by
 
 - *Reported* and *predicted MFU* are by the paper's definition (PaLM, appendix B): 6 FLOPs a
   parameter and token, and whole attention. Sources count otherwise: the list below says what was
-  converted. A speed in tokens needs no definition, and the error is the same in both.
-- *Predicted* is an interval: from the compiler's cycles with nothing overlapping, to matmuls at the
-  chip's peak with everything overlapping that the compiler made asynchronous. *Error* is that of
-  its midpoint, a part of the reported MFU; *inside* says whether the reported MFU lies in it.
+  converted. A speed in tokens needs no definition; the error is the same in both.
+- *Predicted* is an interval. At the upper bound of the step time, compute takes the compiler's
+  cycles and nothing overlaps; at the lower bound, matmuls run at the chip's peak and everything
+  overlaps that the compiler made asynchronous. *Error* is that of the interval's midpoint, as a
+  part of the reported MFU; *inside* says whether the reported MFU lies in the interval.
 - *Took* is the reported speed as seconds a step.
-- A step that does not fit has no prediction, though the run was there: the compiler of today is not
-  that of the run, and neither is our step.
+- A step that does not fit has no prediction, although the published run took place: neither the
+  compiler nor the step is that of the run.
 
 ## What each row is
 

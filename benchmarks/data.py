@@ -30,14 +30,14 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from palmscale.data.build import build_cache
-from palmscale.data.processes import LocalProcesses
-from palmscale.data.records import Pile
-from palmscale.data.rows import RowCache
-from palmscale.data.sources import Corpus
+from palmscale.data.build.builder import build_cache
+from palmscale.data.build.processes import LocalProcesses
+from palmscale.data.row_cache import RowCache
+from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.jsonl_parquet import Pile
 from palmscale.data.stream import BatchSchedule, RowStream, Shuffled
-from palmscale.data.vocab import ByteVocabulary, SentencePieceVocabulary, Vocabulary
-from palmscale.data.vocab_training import train as train_vocabulary
+from palmscale.data.vocab.sentencepiece_model import train_model
+from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 
 LENGTH = 2048
 FILES = 8
@@ -70,7 +70,7 @@ def compare_building(folder: Path, rounds: int) -> None:
     """Prints tokens a CPU-second of each way from text to tokens."""
     texts = list(itertools.islice(texts_of(folder / "small"), 300))
     model = folder / "pieces.model"
-    model.write_bytes(train_vocabulary(texts, size=8000, model_type="bpe"))
+    model.write_bytes(train_model(texts, size=8000, model_type="bpe"))
     pieces = SentencePieceVocabulary(str(model))
     ways: dict[str, Way] = {
         "palmscale, bytes": partial(built, folder, ByteVocabulary(), 1),
@@ -295,7 +295,7 @@ def seqio_bytes(folder: Path) -> int:
 
     name = "benchmark_bytes"
     if name not in seqio.TaskRegistry.names():
-        from palmscale.data.tasks import data_source
+        from palmscale.data.sources.seqio_data_source import data_source
 
         corpus = Corpus(source=Pile(files=f"{folder}/*.jsonl.zst"), held_out_fraction=0.0)
         seqio.TaskRegistry.add(

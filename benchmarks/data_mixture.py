@@ -24,43 +24,36 @@ from pathlib import Path
 
 from data import cpu_seconds, write_pile
 
-from palmscale.data.cache import open_or_build
-from palmscale.data.files import TextFiles
-from palmscale.data.hub import HuggingFace
-from palmscale.data.processes import LocalProcesses
-from palmscale.data.records import Pile
-from palmscale.data.rows import RowCache
-from palmscale.data.sources import Corpus, TextSource
-from palmscale.data.vocab import ByteVocabulary
+from palmscale.data.build.processes import LocalProcesses
+from palmscale.data.cache import find_or_build
+from palmscale.data.row_cache import RowCache
+from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.huggingface import HuggingFace
+from palmscale.data.sources.jsonl_parquet import Pile
+from palmscale.data.sources.source import TextSource
+from palmscale.data.sources.text_files import TextFiles
+from palmscale.data.vocabulary import ByteVocabulary
 
 LENGTH = 256
 CHECKOUT = Path(__file__).parents[1]
 GIN = """\
-from __gin__ import dynamic_registration
-
-from palmscale.cli import run
-from palmscale.data import files
-from palmscale.data import hub
-from palmscale.data import records
-from palmscale.data import sources
-
 include 'configs/runs/quickstart.gin'
 
-run.Data.corpus = None
-run.Data.components = (@pile/run.Component(), @hub/run.Component(), @text/run.Component())
-run.Component.corpus = @sources.Corpus()
-pile/run.Component.name = 'pile'
-pile/run.Component.weight = 5
-pile/sources.Corpus.source = @records.Pile()
-records.Pile.files = '{folder}/pile/*.jsonl.zst'
-hub/run.Component.name = 'hub'
-hub/run.Component.weight = 3
-hub/sources.Corpus.source = @hub.HuggingFace()
-hub.HuggingFace.dataset = '{folder}/parquet'
-text/run.Component.name = 'text'
-text/run.Component.weight = 2
-text/sources.Corpus.source = @files.TextFiles()
-files.TextFiles.files = '{folder}/text/*.txt'
+Data.corpus = None
+Data.components = (@pile/Component(), @hub/Component(), @text/Component())
+Component.corpus = @Corpus()
+pile/Component.name = 'pile'
+pile/Component.weight = 5
+pile/Corpus.source = @Pile()
+Pile.files = '{folder}/pile/*.jsonl.zst'
+hub/Component.name = 'hub'
+hub/Component.weight = 3
+hub/Corpus.source = @HuggingFace()
+HuggingFace.dataset = '{folder}/parquet'
+text/Component.name = 'text'
+text/Component.weight = 2
+text/Corpus.source = @TextFiles()
+TextFiles.files = '{folder}/text/*.txt'
 """
 
 
@@ -126,7 +119,7 @@ def built(source: TextSource, caches: Path) -> tuple[float, ...]:
     """Returns documents, megabytes, rows, seconds, and megabytes a CPU-second."""
 
     def build(directory: Path) -> RowCache:
-        return open_or_build(
+        return find_or_build(
             corpus=Corpus(source=source, held_out_fraction=0.05),
             vocabulary=ByteVocabulary(),
             sequence_length=LENGTH,

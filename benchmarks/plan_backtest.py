@@ -13,7 +13,6 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -22,10 +21,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import backtest_page
-from backtest_page import Outcome
+from backtest_page import Outcome, Result
 from published_runs import PUBLISHED_RUNS, PublishedRun
-
-from palmscale.cli.plan import ENVIRONMENT
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMAND = "python benchmarks/plan_backtest.py --write=docs/planning_backtest.md"
@@ -39,10 +36,9 @@ def main(
     args = _parse(arguments)
     by_name = {run.name: run for run in runs}
     if args.only:
-        os.environ.update(ENVIRONMENT)
-        from palmscale.cli import planning  # JAX starts with what the environment says now
+        import jax
 
-        planning.use_no_device()
+        jax.config.update("jax_platforms", "cpu")
         predict(by_name[args.only], args.cache)
         return 0
     wanted = args.rows.split(",") if args.rows else list(by_name)
@@ -86,26 +82,27 @@ def _in_a_process(name: str, args: argparse.Namespace) -> int:
         return 1
 
 
-def predict(run: PublishedRun, cache: pathlib.Path) -> dict[str, Any]:
+def predict(run: PublishedRun, cache: pathlib.Path) -> Result:
     """Plans a row, compiling it unless the cache has its program, and writes the result there."""
-    from palmscale.cli.planning import lowered_step
-    from palmscale.cli.run import load_run
-    from palmscale.plan import report, topology
-    from palmscale.plan.verdict import judge
+    from palmscale.cli.config.load import load_run
+    from palmscale.plan.hardware import libtpu, topology
+    from palmscale.plan.judge import judge
+    from palmscale.plan.plans import Plan
+    from palmscale.plan.run_step import lowered_step
 
     where = topology.parse(run.topology, run.slices)
     loaded = load_run([run.gin_file], run.gin_bindings())
-    step = lowered_step(loaded, where, run.sequences)
-    program = Program(cache / "programs", step, loaded.layout.tpu_options)
-    verdict = judge(dataclasses.replace(step, compile=program.compile), where)
-    plan = report.to_json(verdict, tokens_to_train=step.tokens, dollars_per_chip_hour=None)
-    result = {
-        "versions": _versions(),
-        "peak_flops": where.chip.peak_flops,
-        "attention_flops_per_token": step.attention_flops_per_token,
-        "plan": plan,
-    }
-    _write(_result_path(run, cache), json.dumps(result, indent=1).encode())
+    with libtpu.compiler():
+        step = lowered_step(loaded, where, run.sequences)
+        program = Program(cache / "programs", step, loaded.layout.tpu_options)
+        verdict = judge(dataclasses.replace(step, compile=program.compile), where)
+    result = Result(
+        versions=_versions(),
+        peak_flops=where.chip.peak_flops,
+        attention_flops_per_token=step.attention_flops_per_token,
+        plan=Plan(verdict=verdict, tokens_to_train=step.tokens),
+    )
+    _write(_result_path(run, cache), json.dumps(result.to_json(), indent=1).encode())
     return result
 
 
@@ -150,11 +147,13 @@ def _write(path: pathlib.Path, content: bytes) -> None:
     unfinished.replace(path)
 
 
-def _latest(run: PublishedRun, cache: pathlib.Path) -> dict[str, Any] | None:
+def _latest(run: PublishedRun, cache: pathlib.Path) -> Result | None:
     """Returns the last result of a row with these versions; None: there is none."""
     path = _result_path(run, cache)
-    found = json.loads(path.read_text()) if path.is_file() else None
-    return found if found and found["versions"] == _versions() else None
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    return Result.from_json(found) if found["versions"] == _versions() else None
 
 
 def _result_path(run: PublishedRun, cache: pathlib.Path) -> pathlib.Path:

@@ -192,7 +192,7 @@ PUBLISHED_RUNS = (
         bindings={"REMAT": "full"},
         assumed=(
             "the pods' shape",
-            "full rematerialization: the paper computes three quarters of the forward matmuls anew",
+            "full rematerialization: the paper recomputes three quarters of the forward matmuls",
             "attention as a kernel, which the paper had not; compiler options: the recipe's",
         ),
     ),

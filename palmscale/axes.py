@@ -1,23 +1,23 @@
-"""Every logical axis and every mesh axis, once, and the letters that name an array's dims.
+"""All logical axes and mesh axes, and the letters that name an array's dims.
 
-An *axis* is a name: of a mesh dimension, or of what an array's dim means. A *dim* is a position in
-a shape, written as a suffix of the array's name: `x_BLD` is [batch, length, model width].
+An *axis* is a name: of a mesh dimension, or of the meaning of an array's dim. A *dim* is a position
+in a shape, written as a suffix of the array's name: `x_BLD` is [batch, length, model width].
 
   B batch   L query positions   S key positions (S = L unless decoding)   N layers
   D model   H query heads       K head size   F mlp hidden   V vocabulary
 """
 
-# Mesh axes. Replicas are slices joined by the data-center network and hold whole copies.
+# Mesh axes. Replicas are slices connected by the data-center network; each holds a full copy.
 REPLICA, DATA, MODEL = "replica", "data", "model"
 
 # Logical axes of activations.
-# The residual stream's length has its own name: rules may split the residual, and nothing else,
-# along the sequence.
+# The residual stream's length has its own name, so that rules can shard only the residual along the
+# sequence.
 BATCH, LENGTH, ACT_LENGTH = "batch", "length", "act_length"
 ACT_EMBED, ACT_HEADS, ACT_KV = "act_embed", "act_heads", "act_kv"
 ACT_MLP, ACT_VOCAB = "act_mlp", "act_vocab"
 
 # Logical axes of parameters. The token table's width has its own name, so that a rule table can
-# shard it apart from the kernels'; so have norm scales, which are too small to be worth gathering.
+# shard it differently from kernels. So do norm scales, which are too small to be worth sharding.
 EMBED, HEADS, KV, MLP, LAYERS = "embed", "heads", "kv", "mlp", "layers"
 VOCAB, VOCAB_EMBED, NORM = "vocab", "vocab_embed", "norm"

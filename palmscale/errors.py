@@ -1,27 +1,30 @@
-"""The exceptions that some caller catches. Everything else is a plain built-in exception."""
+"""The exceptions that callers catch. All other errors are built-in exceptions."""
 
 
 class UserError(ValueError):
-    """The user's mistake: what is wrong with its value, what is needed, what to change.
+    """A user error. The message states the wrong value, what is expected, and what to change.
 
     The command line prints the message as one line and exits with code 2, without a traceback.
     """
 
 
 class CorruptionError(UserError):
-    """Stored bytes differ from their digest. Names the file; restore falls back past it."""
+    """Stored data does not match its digest; the message names the file.
+
+    A restore falls back to an earlier step.
+    """
 
 
 class HostLost(RuntimeError):
-    """Another host is gone, did not come, or stands still: starting all again may help.
+    """Another host is gone, did not join, or makes no progress; restarting the job may help.
 
     The command line prints the message as one line and exits with code 75, 'restart me'.
     """
 
 
 class DoesNotFitError(RuntimeError):
-    """A program needs more memory than a device has: `needed_bytes` and `offered_bytes`."""
+    """A program needs `needed_bytes` of memory, and a device has only `offered_bytes`."""
 
     def __init__(self, *, needed_bytes: int, offered_bytes: int) -> None:
-        super().__init__(f"needs {needed_bytes:,} bytes of {offered_bytes:,} a device")
+        super().__init__(f"needs {needed_bytes:,} bytes per device; only {offered_bytes:,} exist")
         self.needed_bytes, self.offered_bytes = needed_bytes, offered_bytes

@@ -1,7 +1,7 @@
-"""The digest of every file of a checkpoint: a flipped bit is seen before anything is read.
+"""Digests of every file of a checkpoint, which detect a flipped bit before any array is loaded.
 
-A step's directory holds MANIFEST.json (size and SHA-256 of each file, and what the store adds) and,
-written last, VERIFIED with the SHA-256 of the manifest, so that the manifest is guarded as well.
+A step's directory holds MANIFEST.json (size and SHA-256 of each file, and the store's own entries)
+and VERIFIED, written last. VERIFIED holds the SHA-256 of the manifest, which guards it as well.
 """
 
 import concurrent.futures
@@ -20,11 +20,11 @@ from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place
 
 MANIFEST, VERIFIED = "MANIFEST.json", "VERIFIED"
-_THREADS = 4  # hashlib lets go of the GIL; beyond this the disk is the limit
+_THREADS = 4  # hashlib releases the GIL; with more threads the disk is the bottleneck
 
 
 def names(directory: Place) -> list[str]:
-    """The files below `directory`, by their relative paths, in order; not the manifest's own."""
+    """Returns the sorted relative paths of the files below `directory`, without the manifest's."""
     files = (path for path in directory.rglob("*") if path.is_file())
     own = (MANIFEST, VERIFIED)
     return sorted(p.relative_to(directory).as_posix() for p in files if p.name not in own)
@@ -33,9 +33,10 @@ def names(directory: Place) -> list[str]:
 def file_digests(
     directory: Place, *, process_index: int = 0, process_count: int = 1
 ) -> dict[str, dict[str, Any]]:
-    """{'bytes', 'sha256'} of each file below `directory` that the process wrote, by relative path.
+    """Returns {'bytes', 'sha256'} of each file that this process wrote, by relative path.
 
-    Each file on a disk is also flushed: no marker may outlive a power loss that its files do not.
+    Files on a disk are also flushed, so that a marker never survives a power loss that its files do
+    not survive.
     """
     own = [name for name in names(directory) if _writer(name, process_count) == process_index]
     files = [directory / name for name in own]
@@ -49,7 +50,7 @@ def file_digests(
 def write_manifest(
     directory: Place, extra: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Writes the manifest, of `extra` and the files' digests, and then VERIFIED."""
+    """Writes the manifest, with `extra` and the files' digests, and then VERIFIED."""
     content = json.dumps({**extra, "files": dict(sorted(files.items()))}, indent=1).encode()
     write_durably(directory / MANIFEST, content)
     write_durably(directory / VERIFIED, hashlib.sha256(content).hexdigest().encode())
@@ -57,19 +58,25 @@ def write_manifest(
 
 
 def read_manifest(directory: Place, marker_name: str = VERIFIED) -> dict[str, Any]:
-    """The manifest of `directory`; CorruptionError where it differs from what the marker states."""
+    """Returns the manifest of `directory`.
+
+    Raises:
+        CorruptionError: the manifest does not match its digest in the marker file.
+    """
     manifest, marker = directory / MANIFEST, directory / marker_name
     content, stated = _read(manifest), _read(marker)
     if hashlib.sha256(content).hexdigest().encode() != stated:
-        raise CorruptionError(f"{manifest} is damaged, or {marker.name} beside it: they disagree.")
+        raise CorruptionError(f"{manifest} or {marker.name} is damaged: they do not match.")
     return json.loads(content)
 
 
 def check(directory: Place, *, process_index: int = 0, process_count: int = 1) -> dict[str, Any]:
-    """The manifest of `directory`; the process has read its share of the files, and they agree.
+    """Verifies this process's share of the files and returns the manifest of `directory`.
 
-    Raises CorruptionError naming the first file that is missing, of another size, or damaged.
-    A file that the manifest does not name is never read, and is not looked at.
+    Files that are not in the manifest are ignored, since nothing reads them.
+
+    Raises:
+        CorruptionError: a file is missing, has another size or is damaged; the first one is named.
     """
     manifest = read_manifest(directory)
     own = share(manifest["files"], process_index, process_count)
@@ -79,7 +86,7 @@ def check(directory: Place, *, process_index: int = 0, process_count: int = 1) -
 
 
 def damages(directory: Place, marker_name: str = VERIFIED) -> list[str]:
-    """What is wrong with each damaged file of `directory`, in words; nothing where it is whole."""
+    """Returns a message for each damaged file of `directory`; an empty list if there is none."""
     try:
         files = read_manifest(directory, marker_name)["files"]
     except CorruptionError as error:
@@ -88,7 +95,7 @@ def damages(directory: Place, marker_name: str = VERIFIED) -> list[str]:
 
 
 def share(files: Mapping[str, Mapping[str, Any]], index: int, count: int) -> list[str]:
-    """The names of the files that one of `count` processes reads: about as many bytes for each."""
+    """Returns the files that process `index` of `count` reads, balanced by size."""
     loads, own = [(0, process) for process in range(count)], []
     for name in sorted(files, key=lambda name: (-files[name]["bytes"], name)):
         load, process = heapq.heappop(loads)
@@ -99,16 +106,20 @@ def share(files: Mapping[str, Mapping[str, Any]], index: int, count: int) -> lis
 
 
 def read_checked(directory: Place, name: str) -> bytes:
-    """The content of one file of `directory`, which agrees with the manifest."""
+    """Returns the content of one file of `directory`, verified against the manifest.
+
+    Raises:
+        CorruptionError: the file does not match its digest.
+    """
     content = _read(directory / name)
     stated = read_manifest(directory)["files"][name]["sha256"]
     if hashlib.sha256(content).hexdigest() != stated:
-        raise CorruptionError(f"{directory / name} is damaged: its SHA-256 is not the one saved.")
+        raise CorruptionError(f"{directory / name} is damaged: its SHA-256 has changed.")
     return content
 
 
 def write_durably(path: Place, content: bytes) -> dict[str, Any]:
-    """Writes `content` so that it is whole or absent after a crash; returns its digest."""
+    """Writes `content` atomically, so that a crash leaves all or none of it; returns its digest."""
     if isinstance(path, ObjectPath):
         path.write_bytes(content)
     else:
@@ -127,7 +138,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _writer(name: str, process_count: int) -> int:
-    """The process that wrote a file: its own where Orbax's folders say so, else process 0."""
+    """Returns the process that wrote a file: the one in Orbax's folder name, else process 0."""
     for part in name.split("/"):
         if owner := re.fullmatch(r"ocdbt\.process_(\d+)", part):
             return int(owner[1]) if int(owner[1]) < process_count else 0
@@ -157,7 +168,7 @@ def _check_file(path: Place, stated: Mapping[str, Any]) -> None:
         if found_bytes != stated["bytes"]:
             raise CorruptionError(f"{path} has {found_bytes} bytes; {stated['bytes']} were saved.")
         if _sha256(path) != stated["sha256"]:
-            raise CorruptionError(f"{path} is damaged: its SHA-256 is not the one saved.")
+            raise CorruptionError(f"{path} is damaged: its SHA-256 has changed.")
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -170,7 +181,7 @@ def _read(path: Place) -> bytes:
 
 
 def _unreadable(path: Place, error: OSError) -> OSError | CorruptionError:
-    # Anything else, such as a permission or a lost mount, says nothing about the stored bytes.
+    # Any other error, such as a permission or a lost mount, does not mean that the data is damaged.
     if error.errno == errno.ENOENT:
         return CorruptionError(f"{path} is missing.")
     if error.errno == errno.EIO:
@@ -185,7 +196,7 @@ def _sha256(path: Place) -> str:
 
 def _fsync(path: Place) -> None:
     if isinstance(path, ObjectPath):
-        return  # a write lasts once it has returned
+        return  # object writes are durable once they return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

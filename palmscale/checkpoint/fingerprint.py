@@ -1,4 +1,4 @@
-"""One number per array that is the same on any mesh: it tells whether the values came back."""
+"""A fingerprint per array, the same on any mesh, which shows whether a restore was exact."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 # The multipliers and shifts of MurmurHash3's 32-bit finalizer (Austin Appleby, public domain).
 _MIX_1, _MIX_2 = 0x85EBCA6B, 0xC2B2AE35
-# One seed per 32-bit lane and one odd step per dim: arbitrary, but stored checkpoints rely on them.
+# One seed per 32-bit lane and one odd step per dim. Arbitrary, but stored checkpoints depend on it.
 _LANE_SEEDS = (0x9E3779B9, 0x7F4A7C15)
 _ODD_STEPS = (
     0x9E3779B1,
@@ -24,14 +24,14 @@ _ODD_STEPS = (
 
 
 def fingerprint(tree: Any) -> dict[str, str]:
-    """The 64-bit fingerprint, as 16 hex digits, of each array in `tree`, by its path.
+    """Returns the 64-bit fingerprint, as 16 hex digits, of each array in `tree`, by its path.
 
-    Each element's bits are mixed with a number made from its position, and the results are summed
-    modulo 2^32, in two lanes. Integer sums do not depend on their order, so the mesh, the number of
-    hosts and the layout leave no trace, and nothing is gathered. The mixing is not linear: with a
-    plain product, two flipped sign bits would cancel. A change of one element is always seen; any
-    other escapes with odds of about 2^-64. Shape and dtype are not part of it. Empty arrays have
-    none. Waits for the arrays.
+    Each element's bits are mixed with a number derived from its position, and the results are
+    summed modulo 2^32 in two lanes. Integer sums do not depend on their order, so the fingerprint
+    does not depend on the mesh, the number of hosts or the layout, and nothing is gathered. The
+    mixing is nonlinear: with a plain product, two flipped sign bits would cancel. A change of one
+    element is always detected; any other change is missed with a probability of about 2^-64. Shape
+    and dtype are not included. Empty arrays have no fingerprint. Waits for the arrays.
     """
     leaves = {path: leaf for path, leaf in named_leaves(tree).items() if np.size(leaf)}
     if not leaves:
@@ -41,7 +41,7 @@ def fingerprint(tree: Any) -> dict[str, str]:
         for leaf in leaves.values()
         if isinstance(getattr(leaf, "sharding", None), jax.sharding.NamedSharding)
     ]
-    # Replicated, so that every process can read the answer.
+    # Replicated, so that every process can read the result.
     replicated = jax.NamedSharding(meshes[0], jax.P()) if meshes else None
     lanes_N2 = jax.device_get(_compiled(replicated)(list(leaves.values())))
     return {
@@ -51,7 +51,7 @@ def fingerprint(tree: Any) -> dict[str, str]:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of `tree` by their path, such as 'layers/mlp/kernel', in the order of the tree."""
+    """Returns the leaves of `tree` by path, such as 'layers/mlp/kernel', in tree order."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -59,7 +59,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree of dicts whose leaves have these paths: what `named_leaves` takes apart."""
+    """Returns the tree of dicts whose leaves have these paths: the inverse of `named_leaves`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *folders, name = path.split("/")
@@ -74,7 +74,7 @@ _jitted: dict[Any, Any] = {}
 
 
 def _compiled(out_sharding: Any) -> Any:
-    # jit keys its cache by function, structure and shardings: one compilation per tree structure.
+    # jit caches by function, structure and shardings, so each tree structure compiles once.
     if out_sharding not in _jitted:
         _jitted[out_sharding] = jax.jit(_fingerprint_leaves, out_shardings=out_sharding)
     return _jitted[out_sharding]
@@ -87,11 +87,13 @@ def _fingerprint_leaves(leaves: list[jax.Array]) -> jax.Array:
 def _fingerprint_array(array: jax.Array) -> jax.Array:
     bits = _bits(array)
     if bits.ndim > len(_ODD_STEPS):
-        raise ValueError(f"an array of {bits.ndim} dims; a fingerprint takes {len(_ODD_STEPS)}")
+        raise ValueError(
+            f"the array has {bits.ndim} dims; a fingerprint supports at most {len(_ODD_STEPS)}"
+        )
     lanes = []
     for lane, seed in enumerate(_LANE_SEEDS):
-        # Wraps modulo 2^32, also where a 540B model's stacked layers have more elements than that:
-        # lanes step differently, so that two positions do not meet in both.
+        # Wraps modulo 2^32, and the stacked layers of a 540B model have more elements than that.
+        # The lanes use different steps, so two positions do not collide in both.
         position = jnp.full(bits.shape, seed, jnp.uint32)
         for dim in range(bits.ndim):
             step = jnp.uint32(_ODD_STEPS[(dim + lane) % len(_ODD_STEPS)])

@@ -1,8 +1,8 @@
-"""What is done with the folder of a whole step, on a disk and in an object store.
+"""Operations on the folder of a step, on a disk or in an object store.
 
-Whatever moment a process is killed at, a step is either as it was or visibly not verified. On a
-disk a rename sees to that. An object store has none: there the marker that makes a step count comes
-last, and goes first.
+If a process is killed during an operation, the step is either unchanged or not marked as verified.
+On a disk, atomic renames ensure this. An object store has no rename, so the marker file is written
+last and deleted first.
 """
 
 import shutil
@@ -12,40 +12,40 @@ from typing import Protocol
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place
 
-# Orbax writes <step>.orbax-checkpoint-tmp and renames it; what is being removed bears the name too.
+# Orbax writes <step>.orbax-checkpoint-tmp and renames it. Folders being removed use this name too.
 _TEMPORARY = ".orbax-checkpoint-tmp"
 
 
 class Folders(Protocol):
-    """What is done with folders; `marker` is the file by which the folder's content counts."""
+    """Operations on folders. The file `marker` shows that a folder's content is complete."""
 
     def remove(self, folder: Place, marker: str) -> None:
-        """Removes the folder, if there is one."""
+        """Removes the folder if it exists."""
 
     def move(self, folder: Place, to: Place, marker: str) -> None:
-        """Moves the folder to `to`, where nothing is."""
+        """Moves the folder to `to`, which must not exist."""
 
     def mark(self, folder: Place, marker: str, other: str) -> None:
-        """Gives the marker another name."""
+        """Renames the marker file to `other`."""
 
     def check_room(self, folder: Place, num_bytes: int) -> None:
-        """Raises OSError where nothing can be written, or so many bytes do not fit."""
+        """Raises OSError if the folder is not writable or has no room for `num_bytes`."""
 
     def remove_temporaries(self, folder: Place, pattern: str) -> None:
-        """Removes what killed or failed saves left under names that begin with the glob."""
+        """Removes what killed or failed saves left behind, for steps that match the glob."""
 
 
 def folders_of(place: Place) -> Folders:
-    """Returns what works on the folders of the storage that `place` is in."""
+    """Returns the folder operations for the storage that holds `place`."""
     return ObjectFolders() if isinstance(place, ObjectPath) else DiskFolders()
 
 
 class DiskFolders:
-    """Folders of a file system, with renames that are atomic; see `Folders`."""
+    """Folders on a file system with atomic renames; see `Folders`."""
 
     def remove(self, folder: Path, marker: str) -> None:
         if folder.exists():
-            # Renamed first, so that no kill leaves half a step behind that looks whole.
+            # Rename first, so that a kill never leaves a partial step that looks complete.
             doomed = folder.with_name(f"{folder.name}{_TEMPORARY}-removed")
             shutil.rmtree(doomed, ignore_errors=True)
             folder.rename(doomed)
@@ -60,13 +60,13 @@ class DiskFolders:
     def check_room(self, folder: Path, num_bytes: int) -> None:
         probe = folder / f"probe{_TEMPORARY}"
         try:
-            probe.write_bytes(b"written to see whether it can be")
+            probe.write_bytes(b"a write test")
         finally:
             probe.unlink(missing_ok=True)
         free = shutil.disk_usage(folder).free
         if free < num_bytes:
             raise OSError(
-                f"No space left: {folder} has {free:,} bytes free, and {num_bytes:,} are needed"
+                f"No space left: {folder} has {free:,} bytes free; {num_bytes:,} are needed"
             )
 
     def remove_temporaries(self, folder: Path, pattern: str) -> None:
@@ -75,10 +75,13 @@ class DiskFolders:
 
 
 class ObjectFolders:
-    """Folders of an object store, where each object comes and goes alone; see `Folders`."""
+    """Folders in an object store, where objects are created and deleted one by one.
+
+    See `Folders`.
+    """
 
     def remove(self, folder: ObjectPath, marker: str) -> None:
-        # What a kill leaves is a step without its marker, which the keep policy removes.
+        # A kill leaves a step without its marker, which the keep policy removes later.
         (folder / marker).unlink(missing_ok=True)
         folder.remove_tree()
 
@@ -94,8 +97,8 @@ class ObjectFolders:
 
     def check_room(self, folder: ObjectPath, num_bytes: int) -> None:
         probe = folder / f"probe{_TEMPORARY}"
-        probe.write_bytes(b"written to see whether it can be")
+        probe.write_bytes(b"a write test")
         probe.unlink()
 
     def remove_temporaries(self, folder: ObjectPath, pattern: str) -> None:
-        """Nothing: Orbax writes to the step's own folder here, and `remove` leaves it unmarked."""
+        """Does nothing: here Orbax writes directly to the step's own folder, still unmarked."""

@@ -1,4 +1,4 @@
-"""One job at a time in a workdir."""
+"""The lease on a workdir: only one job may write to it at a time."""
 
 import datetime
 import fcntl
@@ -8,21 +8,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from palmscale.checkpoint.object_lease import ObjectLease
+from palmscale.checkpoint.object_lease import LEASE, ObjectLease
 from palmscale.errors import UserError
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place, place
 
 
 class Lease:
-    """The right to write in `workdir`, until `close` or the end of the process, kill -9 included.
+    """The exclusive right to write to `workdir`, until `close` or the end of the process.
 
-    It is the operating system's lock on the file LEASE, whose content names the holder. Makes the
-    workdir. Raises UserError where another job holds it, or nothing can be written there.
-    With several processes, process 0 holds it for all; the others only say that they are others.
+    Creates the workdir. On a file system the lease is an OS lock on the file LEASE, whose content
+    names the holder; even `kill -9` releases it. With several processes, process 0 holds the lease
+    for all of them, and the others hold nothing.
 
-    In an object store, where nothing ends with the process, another job may take the lease of a
-    holder that has been silent for `stale_seconds`; see `ObjectLease`.
+    An object store has no such lock. There, another job may take over the lease once its holder has
+    not refreshed it for `stale_seconds`; see `ObjectLease`.
+
+    Raises:
+        UserError: another job holds the lease, or the workdir is not writable.
     """
 
     def __init__(
@@ -42,12 +45,17 @@ class Lease:
             self._held = _locked_file(self.workdir)
 
     def check(self) -> None:
-        """Raises UserError where another job has taken the lease, OSError where that is unknown."""
+        """Checks that this job still holds the lease.
+
+        Raises:
+            UserError: another job has taken it over.
+            OSError: the store does not respond, so the holder is unknown.
+        """
         if isinstance(self._held, ObjectLease):
             self._held.check()
 
     def close(self) -> None:
-        """Lets another job have the workdir. A file stays: removing it would race."""
+        """Releases the lease. The lock file stays: removing it would be a race."""
         if self._held is not None:
             self._held.close()
 
@@ -64,14 +72,14 @@ class Lease:
 
 
 def _locked_file(workdir: Path) -> IO[str]:
-    path = workdir / "LEASE"
+    path = workdir / LEASE
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"cannot write in the workdir {workdir}: {error.strerror} - a "
-            "writable folder is needed - choose another --workdir."
+            f"cannot write to workdir={workdir}: {error.strerror}; make it writable or choose"
+            " another workdir."
         ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,8 +88,8 @@ def _locked_file(workdir: Path) -> IO[str]:
         holder = file.read().strip() or "unknown"
         file.close()
         raise UserError(
-            f"the workdir {workdir} is in use by another job ({holder}) - one "
-            "job at a time - end it, or choose another --workdir."
+            f"the workdir {workdir} is in use by another job ({holder}); stop that job or choose"
+            " another workdir."
         ) from error
     file.truncate(0)
     file.write(f"{_holder()}\n")

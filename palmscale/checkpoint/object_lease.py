@@ -1,8 +1,8 @@
-"""One job at a time in a workdir of an object store: an object says whose it is.
+"""The lease on a workdir in an object store: an object names the job that holds it.
 
-The holder writes the object again and again, and says in it how long it may be silent at most.
-Whoever comes waits so long, and takes the lease if the holder did stay silent. Times are compared
-by the store's clock alone, and the store sees to it that of two writers one wins.
+The holder rewrites the object periodically and states in it how long it may stay silent. A new job
+waits that long and takes over the lease if the holder has not refreshed it. All times come from the
+store's clock, and the store's generation preconditions let only one of two writers win.
 """
 
 import contextlib
@@ -15,22 +15,25 @@ from palmscale.errors import UserError
 from palmscale.observe import log
 from palmscale.storage.objects import ObjectPath, Stat
 
-_REFRESHES = 4  # in the time that the holder may be silent
-_CLOSE_SECONDS = 5.0  # for a refresh under way
+_REFRESHES = 4  # per period of allowed silence
+_CLOSE_SECONDS = 5.0  # to wait for a refresh in progress
+
+LEASE = "LEASE"  # the file in the workdir; a workdir on a disk uses the same name
 
 
 class ObjectLease:
-    """The right to write in a workdir, as long as it is refreshed: by a thread, until `close`.
+    """The exclusive right to write to a workdir; a thread refreshes it until `close`.
 
-    `holder` names this job for others; after `stale_seconds` of silence one of them may take it.
+    `holder` describes this job to other jobs. After `stale_seconds` without a refresh, another job
+    may take over the lease.
 
     Raises:
-        UserError: another job holds it, there is no such bucket, or nothing can be written there.
-        OSError: the store does not answer.
+        UserError: another job holds the lease, or the bucket is missing or not writable.
+        OSError: the store does not respond.
     """
 
     def __init__(self, workdir: ObjectPath, *, holder: str, stale_seconds: float) -> None:
-        self._workdir, self._path = workdir, workdir / "LEASE"
+        self._workdir, self._path = workdir, workdir / LEASE
         self._token = secrets.token_hex(8)
         self._stale_seconds = stale_seconds
         facts = {"holder": holder, "token": self._token, "stale_seconds": stale_seconds}
@@ -44,11 +47,11 @@ class ObjectLease:
         self._refresher.start()
 
     def check(self) -> None:
-        """Returns if the lease is held: by what was last heard, or else by asking.
+        """Checks that this job still holds the lease; asks the store if the last refresh is old.
 
         Raises:
-            UserError: another job has taken it.
-            OSError: the store does not answer, and the lease may be lost.
+            UserError: another job has taken it over.
+            OSError: the store does not respond, so the lease may be lost.
         """
         if self._lost is None and time.monotonic() - self._refreshed > self._stale_seconds / 2:
             self._refresh()
@@ -56,7 +59,7 @@ class ObjectLease:
             raise self._lost
 
     def close(self) -> None:
-        """Lets another job have the workdir at once."""
+        """Releases the lease, so that another job can take it immediately."""
         self._ended.set()
         self._refresher.join(_CLOSE_SECONDS)
         with contextlib.suppress(OSError, ValueError):
@@ -71,41 +74,40 @@ class ObjectLease:
         try:
             self._path.write_over(generation, self._content)
         except FileExistsError:
-            pass  # This job's own write, if its answer was lost on the way.
+            pass  # May be this job's own write, if its response was lost.
         if not self._is_own():
             raise self._in_use()
 
     def _probed(self) -> float:
-        """Returns the store's time, having written and removed an object in the workdir."""
-        probe = self._workdir / f"LEASE.{self._token}"
+        """Returns the store's current time, after a test write to the workdir."""
+        probe = self._workdir / f"{LEASE}.{self._token}"
         try:
             probe.write_bytes(self._content)
             now = probe.stat().st_mtime
             probe.unlink()
         except FileNotFoundError:
             raise UserError(
-                f"cannot write in the workdir {self._workdir}: there is no bucket"
-                f" {self._workdir.bucket} - an existing one is needed - create it, or correct"
-                " --workdir."
+                f"cannot write to workdir={self._workdir}: the bucket {self._workdir.bucket}"
+                " does not exist; create it or choose another workdir."
             ) from None
         except PermissionError as error:
             raise UserError(
-                f"cannot write in the workdir {self._workdir}: {error.strerror} - this machine's"
-                " account must read, write, list and delete objects there (the role"
-                " storage.objectUser) - grant it, or choose another --workdir."
+                f"cannot write to workdir={self._workdir}: {error.strerror}; this machine's"
+                " account must be able to read, write, list and delete objects there: grant it the"
+                " role storage.objectUser or choose another workdir."
             ) from None
         return now
 
     def _outwaited(self, found: Stat, now: float) -> int:
-        """Returns the generation to write over, once the holder has been silent for too long."""
+        """Returns the generation to overwrite, once the holder has been silent for too long."""
         facts = self._read()
         holder, stale_seconds = _holder(facts), facts.get("stale_seconds", self._stale_seconds)
         left = stale_seconds - (now - found.st_mtime)
         deadline = time.monotonic() + left
         if left > 0:
             log.say(
-                f"Looking for {left:.0f} s at most whether the job that has {self._workdir}"
-                f" ({holder}) still runs."
+                f"Waiting up to {left:.0f} s to see whether the job that holds {self._workdir}"
+                f" ({holder}) is still running."
             )
         while time.monotonic() < deadline:
             time.sleep(min(stale_seconds / _REFRESHES / 4, 1.0))
@@ -115,14 +117,14 @@ class ObjectLease:
             if latest.generation != found.generation:
                 raise self._in_use()
         log.warn(
-            f"the job that had {self._workdir} ({holder}) has been silent for more than"
-            f" {stale_seconds:g} s: its lease is taken over."
+            f"the job that held {self._workdir} ({holder}) has been silent for more than"
+            f" {stale_seconds:g} s; taking over its lease."
         )
         return found.generation
 
     def _go_on(self) -> None:
         while not self._ended.wait(self._stale_seconds / _REFRESHES) and self._lost is None:
-            with contextlib.suppress(OSError):  # Tried again; `check` sees how long it has been.
+            with contextlib.suppress(OSError):  # Retried; `check` notices a long outage.
                 self._refresh()
 
     def _refresh(self) -> None:
@@ -131,7 +133,7 @@ class ObjectLease:
                 return
             began = time.monotonic()
             stat = self._found()
-            if stat is None or self._is_own():  # None: somebody has removed it.
+            if stat is None or self._is_own():  # None: somebody deleted the object.
                 with contextlib.suppress(FileExistsError):  # As in `_take`.
                     self._path.write_over(stat.generation if stat else 0, self._content)
             if not self._is_own():
@@ -156,8 +158,8 @@ class ObjectLease:
 
     def _in_use(self) -> UserError:
         return UserError(
-            f"the workdir {self._workdir} is in use by another job ({_holder(self._read())}) - one"
-            " job at a time - end it, or choose another --workdir."
+            f"the workdir {self._workdir} is in use by another job ({_holder(self._read())}); stop"
+            " that job or choose another workdir."
         )
 
 

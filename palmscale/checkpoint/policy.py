@@ -1,4 +1,4 @@
-"""Which checkpoints to keep, a pure function of what there is, and how often to try again."""
+"""Which checkpoints to keep, as a pure function, and how often to retry a failed save."""
 
 import dataclasses
 import math
@@ -9,41 +9,44 @@ from palmscale.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KeepPolicy:
-    """What is kept of the verified steps; pinned ones are kept besides.
+    """Which verified steps to keep. Pinned steps are always kept.
 
     Attributes:
-        latest: the newest ones, as many.
-        every_steps: every multiple of it.
-        every_seconds: one each time that as many seconds have passed since the last one so kept.
-        best: those with the lowest `best_metric`, as many; a step that was saved without it, or
-            with a value that is not finite, is not ranked.
-        best_metric: the name of the metric, lower is better.
+        latest: number of newest steps to keep.
+        every_steps: keep every multiple of this step number; None: no such steps.
+        every_seconds: keep a step whenever this much time has passed since the last one kept by
+            this rule; None: no such steps.
+        best: number of steps with the lowest `best_metric` to keep. Steps saved without the metric,
+            or with a value that is not finite, are not ranked.
+        best_metric: name of the metric; lower is better.
     """
 
     latest: int = 3
     every_steps: int | None = None
     every_seconds: float | None = None
     best: int = 1
-    best_metric: str = "held_out_loss"
+    best_metric: str = "eval_loss"
 
     def __post_init__(self) -> None:
         if self.latest < 1:
-            raise UserError(f"latest={self.latest}; use at least 1, or nothing can be resumed.")
-        if self.every_steps is not None and self.every_steps < 1:
-            raise UserError(f"every_steps={self.every_steps}; use a positive number or None.")
-        if self.every_seconds is not None and not self.every_seconds > 0:
-            raise UserError(f"every_seconds={self.every_seconds}; use a positive number or None.")
+            raise UserError(
+                f"KeepPolicy.latest={self.latest} must be at least 1, or the run cannot resume."
+            )
+        for field in ("every_steps", "every_seconds"):
+            value = getattr(self, field)
+            if value is not None and not value > 0:
+                raise UserError(f"KeepPolicy.{field}={value} must be positive, or None.")
         if self.best < 0:
-            raise UserError(f"best={self.best}; use 0 or more.")
+            raise UserError(f"KeepPolicy.best={self.best} must be at least 0.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Retries:
-    """What is done about saves that fail: the run goes on, and a later step is saved instead.
+    """How a run handles failed saves: it continues and saves a later step instead.
 
     Attributes:
-        failures: saves that may fail one after another; one more ends the run. At least 0.
-        wait_seconds: from the start of a failed save to the next one, where none is due before.
+        failures: consecutive saves that may fail; one more ends the run. At least 0.
+        wait_seconds: longest time from the start of a failed save to the next attempt.
     """
 
     failures: int = 5
@@ -51,13 +54,13 @@ class Retries:
 
     def __post_init__(self) -> None:
         if self.failures < 0:
-            raise UserError(f"failures={self.failures}; use 0 or more.")
+            raise UserError(f"Retries.failures={self.failures} must be at least 0.")
         if not self.wait_seconds >= 0:
-            raise UserError(f"wait_seconds={self.wait_seconds}; use 0 or more.")
+            raise UserError(f"Retries.wait_seconds={self.wait_seconds} must be at least 0.")
 
 
 def ranked_by_metric(metrics: Mapping[int, Mapping[str, float]], name: str) -> list[int]:
-    """The steps that have a finite metric `name`, lowest first; of equals, newest first."""
+    """Returns the steps that have a finite metric `name`, lowest first; ties newest first."""
     ranked = [
         (values[name], -step)
         for step, values in metrics.items()
@@ -74,10 +77,16 @@ def steps_to_delete(
     times: Mapping[int, float] = {},
     protected: Collection[int] = (),
 ) -> list[int]:
-    """The steps out of the verified `steps` that `policy` does not keep, oldest first.
+    """Returns the verified `steps` that `policy` does not keep, oldest first.
 
-    `metrics` holds each step's metrics, `times` when it was saved, in seconds. Never the newest
-    step, never one in `protected`.
+    Never includes the newest step or a step in `protected`.
+
+    Args:
+        policy: what to keep.
+        steps: the verified steps.
+        metrics: each step's metrics.
+        times: when each step was saved, in seconds since the epoch.
+        protected: steps that must be kept.
     """
     keep = set(protected) | set(sorted(steps)[-policy.latest :])
     if policy.every_steps is not None:

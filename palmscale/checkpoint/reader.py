@@ -1,4 +1,4 @@
-"""The checkpoints of a run as anybody may read them: which there are, and what a step holds."""
+"""Read access to the checkpoints of a run: listing the steps and restoring one."""
 
 import dataclasses
 import os
@@ -9,12 +9,12 @@ import jax
 
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.arrays import load_arrays
-from palmscale.checkpoint.describe import differences, listed, shapes
 from palmscale.checkpoint.fingerprint import fingerprint, named_leaves, nested
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
-from palmscale.checkpoint.together import ALONE, jointly, led
+from palmscale.checkpoint.summary import listed, mismatches, shapes
 from palmscale.cluster.agree import Peers
+from palmscale.cluster.jointly import ALONE, jointly, led
 from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
 from palmscale.storage.objects import ObjectPath
@@ -26,7 +26,7 @@ _Read = TypeVar("_Read")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A restored step; `optimizer_state` is None where only the parameters were asked for."""
+    """A restored step; `optimizer_state` is None if only the parameters were requested."""
 
     step: int
     params: Any
@@ -36,12 +36,12 @@ class Snapshot:
 
 
 class CheckpointReader:
-    """The checkpoints in `directory`, which need not exist.
+    """The checkpoints in `directory`, which may not exist.
 
-    With `marks_damage`, a step that a restore finds damaged is marked, and not tried again. Several
-    processes, the `peers`, restore the same step: process 0 chooses, each checks its share of the
-    files, and the damage that one finds makes all fall back. They wait `timeout_seconds` for one
-    another.
+    With `marks_damage`, a restore that finds a damaged step marks it, and the step is not tried
+    again. All processes (`peers`) restore the same step: process 0 chooses it, each process checks
+    its share of the files, and if one finds damage, all fall back. They wait up to
+    `timeout_seconds` for one another.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class CheckpointReader:
         peers: Peers = ALONE,
         timeout_seconds: float = 3600.0,
     ) -> None:
-        # Orbax takes absolute paths only.
+        # Orbax accepts only absolute paths.
         self.directory = place(directory).absolute()
         self._folders = StepFolders(self.directory)
         self._keep = keep
@@ -62,21 +62,24 @@ class CheckpointReader:
         self._timeout_seconds = timeout_seconds
 
     def steps(self) -> list[StepInfo]:
-        """Every step on disk, oldest first. Reads the manifests, not the arrays."""
+        """Returns every saved step, oldest first. Reads the manifests but not the arrays."""
         return [self._folders.info(step) for step in self._folders.steps()]
 
     def verified_steps(self) -> list[int]:
-        """Every verified step, oldest first."""
+        """Returns every verified step, oldest first."""
         return self._folders.in_state("verified")
 
     def latest_verified(self) -> int | None:
-        """The newest verified step, or None."""
+        """Returns the newest verified step, or None."""
         return max(self._folders.in_state("verified"), default=None)
 
     def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
-        """The meta of `step`, by default of the newest verified step whose meta is undamaged.
+        """Returns meta.json of `step`, by default of the newest step whose meta.json is intact.
 
-        None where nothing was saved. CorruptionError where it is damaged. All processes call it.
+        Returns None if nothing was saved. All processes must call this.
+
+        Raises:
+            CorruptionError: the file is damaged.
         """
         return led(self._peers, "meta", lambda: self._read_meta(step), self._timeout_seconds)
 
@@ -96,16 +99,19 @@ class CheckpointReader:
         abstract_params: Any,
         abstract_optimizer_state: Any = None,
     ) -> Snapshot | None:
-        """The newest, the best or the named step, in the shardings of the abstract arrays.
+        """Restores the newest, the best or a given step, in the shardings of the abstract arrays.
 
-        Leaves are `jax.ShapeDtypeStruct`s with shardings, for any mesh. Without an abstract
-        optimizer state its arrays are not read. All files of a step are checked all the same: a
-        step is either good or not, and the same one for training, evaluating and generating.
+        The abstract leaves are `jax.ShapeDtypeStruct`s with shardings, for any mesh. Without an
+        abstract optimizer state, its arrays are not loaded. All files of the step are verified
+        either way, so that training, evaluation and generation agree on which steps are good.
 
-        By default falls back past damaged steps, with a warning naming the file; a step asked for
-        by number or as 'best' does not. None where nothing was saved yet. CorruptionError where no
-        step is left, UserError where names, shapes or dtypes differ (nothing is ever cast).
-        All processes call it.
+        By default, damaged steps are skipped with a warning that names the file; a step requested
+        by number or as 'best' is not replaced by another. Returns None if nothing was saved yet.
+        All processes must call this.
+
+        Raises:
+            CorruptionError: no undamaged step is left.
+            UserError: names, shapes or dtypes differ; nothing is ever cast.
         """
         return self._first_good(
             step, lambda at: self._restore(at, abstract_params, abstract_optimizer_state)
@@ -116,16 +122,16 @@ class CheckpointReader:
         step: int | Literal["best"] | None,
         choose: Callable[[Mapping[str, Any]], Mapping[str, jax.ShapeDtypeStruct]],
     ) -> tuple[int, dict[str, Any]] | None:
-        """A step, and those of its parameters that `choose` asks for; both as `restore` has them.
+        """Returns a step and the parameters that `choose` selects, by path; see `restore`.
 
-        `choose` takes what is stored, {'shape', 'dtype', ...} by path, and returns abstract arrays
-        of the same shapes and dtypes, by path. The answer is by path, too.
+        `choose` takes the stored parameters, {'shape', 'dtype', ...} by path, and returns abstract
+        arrays of the same shapes and dtypes, by path.
         """
 
         def load(at: int) -> tuple[int, dict[str, Any]]:
             manifest, _ = self._checked(at)
             wanted = nested(choose(manifest["arrays"][PARAMS]))
-            loaded = self._loaded(at, manifest, {PARAMS: wanted}, in_part=True)
+            loaded = self._loaded(at, manifest, {PARAMS: wanted}, partial=True)
             return at, named_leaves(loaded[PARAMS])
 
         return self._first_good(step, load)
@@ -133,7 +139,7 @@ class CheckpointReader:
     def _first_good(
         self, step: int | Literal["best"] | None, read: Callable[[int], _Read]
     ) -> _Read | None:
-        """What `read` returns of the first step that is not damaged; None without any step."""
+        """Returns `read` of the first step that is not damaged; None if there is no step."""
         self._check_peers()
         candidates = led(
             self._peers, "choice of a step", lambda: self._candidates(step), self._timeout_seconds
@@ -158,13 +164,13 @@ class CheckpointReader:
         wrong = [
             line
             for item, tree in wanted.items()
-            for line in differences(manifest["arrays"][item], shapes(tree))
+            for line in mismatches(manifest["arrays"][item], shapes(tree))
         ]
         if wrong:
             raise UserError(
-                f"the checkpoint of step {step} in {self.directory} does not fit the "
-                f"model: {'; '.join(wrong)} - the same parameters, shapes and dtypes "
-                "are needed - use the model and optimizer that it was saved with."
+                f"the checkpoint of step {step} in {self.directory} does not match the model:"
+                f" {'; '.join(wrong)}; parameters, shapes and dtypes must be the same: use the"
+                " model and optimizer that it was saved with."
             )
         trees = self._loaded(step, manifest, wanted)
         return Snapshot(
@@ -176,20 +182,23 @@ class CheckpointReader:
         )
 
     def _loaded(
-        self, step: int, manifest: Mapping[str, Any], wanted: dict[str, Any], in_part: bool = False
+        self, step: int, manifest: Mapping[str, Any], wanted: dict[str, Any], partial: bool = False
     ) -> dict[str, Any]:
-        """The trees of abstract arrays as arrays that have the fingerprints of the saved ones."""
+        """Loads the trees of abstract arrays and verifies their fingerprints."""
         path = self._folders.path(step)
-        loaded = load_arrays(path, wanted, in_part=in_part)
+        loaded = load_arrays(path, wanted, partial=partial)
         for item, tree in loaded.items():
             stored = manifest["arrays"][item]
             for name, found in fingerprint(tree).items():
                 if found != stored[name]["fingerprint"]:
-                    raise CorruptionError(f"{path / item}: the array {name} is not the one saved.")
+                    raise CorruptionError(
+                        f"{path / item}: the array {name} was not restored exactly: its fingerprint"
+                        " has changed."
+                    )
         return wanted | loaded
 
     def _checked(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Returns the manifest of a step whose every file is whole, and its JSON files."""
+        """Verifies every file of a step; returns its manifest and its JSON files."""
         peers, path = self._peers, self._folders.path(step)
         manifest: dict[str, Any] = {}
 
@@ -207,23 +216,22 @@ class CheckpointReader:
     def _check_peers(self) -> None:
         if self._peers.count != jax.process_count():
             raise RuntimeError(
-                f"this checkpoint store knows of {self._peers.count} process(es) and JAX of"
-                f" {jax.process_count()} - they must act together - give it the job's peers"
+                f"this checkpoint store was given {self._peers.count} process(es) but JAX has"
+                f" {jax.process_count()}; pass it the job's peers"
             )
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
-        """The steps to try in order: several only where falling back is allowed."""
+        """Returns the steps to try, in order: more than one only if fallback is allowed."""
         verified = self._folders.in_state("verified")
         if step is None:
             for unfinished in self._folders.in_state("unfinished"):
-                log.say(f"the checkpoint of step {unfinished} was never finished; it is not used")
+                log.say(f"the checkpoint of step {unfinished} was never finished and is ignored")
             corrupt = self._folders.in_state("corrupt")
             if corrupt and not verified:
-                # Never start again from nothing where there was something.
+                # Never start over silently if checkpoints existed.
                 raise CorruptionError(
-                    f"no usable checkpoint in {self.directory}: damaged are "
-                    f"{listed(corrupt)} - a whole one is needed - put back a "
-                    "copy, or choose another workdir to start anew."
+                    f"all checkpoints in {self.directory} are damaged ({listed(corrupt)}); restore"
+                    " one from a copy, or choose another workdir to start over."
                 )
             return verified[::-1]
         if step == "best":
@@ -231,20 +239,19 @@ class CheckpointReader:
             ranked = ranked_by_metric(metrics, self._keep.best_metric)
             if not ranked:
                 raise UserError(
-                    f"no checkpoint in {self.directory} has {self._keep.best_metric} - "
-                    "the best one needs it - name a step."
+                    f"no checkpoint in {self.directory} has {self._keep.best_metric}, which"
+                    " 'best' requires; give a step number."
                 )
             return ranked[:1]
         if self._folders.state(step) == "corrupt":
             raise CorruptionError(
-                f"the checkpoint of step {step} in {self.directory} was found "
-                "damaged before - a whole one is needed - name another step, or "
-                f"repair it and rename its {CORRUPT} to {digest.VERIFIED}."
+                f"the checkpoint of step {step} in {self.directory} is marked as damaged; choose"
+                f" another step, or repair it and rename its {CORRUPT} to {digest.VERIFIED}."
             )
         if step not in verified:
             raise UserError(
-                f"no verified checkpoint of step {step} in {self.directory} - there "
-                f"are {listed(verified) or 'none'} - name one of them."
+                f"there is no verified checkpoint of step {step} in {self.directory}; verified"
+                f" steps: {listed(verified) or 'none'}."
             )
         return [step]
 

@@ -1,4 +1,4 @@
-"""The folders of the steps on disk: which there are, in what state, and how one goes."""
+"""The folders of saved steps: listing them, their states, and deleting them."""
 
 import dataclasses
 import itertools
@@ -8,10 +8,11 @@ from typing import Any, Literal
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.folders import folders_of
 from palmscale.errors import CorruptionError
+from palmscale.observe.reporting import current_names
 from palmscale.storage.place import Place
 
 CURSOR, META, CORRUPT, PINNED = "cursor.json", "meta.json", "CORRUPT", "PINNED"
-# Where a pinned step goes when its number is needed, or its course is given up.
+# Where a pinned step is moved if a new save needs its number or a rewind discards it.
 SET_ASIDE = "set_aside"
 
 State = Literal["verified", "unfinished", "corrupt"]
@@ -19,7 +20,7 @@ State = Literal["verified", "unfinished", "corrupt"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepInfo:
-    """A step on disk; `bytes`, `metrics` and `time` (seconds since the epoch) if it is verified."""
+    """A saved step; `bytes`, `metrics` and `time` (seconds since the epoch) only if verified."""
 
     step: int
     state: State
@@ -36,7 +37,7 @@ class StepInfo:
 
 @dataclasses.dataclass(frozen=True)
 class StepFolders:
-    """The folders <directory>/<step>; the directory need not exist yet."""
+    """The folders <directory>/<step>; the directory may not exist yet."""
 
     directory: Place
 
@@ -51,7 +52,7 @@ class StepFolders:
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
 
     def state(self, step: int) -> State:
-        """Returns what the step's marker file says."""
+        """Returns the state of the step, according to its marker file."""
         path = self.path(step)
         if (path / digest.VERIFIED).exists():
             return "verified"
@@ -62,7 +63,7 @@ class StepFolders:
         return [step for step in self.steps() if self.state(step) == state]
 
     def info(self, step: int) -> StepInfo:
-        """Returns what the step's manifest says, without reading its arrays."""
+        """Returns the step's details from its manifest, without reading its arrays."""
         path, state, manifest = self.path(step), self.state(step), {}
         if state == "verified":
             try:
@@ -72,41 +73,48 @@ class StepFolders:
         return StepInfo(
             step=step,
             state=state,
-            metrics=manifest.get("metrics", {}),
+            metrics=current_names(manifest.get("metrics", {})),
             bytes=sum(file["bytes"] for file in manifest.get("files", {}).values()),
             time=manifest.get("time", 0.0),
             pinned=self.is_pinned(step),
         )
 
     def is_pinned(self, step: int) -> bool:
-        """Returns whether somebody asked to keep the step for good."""
+        """Returns whether the step is pinned."""
         return (self.path(step) / PINNED).exists()
 
     def pin(self, step: int) -> None:
-        """Keeps the step, which must exist, for good."""
+        """Pins the step, which must exist, so that it is never deleted."""
         (self.path(step) / PINNED).touch()
 
     def unpin(self, step: int) -> None:
-        """Leaves the step to the keep policy again."""
+        """Unpins the step, so that the keep policy applies to it again."""
         (self.path(step) / PINNED).unlink(missing_ok=True)
 
     def damages(self, step: int) -> list[str]:
-        """Returns what is wrong with each damaged file of a verified or corrupt step; reads all."""
+        """Reads a verified or corrupt step and returns a message for each damaged file."""
         path = self.path(step)
         is_marked = not (path / digest.VERIFIED).exists() and (path / CORRUPT).exists()
         return digest.damages(path, CORRUPT if is_marked else digest.VERIFIED)
 
     def read_json(self, step: int, name: str) -> dict[str, Any]:
-        """Returns a JSON file of the step. CorruptionError where it differs from its digest."""
+        """Returns the content of a JSON file of the step.
+
+        Raises:
+            CorruptionError: the file does not match its digest.
+        """
         return json.loads(digest.read_checked(self.path(step), name))
 
     def mark_corrupt(self, step: int) -> None:
-        """Makes the step one that does not count as kept, and that a new save replaces."""
+        """Marks the step as corrupt: it no longer counts as saved, and a new save replaces it."""
         if (self.path(step) / digest.VERIFIED).exists():
             folders_of(self.directory).mark(self.path(step), digest.VERIFIED, CORRUPT)
 
     def delete(self, step: int) -> Place | None:
-        """Removes the step's folder, if there is one; a pinned one goes to the path returned."""
+        """Deletes the step's folder if it exists.
+
+        Returns None, or for a pinned step the path to which it was moved instead.
+        """
         path = self.path(step)
         if self.is_pinned(step):
             return self._set_aside(path)
@@ -122,9 +130,9 @@ class StepFolders:
         return free
 
     def check_room(self, num_bytes: int) -> None:
-        """Raises OSError where nothing can be written, or so many bytes do not fit."""
+        """Raises OSError if the directory is not writable or has no room for `num_bytes`."""
         folders_of(self.directory).check_room(self.directory, num_bytes)
 
     def remove_temporaries(self, step_pattern: str) -> None:
-        """Removes what killed or failed saves left of the steps that match the glob."""
+        """Removes what killed or failed saves left behind, for steps that match the glob."""
         folders_of(self.directory).remove_temporaries(self.directory, step_pattern)

@@ -1,8 +1,9 @@
-"""Whole, verified, portable checkpoints: saved while training goes on, restored onto any mesh.
+"""Verified checkpoints: saved while training continues, and restored onto any mesh.
 
-A step is the folder <directory>/<step>: `params` and `optimizer` (Orbax, apart so that parameters
-load alone), cursor.json, meta.json, MANIFEST.json, and VERIFIED, written last. Without VERIFIED a
-step is unfinished and is not used; CORRUPT takes its place where a restore found damage.
+A step is the folder <directory>/<step>. It holds `params` and `optimizer` (Orbax; separate, so that
+parameters can be loaded alone), cursor.json, meta.json, MANIFEST.json, and VERIFIED, written last.
+A step without VERIFIED is unfinished and is ignored. If a restore finds damage, it renames VERIFIED
+to CORRUPT.
 """
 
 import concurrent.futures
@@ -18,28 +19,29 @@ import jax
 
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.arrays import save_arrays
-from palmscale.checkpoint.describe import described, listed
 from palmscale.checkpoint.lease import Lease
-from palmscale.checkpoint.memory import return_large_buffers
+from palmscale.checkpoint.malloc import return_large_buffers
 from palmscale.checkpoint.policy import KeepPolicy, Retries, steps_to_delete
 from palmscale.checkpoint.reader import OPTIMIZER, PARAMS, CheckpointReader, Snapshot
 from palmscale.checkpoint.steps import CURSOR, META
-from palmscale.checkpoint.together import ALONE, jointly, led
+from palmscale.checkpoint.summary import listed, summarize
 from palmscale.cluster.agree import Peers
+from palmscale.cluster.jointly import ALONE, jointly, led
 from palmscale.errors import CorruptionError, HostLost, UserError
 from palmscale.observe import log
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place
 
-_PATIENCE_SECONDS = 5.0  # for a save under way, when the job ends with an error
+_PATIENCE_SECONDS = 5.0  # for a save in progress when the job ends with an error
 
 
 class CheckpointStore(CheckpointReader):
-    """The checkpoints in `directory`, written by the holder of `lease`, read by anybody.
+    """The checkpoints in `directory`, written by the holder of `lease` and readable by anyone.
 
-    At most one save is under way. With a lease, opening removes what killed saves left behind.
-    Several processes, the `peers`, save together: each digests what it wrote, process 0 merges the
-    digests and alone marks and deletes. A save fails on all of them or on none.
+    At most one save is in progress at a time. With a lease, opening the store removes what killed
+    saves left behind. All processes (`peers`) save together: each digests the files that it wrote,
+    and process 0 merges the digests; only process 0 marks and deletes steps. A save fails on all
+    processes or on none.
     """
 
     def __init__(
@@ -88,16 +90,20 @@ class CheckpointStore(CheckpointReader):
             self._give_up()
 
     def close(self) -> None:
-        """Waits for the save under way; raises RuntimeError where it failed."""
+        """Waits for the save in progress.
+
+        Raises:
+            RuntimeError: the save failed.
+        """
         try:
             self.wait()
         finally:
             self._saver.shutdown()
 
     def _give_up(self) -> None:
-        """Closes while an error is in flight, which is the one to report."""
+        """Closes while another error, the one to report, is propagating."""
         if self._pending is not None:
-            # Another process may be gone, and a save that waits for it would hide why.
+            # Another process may be gone; waiting for it here would hide the cause.
             patience = None if self._peers.count == 1 else _PATIENCE_SECONDS
             concurrent.futures.wait([self._pending[1]], patience)
             if self._pending[1].done():
@@ -121,11 +127,13 @@ class CheckpointStore(CheckpointReader):
     ) -> None:
         """Starts saving `step` and returns once the arrays may be donated.
 
-        `cursor` and `meta` are JSON values. Waits for an earlier save that is still being written.
-        A save that fails, this or an earlier one, is warned of and the run lives on, until more
-        fail one after another than the retries allow: then it raises RuntimeError. A step that is
-        there already is replaced, unless it is verified and holds the same arrays and cursor. All
-        processes call it.
+        `cursor` and `meta` are JSON values. Waits for an earlier save that is still in progress. If
+        this save or the earlier one fails, a warning is logged and the run continues. An existing
+        step is replaced, unless it is verified and holds the same arrays and cursor. All processes
+        must call this.
+
+        Raises:
+            RuntimeError: more consecutive saves have failed than the retries allow.
         """
         if self._lease is None:
             raise RuntimeError("this checkpoint store was opened without a lease, for reading only")
@@ -138,7 +146,7 @@ class CheckpointStore(CheckpointReader):
             "step": step,
             "time": time.time(),
             "metrics": dict(metrics or {}),
-            "arrays": {name: described(tree) for name, tree in items.items()},
+            "arrays": {name: summarize(tree) for name, tree in items.items()},
         }
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
         try:
@@ -158,20 +166,24 @@ class CheckpointStore(CheckpointReader):
             self._pending = step, self._saver.submit(self._finish, step, response, texts, manifest)
 
     def poll(self) -> None:
-        """Warns where a save that has ended failed; see `save`. Does not wait."""
+        """Logs a warning if a finished save failed; see `save`. Does not wait."""
         if self._pending is not None and self._pending[1].done():
             self._finish_pending()
 
     def wait(self) -> None:
-        """Waits until the last save is verified; raises RuntimeError where it failed, once."""
+        """Waits until the last save is verified.
+
+        Raises:
+            RuntimeError: the save failed; raised only once.
+        """
         if (message := self._outcome()) is not None:
             self._failures += 1
             raise RuntimeError(message)
 
     def is_save_due(self, every_seconds: float | None) -> bool:
-        """Whether to save by the clock: so long since the last save, or as a new try of one.
+        """Returns whether a save is due by time: `every_seconds` have passed, or a retry is due.
 
-        Process 0's clock decides for all, which ask at the same steps.
+        Process 0's clock decides for all processes, which must call this at the same steps.
         """
 
         def is_due() -> bool:
@@ -182,13 +194,13 @@ class CheckpointStore(CheckpointReader):
         return led(self._peers, "clock of the saves", is_due, self._timeout_seconds)
 
     def protect(self, steps: Collection[int]) -> None:
-        """Names the steps that the keep policy must not delete, such as the target of a rewind."""
+        """Sets the steps that the keep policy must not delete, such as a rewind target."""
         self._protected = frozenset(steps)
 
     def discard_newer(self, step: int) -> None:
-        """Deletes every later step: after a rewind they belong to a course that was given up.
+        """Deletes every step after `step`, which a rewind has made obsolete.
 
-        Pinned ones are set aside.
+        Pinned steps are moved to `set_aside`.
         """
         self._finish_pending()
         if self._leads:
@@ -197,7 +209,7 @@ class CheckpointStore(CheckpointReader):
                     self._delete(newer)
 
     def _outcome(self) -> str | None:
-        """Waits for the save under way, and returns what went wrong; None: nothing."""
+        """Waits for the save in progress; returns an error message, or None if it succeeded."""
         pending, self._pending = self._pending, None
         if pending is None:
             return None
@@ -220,42 +232,47 @@ class CheckpointStore(CheckpointReader):
         rest = self._last_good()
         if self._failures > self._retries.failures:
             raise RuntimeError(
-                f"{message}; {rest} - {self._failures} save(s) failed one after another, and"
-                f" Retries.failures={self._retries.failures} - mend the storage and start again:"
-                " the run goes on from there"
+                f"{message}; {rest}. {self._failures} consecutive save(s) failed, more than"
+                f" Retries.failures={self._retries.failures} allows. Fix the storage and restart:"
+                " the run resumes from the last good checkpoint"
             )
         if self._peers.index == 0:
-            log.warn(f"{message}; {rest}. The run goes on, and saves again.")
+            log.warn(f"{message}; {rest}. The run continues and will save again.")
 
     def _last_good(self) -> str:
         try:
             good = self.latest_verified()
-        except OSError:  # What fails the saves may hide the steps as well.
-            return "the good ones before it cannot be seen at the moment"
-        return "there is none yet" if good is None else f"the last good one is that of step {good}"
+        except OSError:  # The failing storage may be unreadable as well.
+            return "earlier checkpoints cannot be listed at the moment"
+        return (
+            "there is no earlier one"
+            if good is None
+            else f"the last good checkpoint is step {good}"
+        )
 
     def _prepare(self, step: int, stored: Mapping[str, Any], cursor: str, num_bytes: int) -> bool:
-        """Returns whether the step is there already; else makes way for it."""
+        """Returns whether the step is already saved; if not, makes room for it."""
         self._lease.check()
         if self._holds(step, stored, cursor):
             return True
         if self._folders.state(step) != "verified":
             self._delete(step)
-        # Ahead of what is good and is to be replaced: it stays where there is no room.
+        # Check before deleting a good step that is to be replaced: without room, it stays.
         self._folders.check_room(num_bytes)
         self._delete(step)
         return False
 
     def _delete(self, step: int) -> None:
         if (kept := self._folders.delete(step)) is not None:
-            log.warn(f"the pinned checkpoint of step {step} is no longer this run's: see {kept}.")
+            log.warn(f"the pinned checkpoint of step {step} was moved to {kept}.")
 
     def _finish(
         self, step: int, response: Any, texts: Mapping[str, str], manifest: Mapping[str, Any]
     ) -> None:
-        """Runs in the saver's thread: after Orbax's commit, digests what was written, marks it.
+        """Digests and marks what was written, after Orbax's commit; runs in the saver thread.
 
-        There must be no JAX computation in it: it would meet the training's in another order.
+        It must not run JAX computations: their order relative to the training's would differ among
+        hosts.
         """
         peers, path = self._peers, self._folders.path(step)
 
@@ -275,17 +292,17 @@ class CheckpointStore(CheckpointReader):
         try:
             jointly(peers, "end of a save", digest_own, mark, self._timeout_seconds)
         except Exception:
-            # On a full disk the remains would leave no room for the next save.
+            # On a full disk, partial files would leave no room for the next save.
             if self._leads:
                 with contextlib.suppress(OSError, UserError):
-                    self._lease.check()  # else another job's files may be there
+                    self._lease.check()  # without the lease, the files may be another job's
                     self._folders.delete(step)
                     self._folders.remove_temporaries(f"{step}")
             raise
         if self._leads:
             try:
                 self._apply_policy()
-            except OSError as error:  # The step is saved all the same.
+            except OSError as error:  # The step itself is saved.
                 log.warn(f"older checkpoints were not deleted: {error}")
 
     def restore(
@@ -295,7 +312,7 @@ class CheckpointStore(CheckpointReader):
         abstract_params: Any,
         abstract_optimizer_state: Any = None,
     ) -> Snapshot | None:
-        """As `CheckpointReader.restore`, once the save under way has ended."""
+        """Waits for the save in progress and then restores; see `CheckpointReader.restore`."""
         self._finish_pending()
         return super().restore(
             step,
@@ -330,7 +347,7 @@ class CheckpointStore(CheckpointReader):
 
 
 class _Failed:
-    """A save that ended before it began."""
+    """The response of a save that failed to start."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -340,7 +357,7 @@ class _Failed:
 
 
 def _started(path: Place, items: Mapping[str, Any]) -> Any:
-    # The other processes wait for this one at the end of the save: it must come there.
+    # The other processes wait for this one at the end of the save, so it must not raise here.
     try:
         return save_arrays(path, items)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Parameters of another run to begin with: which becomes which, and nothing by accident."""
+"""Warm starts: initial parameters from another run, matched by name, shape and dtype."""
 
 import dataclasses
 import re
@@ -7,26 +7,30 @@ from typing import Any
 
 import jax
 
-from palmscale.checkpoint.describe import differences, listed, shapes
 from palmscale.checkpoint.reader import CheckpointReader
+from palmscale.checkpoint.summary import listed, mismatches, shapes
 from palmscale.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """Which parameters a run takes from another one; the optimizer begins anew in any case.
+    """Which initial parameters to take from another run. The optimizer state always starts fresh.
 
-    In a pattern each `*` stands for any text. Every stored parameter must come to a parameter of
-    this run of the same shape and dtype, and every parameter of this run must get one, unless
-    `unused` or `fresh` says otherwise; a pattern that matches nothing is a mistake.
+    In a pattern, each `*` matches any text. Every stored parameter must map to a parameter of this
+    run with the same shape and dtype, unless it is listed in `unused`. Every parameter of this run
+    must receive one, unless it is listed in `fresh`. A pattern that matches nothing is an error.
 
     Attributes:
-        workdir: of the other run.
+        workdir: the other run's workdir.
         checkpoint: `latest`, `best` or a step.
-        rename: pattern of stored names to the name here, whose `*` are what those of the pattern
-            stand for, in order. The first that matches counts.
-        fresh: patterns of names here whose parameters begin as in a run without a warm start.
-        unused: patterns of stored names to leave out.
+        rename: maps patterns of stored names to names in this run, whose `*` are replaced in order
+            by the matched text. The first pattern that matches applies.
+        fresh: patterns of this run's names that are initialized as without a warm start.
+        unused: patterns of stored names to ignore.
+
+    Raises:
+        UserError: `checkpoint` is not valid, or a pattern in `rename` and its replacement have
+            different numbers of `*`.
     """
 
     workdir: str
@@ -38,21 +42,20 @@ class WarmStart:
     def __post_init__(self) -> None:
         if isinstance(self.checkpoint, str) and self.checkpoint not in ("latest", "best"):
             raise UserError(
-                f"WarmStart.checkpoint={self.checkpoint!r} - needed is 'latest', 'best' or a step"
+                f"WarmStart.checkpoint={self.checkpoint!r} must be 'latest', 'best' or a step."
             )
         for old, new in self.rename.items():
             if old.count("*") != new.count("*"):
                 raise UserError(
-                    f"WarmStart.rename has {old!r}: {new!r} - each `*` of one stands for that of"
-                    " the other - write as many in both"
+                    f"WarmStart.rename has {old!r}: {new!r}; use the same number of `*` in both."
                 )
 
 
 def sources(warm: WarmStart, stored: Iterable[str], here: Iterable[str]) -> dict[str, str]:
-    """Returns the stored name that each parameter here comes from; a fresh one is left out.
+    """Returns the stored name for each parameter of this run, except fresh ones.
 
     Raises:
-        UserError: names are missing or extra, or a pattern matches nothing; all are listed.
+        UserError: names are missing or extra, or a pattern matches nothing; all of them are listed.
     """
     stored, here = sorted(stored), sorted(here)
     unused = _matching(warm.unused, stored, "unused", "stored")
@@ -74,8 +77,8 @@ def sources(warm: WarmStart, stored: Iterable[str], here: Iterable[str]) -> dict
             extra.append(name if target == name else f"{name} (as {target})")
         elif target in found:
             raise UserError(
-                f"WarmStart: {found[target]} and {name} both become {target} - each needs a name"
-                " of its own - change WarmStart.rename, or name one in WarmStart.unused"
+                f"WarmStart: {found[target]} and {name} both become {target}; change"
+                " WarmStart.rename, or list one of them in WarmStart.unused."
             )
         else:
             found[target] = name
@@ -84,14 +87,14 @@ def sources(warm: WarmStart, stored: Iterable[str], here: Iterable[str]) -> dict
     missing = [name for name in here if name not in found and name not in fresh]
     problems = []
     if extra:
-        problems.append(f"stored and not in this run: {listed(extra)}")
+        problems.append(f"stored but not in this run: {listed(extra)}")
     if missing:
-        problems.append(f"in this run and not stored: {listed(missing)}")
+        problems.append(f"in this run but not stored: {listed(missing)}")
     if problems:
         raise UserError(
-            f"WarmStart: the parameters in {warm.workdir} are not those of this run:"
-            f" {'; '.join(problems)} - every one needs its other - bind WarmStart.rename, or name"
-            " them in WarmStart.unused or WarmStart.fresh"
+            f"WarmStart: the parameters in {warm.workdir} do not match this run's:"
+            f" {'; '.join(problems)}; map them with WarmStart.rename, or list them in"
+            " WarmStart.unused or WarmStart.fresh."
         )
     return found
 
@@ -99,13 +102,13 @@ def sources(warm: WarmStart, stored: Iterable[str], here: Iterable[str]) -> dict
 def warm_parameters(
     warm: WarmStart, reader: CheckpointReader, params: Mapping[str, jax.ShapeDtypeStruct]
 ) -> tuple[int, dict[str, Any]]:
-    """Returns the step that was read, and the parameters from it, by their names in this run.
+    """Returns the restored step and its parameters, by their names in this run.
 
-    They land in the shardings of `params`, this run's abstract parameters by name. All processes
-    call it.
+    They are loaded in the shardings of `params`, this run's abstract parameters by name. All
+    processes must call this.
 
     Raises:
-        UserError: names, shapes or dtypes do not fit, or there is no such checkpoint.
+        UserError: names, shapes or dtypes do not match, or the checkpoint does not exist.
     """
 
     found: dict[str, str] = {}
@@ -115,11 +118,11 @@ def warm_parameters(
         found.update(sources(warm, stored, params))
         here = {target: params[target] for target in found}
         there = {target: stored[name] for target, name in found.items()}
-        if wrong := differences(there, shapes(here)):
+        if wrong := mismatches(there, shapes(here)):
             raise UserError(
-                f"WarmStart: the parameters in {warm.workdir} do not fit: {'; '.join(wrong)} - the"
-                " same shape and dtype are needed, nothing is cast - name them in WarmStart.fresh,"
-                " or change the model"
+                f"WarmStart: the parameters in {warm.workdir} do not match: {'; '.join(wrong)};"
+                " shapes and dtypes must be equal (nothing is cast): list them in WarmStart.fresh,"
+                " or change the model."
             )
         return {name: params[target] for target, name in found.items()}
 
@@ -127,8 +130,8 @@ def warm_parameters(
     restored = reader.restore_some(step, wanted)
     if restored is None:
         raise UserError(
-            f"WarmStart.workdir={warm.workdir!r} has no checkpoint in {reader.directory} - a run"
-            " that has saved one is needed - name its folder"
+            f"WarmStart.workdir={warm.workdir!r} has no checkpoint in {reader.directory}; use the"
+            " workdir of a run that has saved one."
         )
     step, arrays = restored
     return step, {target: arrays[name] for target, name in found.items()}
@@ -149,8 +152,8 @@ def _matching(patterns: tuple[str, ...], names: list[str], field: str, whose: st
 
 def _idle(field: str, patterns: list[str], whose: str, names: list[str]) -> str:
     return (
-        f"WarmStart.{field} has {listed(patterns)}, which matches no parameter - {whose} are"
-        f" {listed(names)} - correct the pattern, or take it out"
+        f"WarmStart.{field} has {listed(patterns)}, which matches no parameter; {whose} are"
+        f" {listed(names)}; correct or remove the pattern."
     )
 
 

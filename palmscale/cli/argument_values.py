@@ -1,4 +1,4 @@
-"""What the values of flags may be; a mistake is an ArgumentTypeError, which argparse reports."""
+"""The values that flags take; a wrong one raises ArgumentTypeError, which argparse reports."""
 
 import argparse
 import re
@@ -17,11 +17,12 @@ def checkpoint_or_all(text: str) -> str | int:
 
 def workdir(text: str) -> str:
     """Returns the path of a folder, or the URL of one in a bucket of Google Cloud Storage."""
-    # What Google Cloud Storage takes for the name of a bucket, and no empty folder.
+    # A bucket's name as Google Cloud Storage allows it, and no empty folder.
     bucket = r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^/]+)*/?"
     if "://" in text and not re.fullmatch(bucket, text):
         raise argparse.ArgumentTypeError(
-            f"{text} is no place for a run; give a folder that all hosts see, or gs://BUCKET/PATH"
+            f"{text} is not a folder or bucket for a run; give a folder that all hosts see, or"
+            " gs://BUCKET/PATH"
         )
     return text
 
@@ -66,4 +67,6 @@ def stage(text: str) -> str:
     """Returns which batches to plan: `largest`, `all`, or a number of sequences."""
     if text in ("largest", "all") or (text.isdecimal() and int(text) > 0):
         return text
-    raise argparse.ArgumentTypeError(f"{text!r} is none of largest, all, or a number of sequences")
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is wrong; give largest, all, or a number of sequences"
+    )

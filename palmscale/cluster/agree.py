@@ -1,6 +1,6 @@
-"""What the hosts tell one another, on JAX's coordination service: small texts, no collectives.
+"""Small text messages between processes over JAX's coordination service, without collectives.
 
-The only place that touches the service's private client; a test guards what is used of it.
+Only this file uses the service's private client; a test guards the methods that it needs.
 """
 
 import collections
@@ -12,13 +12,13 @@ from typing import Any
 
 from palmscale.errors import HostLost, UserError
 
-_SLACK_SECONDS = 10.0  # that the others wait for process 0 beyond what it waits for them
+_SLACK_SECONDS = 10.0  # extra time that the others wait for process 0's decision
 
 
 class Peers:
-    """The processes of a job, by index, this one being `index`; each has its host's name.
+    """The processes of a job and their host names; this process has the given `index`.
 
-    All of it answers at once where there is a single process.
+    With a single process, every method returns immediately.
     """
 
     def __init__(self, hosts: Sequence[str], *, index: int) -> None:
@@ -27,33 +27,35 @@ class Peers:
         self._calls: collections.Counter[str] = collections.Counter()
 
     def name(self, index: int) -> str:
-        """Returns what a person calls the process: `process 2 on tpu-worker-2`."""
+        """Returns the process's name for messages: `process 2 on tpu-worker-2`."""
         return f"process {index} on {self.hosts[index]}"
 
     def gather(self, key: str, text: str, timeout_seconds: float) -> list[str]:
-        """Returns every process's text, by index; see `decide`."""
+        """Returns the texts of all processes, by index; see `decide`."""
         return json.loads(self.decide(key, text, json.dumps, timeout_seconds))
 
     def decide(
         self, key: str, text: str, decide: Callable[[list[str]], str], timeout_seconds: float
     ) -> str:
-        """Returns what process 0 makes of every process's text; all call it, in the same order.
+        """Returns process 0's decision, computed by `decide` from the texts of all processes.
+
+        All processes must call this, in the same order for each key.
 
         Raises:
-            HostLost: some were not there in time; they are named.
+            HostLost: some processes did not respond in time; they are named.
         """
         if self._client is None:
             return decide([text])
         self._calls[key] += 1
         path = f"palmscale/{key}/{self._calls[key]}"
         self._client.key_value_set(f"{path}/{self.index}", text)
-        # Process 0 reads for all: with every host reading every other, 1536 hosts would send two
-        # million requests.
+        # Only process 0 reads the texts: if each of 1,536 hosts read all the others, they would
+        # send two million requests.
         if self.index == 0:
             texts, missing = self._collect(path, timeout_seconds)
             if not missing and self._calls[key] > 1:
-                # Whoever came here has read the last answer. Left there, they would fill the memory
-                # of process 0 in a long run.
+                # Every process here has read the previous decision. Old entries would fill process
+                # 0's memory in a long run.
                 self._client.key_value_delete(f"palmscale/{key}/{self._calls[key] - 1}/")
             verdict: dict[str, Any] = {"missing": missing, "failed": "process 0 failed"}
             try:
@@ -66,11 +68,11 @@ class Peers:
         if verdict["missing"]:
             named = ", ".join(self.name(index) for index in verdict["missing"][:8])
             raise HostLost(
-                f"{named} did not come to the {key} within {timeout_seconds:g} s; that process's"
-                " log tells where it stands"
+                f"{named} did not reach the {key} within {timeout_seconds:g} s; see that process's"
+                " log"
             )
         if "failed" in verdict:
-            raise HostLost(f"{self.name(0)} failed at the {key}; its log tells why")
+            raise HostLost(f"{self.name(0)} failed at the {key}; see its log")
         return verdict["decision"]
 
     def _collect(self, key: str, timeout_seconds: float) -> tuple[list[str], list[int]]:
@@ -91,26 +93,26 @@ class Peers:
             raise
 
     def publish(self, board: str, text: str) -> None:
-        """Puts this process's text on a board, in the place of its last one."""
+        """Publishes this process's text on a board, replacing its previous one."""
         if self._client is not None:
             self._client.key_value_set(f"palmscale/{board}/{self.index}", text, True)
 
     def read(self, board: str) -> dict[int, str]:
-        """Returns what is on a board, by process; does not wait."""
+        """Returns the texts on a board, by process; does not wait."""
         if self._client is None:
             return {}
-        with contextlib.suppress(Exception):  # a board that nobody wrote on is an error there
+        with contextlib.suppress(Exception):  # the client raises if a board is empty
             found = self._client.key_value_dir_get(f"palmscale/{board}/")
             return {int(key.rpartition("/")[2]): text for key, text in found}
         return {}
 
 
 def check_alike(peers: Peers, facts: Mapping[str, str], timeout_seconds: float) -> None:
-    """Checks that every process states the same facts: name to value, such as a digest.
+    """Checks that all processes have the same facts: name to value, such as a digest.
 
     Raises:
-        UserError: one differs from process 0; it is named, with what differs.
-        HostLost: one did not come.
+        UserError: a process differs from process 0; the message names it and the differences.
+        HostLost: a process did not respond in time.
     """
 
     def compare(texts: list[str]) -> str:
@@ -128,10 +130,10 @@ def _disagreement(peers: Peers, stated: Sequence[Mapping[str, str]]) -> str:
             if stated[0].get(name) != theirs.get(name)
         }
         if different:
-            listing = "; ".join(f"{name}: {a} against {b}" for name, (a, b) in different.items())
+            listing = ", ".join(f"{name}: {a} and {b}" for name, (a, b) in different.items())
             return (
-                f"{peers.name(0)} and {peers.name(index)} differ in {listing} - all hosts need the"
-                " same - install, copy or configure the second like the first"
+                f"{peers.name(0)} and {peers.name(index)} differ in {listing}; all hosts must be"
+                " the same: install, copy or configure the second like the first"
             )
     return ""
 

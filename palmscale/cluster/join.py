@@ -1,8 +1,8 @@
-"""Where this process stands among the others, and how they become one job.
+"""This process's place in a job, and how the processes join.
 
-JAX's own client ends the process from C++, without a name, when another host does not come. So the
-processes first hold a roll call on plain sockets, at the coordinator's address: it names who is
-missing, and then JAX starts there.
+If a host does not join, JAX's own client ends the process from C++ without naming the host. The
+processes therefore first hold a roll call on plain sockets at the coordinator's address, which
+names the missing processes. JAX then starts at the same address.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ from palmscale.errors import HostLost, UserError
 _Tell = Callable[[Callable[[], str]], None]
 
 _RETRY_SECONDS = 0.2
-_ANSWER_SECONDS = 5.0  # within which whoever connects says who it is
+_ANSWER_SECONDS = 5.0  # for a connecting process to identify itself
 _TELL_AFTER_SECONDS = 10.0
 _RUN_EVERYWHERE = (
-    "the command runs on every worker - use launch/tpu_pod.sh run, or gcloud's --worker=all"
+    "the command must run on every worker: use launch/tpu_pod.sh run, or gcloud with --worker=all"
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deadlines:
-    """How long hosts wait for one another, in seconds.
+    """How long hosts wait for one another, in seconds; at least 1 each.
 
     Attributes:
         join_seconds: for all hosts to start.
-        heartbeat_seconds: after which a silent host counts as dead, and the job ends.
-        agree_seconds: for all hosts to compile the step and to say with what.
-        step_seconds: that a step, an evaluation's batch or a save may stand still.
-        shutdown_seconds: for all hosts to end once they are done.
+        heartbeat_seconds: until a silent host counts as dead and the job ends.
+        agree_seconds: for all hosts to compile the step and compare programs.
+        step_seconds: that a step, an evaluation batch or a save may make no progress.
+        shutdown_seconds: for all hosts to exit after the run.
     """
 
     join_seconds: int = 300
@@ -53,10 +53,17 @@ class Deadlines:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
-    """One process of a job: where process 0 listens, how many there are, and which this one is.
+class ProcessPlace:
+    """The place of one process in a job.
 
-    `local_device_ids` are those of its devices that it may see; None: all.
+    Attributes:
+        coordinator: HOST:PORT where process 0 listens.
+        num_processes: number of processes in the job.
+        process_id: index of this process, from 0.
+        local_device_ids: the devices that this process may use; None: all.
+
+    Raises:
+        UserError: the address is not valid, or the index is out of range.
     """
 
     coordinator: str
@@ -68,13 +75,13 @@ class Place:
         host, colon, port = self.coordinator.rpartition(":")
         if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
             raise UserError(
-                f"the coordinator {self.coordinator!r} is no address - needed is HOST:PORT of"
-                " process 0 - write for example --coordinator=10.0.0.1:8476"
+                f"coordinator={self.coordinator!r} is not an address; expected HOST:PORT of process"
+                " 0, for example 10.0.0.1:8476."
             )
         if not 0 <= self.process_id < self.num_processes:
             raise UserError(
-                f"process {self.process_id} of {self.num_processes} cannot be - processes count"
-                " from 0 - change --process_id or --num_processes"
+                f"process_id={self.process_id} is out of range for"
+                f" num_processes={self.num_processes}; processes are numbered from 0."
             )
 
     @property
@@ -84,10 +91,10 @@ class Place:
         return host.strip("[]"), int(port)
 
 
-def detect(timeout_seconds: int) -> Place | None:
-    """Returns this process's place as Cloud TPU, GKE, Slurm or Open MPI tell it; None: none does.
+def detect(timeout_seconds: int) -> ProcessPlace | None:
+    """Returns this process's place as detected by JAX on Cloud TPU, GKE, Slurm or Open MPI.
 
-    It is JAX's own detection. A job of a single process has no place either.
+    Returns None if nothing is detected, or if the job has a single process.
     """
     from jax._src.clusters import ClusterEnv  # guarded by tests/unit/cluster/test_join.py
 
@@ -96,7 +103,7 @@ def detect(timeout_seconds: int) -> Place | None:
     )
     if coordinator is None or count is None or index is None or count < 2:
         return None
-    return Place(
+    return ProcessPlace(
         coordinator=coordinator,
         num_processes=count,
         process_id=index,
@@ -106,18 +113,21 @@ def detect(timeout_seconds: int) -> Place | None:
 
 @contextlib.contextmanager
 def join(
-    place: Place | None, deadlines: Deadlines, *, say: Callable[[str], None] = lambda text: None
+    place: ProcessPlace | None,
+    deadlines: Deadlines,
+    *,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Peers]:
-    """Joins the job before JAX's first use, and yields the processes in it.
+    """Joins the job before JAX is first used, and yields the processes in it.
 
-    `say` is told whom it waits for.
+    `say` receives a message about missing processes if the wait is long.
 
-    On an orderly end all wait for one another; after an exception nobody may: whoever handles it
-    ends the process with `os._exit`, else it would stand in JAX's shutdown barrier.
+    On a normal exit, all processes wait for one another. After an exception they must not: the
+    caller has to end the process with `os._exit`, or it would hang in JAX's shutdown barrier.
 
     Raises:
-        HostLost: a host did not come; it is named.
-        UserError: the hosts do not count alike.
+        HostLost: a host did not join in time; it is named.
+        UserError: the processes have different values of `num_processes`, or the same index.
     """
     if place is None or place.num_processes == 1:
         yield Peers(["localhost"], index=0)
@@ -138,13 +148,13 @@ def join(
 
 
 def roll_call(
-    place: Place, timeout_seconds: float, *, say: Callable[[str], None] = lambda text: None
+    place: ProcessPlace, timeout_seconds: float, *, say: Callable[[str], None] = lambda text: None
 ) -> list[str]:
-    """Returns every process's host name, by process, once all are there.
+    """Waits until all processes have joined and returns their host names, by process index.
 
     Raises:
-        HostLost: some are not in time; all who came are told who is missing.
-        UserError: two processes say that they are the same one, or they do not count alike.
+        HostLost: some processes did not join in time; every process that joined learns which.
+        UserError: the processes have different values of `num_processes`, or the same index.
     """
     take_part = _call if place.process_id == 0 else _answer
     tell = _once_after(_TELL_AFTER_SECONDS, say)
@@ -154,8 +164,8 @@ def roll_call(
     raise (HostLost if verdict["lost"] else UserError)(verdict["error"])
 
 
-def _call(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
-    """Process 0: waits for the others, and tells them all the outcome."""
+def _call(place: ProcessPlace, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
+    """Process 0's part: waits for the others and sends the outcome to all of them."""
     deadline = time.monotonic() + timeout_seconds
     came: dict[int, tuple[str, socket.socket | None]] = {0: (socket.gethostname(), None)}
     expected = range(place.num_processes)
@@ -164,8 +174,8 @@ def _call(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
         listener = socket.create_server(("", place.address[1]), backlog=place.num_processes)
     except OSError as problem:
         raise UserError(
-            f"process 0 cannot listen at port {place.address[1]} ({problem.strerror}) - a free"
-            " port is needed - end what uses it, or choose another coordinator port"
+            f"process 0 cannot listen on port {place.address[1]} ({problem.strerror}); free the"
+            " port or choose another one for the coordinator."
         ) from problem
     with listener:
         while len(came) < place.num_processes and not error and time.monotonic() < deadline:
@@ -178,14 +188,14 @@ def _call(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
                 index, count, host = answer["process"], answer["processes"], str(answer["host"])
                 if count != place.num_processes:
                     error = (
-                        f"process {index} on {host} counts {count} processes and process 0 on"
-                        f" {came[0][0]} counts {place.num_processes} - all must count alike -"
-                        " start every process with the same number"
+                        f"process {index} on {host} has num_processes={count} and process 0 on"
+                        f" {came[0][0]} has num_processes={place.num_processes}; start every"
+                        " process with the same number."
                     )
                 elif index in came:
                     error = (
-                        f"{came[index][0]} and {host} both say that they are process {index} -"
-                        " each needs a number of its own - change the process id of one"
+                        f"{came[index][0]} and {host} both have process_id={index}; each process"
+                        " needs its own."
                     )
                 came.setdefault(index if not error else -1, (host, connection))
     verdict: dict[str, Any] = {"hosts": [came[i][0] for i in expected if i in came]}
@@ -193,8 +203,8 @@ def _call(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
         verdict = {
             "lost": not error,
             "error": error
-            or f"process {_listed(expected, came)} of {place.num_processes} did not come within"
-            f" {timeout_seconds:g} s; here are {_present(came)} - {_RUN_EVERYWHERE}",
+            or f"process {_listed(expected, came)} of {place.num_processes} did not join within"
+            f" {timeout_seconds:g} s; joined: {_present(came)}; {_RUN_EVERYWHERE}",
         }
     for _, connection in came.values():
         if connection is not None:
@@ -203,8 +213,8 @@ def _call(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
     return verdict
 
 
-def _answer(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
-    """Another process: says who it is until process 0 has told it the outcome."""
+def _answer(place: ProcessPlace, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:
+    """Any other process's part: identifies itself until process 0 sends the outcome."""
     deadline = time.monotonic() + timeout_seconds
     me = {
         "process": place.process_id,
@@ -213,11 +223,11 @@ def _answer(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]
     }
     problem = ""
     while (left := deadline - time.monotonic()) > 0:
-        tell(lambda: f"process 0 at {place.coordinator} does not answer yet")
+        tell(lambda: f"process 0 at {place.coordinator} has not answered yet")
         try:
             with socket.create_connection(place.address, timeout=left) as connection:
                 connection.sendall(json.dumps(me).encode() + b"\n")
-                # Process 0 waits for the last one as long as this process would, and then answers.
+                # Process 0 answers only after all have joined or its own wait is over.
                 connection.settimeout(left + _ANSWER_SECONDS)
                 if line := connection.makefile().readline():
                     return json.loads(line)
@@ -225,12 +235,12 @@ def _answer(place: Place, timeout_seconds: float, tell: _Tell) -> dict[str, Any]
         except OSError as error:
             problem = error.strerror or str(error)
         except ValueError:
-            problem = "something else listens there"
+            problem = "another program listens there"
         time.sleep(_RETRY_SECONDS)
     return {
         "lost": True,
         "error": f"process 0 did not answer at {place.coordinator} within {timeout_seconds:g} s"
-        f" ({problem}) - it must run, and be reached there - {_RUN_EVERYWHERE}",
+        f" ({problem}); it must be running and reachable there; {_RUN_EVERYWHERE}",
     }
 
 

@@ -1,4 +1,4 @@
-"""Preemption: a SIGTERM to any host makes all of them save at the same step, and end."""
+"""Preemption: after a SIGTERM to any host, all hosts save at the same step and exit."""
 
 import signal
 from types import FrameType, TracebackType
@@ -10,10 +10,10 @@ from palmscale.cluster.agree import Peers
 
 
 class Preemption:
-    """Tells whether the job was asked to end; entered by the main thread, around the training.
+    """Reports whether the job was asked to end. Enter it in the main thread, around training.
 
-    With several processes JAX's preemption service catches SIGTERM and works out a step that all
-    of them have yet to come to; it swallows the signal, so `reached` is to be asked at every step.
+    With several processes, JAX's preemption service catches SIGTERM and chooses a future step for
+    all of them. It swallows the signal, so `reached` must be called at every step.
     """
 
     def __init__(self, peers: Peers) -> None:
@@ -22,9 +22,9 @@ class Preemption:
         self._calls = 0
 
     def reached(self) -> bool:
-        """Returns whether to save and end now; every process asks as often, and is told alike."""
+        """Returns whether to save and exit now. Every process must call this equally often."""
         if self._peers.count > 1:
-            self._calls += 1  # and not the step, which a rewind turns back
+            self._calls += 1  # not the step number, which a rewind would reset
             return multihost_utils.reached_preemption_sync_point(self._calls)
         return self._asked
 

@@ -1,9 +1,9 @@
-"""A thread that ends the job when it cannot go on, and says which host is at fault.
+"""A thread that ends the job when it cannot continue, and names the host at fault.
 
-It does three things, every second or two: it publishes where this process stands; it looks whether
-another process has said why it ends, and then ends this one; and when nothing has moved for too
-long it prints every thread's stack and the host that the others wait for, and ends the process. A
-process that ends tells the others why: JAX alone would let them wait for its heartbeat.
+Every second or so it does three things. It publishes this process's position. If another process
+has published why it is ending, it ends this one too. If there has been no progress for too long, it
+prints all threads' stacks and the host that the others wait for, and ends the process. A process
+that ends tells the others why; with JAX alone, they would wait for its heartbeat to time out.
 """
 
 import contextlib
@@ -17,24 +17,24 @@ from types import TracebackType
 from typing import Any, Self
 
 from palmscale.cluster.agree import Peers
+from palmscale.exit_codes import RESTART_ME
 
-RESTART_ME = 75
 _BOARD, _LAST_WORDS = "progress", "last words"
 _POLL_SECONDS = 1.0
 _SILENT_POLLS = 3
 _PROCESSES_SHOWN = 8
-# Another thread of C++ code may hold Python's lock for ever: then only this timer gets through.
+# If C++ code in another thread holds the GIL forever, only this timer still works.
 _BACKSTOP = 1.5
 
 
 class Watchdog:
-    """Watches over one process of a job while it is entered.
+    """Watches one process of a job while it is entered.
 
     Args:
         peers: all processes of the job.
-        warn: takes what a person should know.
-        stall_seconds: after a `beat` without another, when the process ends with code 75.
-        end: ends the process at once, with an exit code and the reason; called in a thread.
+        stall_seconds: longest time between two calls of `beat`; then the process exits with 75.
+        warn: receives warnings for the user.
+        end: ends the process immediately, with an exit code and a reason; called in a thread.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self, where: str, step: int) -> None:
-        """Notes what the process is about to wait for, such as `input`, and at which step."""
+        """Records what the process is about to wait for, such as `input`, and at which step."""
         self._where, self._step, self._since = where, step, time.monotonic()
         faulthandler.dump_traceback_later(
             self._stall_seconds * _BACKSTOP, exit=True, file=sys.__stderr__
         )
 
     def go_on(self) -> None:
-        """Notes that the process has moved, though it is where it was."""
+        """Records progress without a change of position."""
         self.beat(self._where, self._step)
 
     def rest(self) -> None:
-        """Allows any time until the next beat."""
+        """Suspends the stall timeout until the next beat."""
         self._since = None
         faulthandler.cancel_dump_traceback_later()
 
@@ -84,11 +84,11 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(_POLL_SECONDS, self._stall_seconds / 4)):
-            # The service may be gone or slow; whether this process stands still is seen without it.
+            # The service may be gone or slow; a stall of this process is detected without it.
             with contextlib.suppress(Exception):
                 self._publish()
             if words := said_by_others(self._peers):
-                if self._age() > self._stall_seconds / 2:  # it may be the one they waited for
+                if self._age() > self._stall_seconds / 2:  # the others may have waited for this one
                     faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
                 self._finish(*words)
             elif self._age() > self._stall_seconds:
@@ -102,23 +102,23 @@ class Watchdog:
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     def _stalled(self) -> None:
-        """Says where everybody stands, and ends the process."""
+        """Reports the position of every process, and ends this one."""
         faulthandler.cancel_dump_traceback_later()
         standing = {i: json.loads(text) for i, text in self._peers.read(_BOARD).items()}
         who = " and ".join(self._peers.name(index) for index in laggards(standing)[:4])
-        told = f"the others wait for {who}" if who else "here are its stacks"
+        told = f"the others wait for {who}" if who else "its stacks follow"
         self._warn(
             f"no progress for {self._stall_seconds:g} s: this process waits for {self._where} at"
             f" step {self._step}; {told}."
         )
         for index, stands in sorted(standing.items())[:_PROCESSES_SHOWN]:
             self._warn(
-                f"{self._peers.name(index)} waits for {stands['where']} at step {stands['step']},"
-                f" {stands['age']:.0f} s long."
+                f"{self._peers.name(index)} has waited for {stands['where']} at step"
+                f" {stands['step']} for {stands['age']:.0f} s."
             )
         faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
         who = who or self._peers.name(self._peers.index)
-        message = f"{who} stood still for {self._stall_seconds:g} s"
+        message = f"{who} made no progress for {self._stall_seconds:g} s"
         say_why(self._peers, RESTART_ME, message)
         self._finish(RESTART_ME, message)
 
@@ -128,10 +128,10 @@ class Watchdog:
 
 
 def laggards(standing: Mapping[int, Mapping[str, Any]]) -> list[int]:
-    """Returns the processes that the others wait for: the earliest, if not all stand alike.
+    """Returns the processes that the others wait for: those furthest behind, if not all are equal.
 
-    Whoever waits for the devices waits for another host, who has yet to start that step: it stands
-    at an earlier step, or at the same one in its own code, the input.
+    A process that waits for the devices waits for a host that has not started the step yet. That
+    host is at an earlier step, or at the same step in its own code, the input.
     """
     if not standing:
         return []
@@ -142,15 +142,15 @@ def laggards(standing: Mapping[int, Mapping[str, Any]]) -> list[int]:
 
 
 def say_why(peers: Peers, code: int, message: str) -> None:
-    """Tells the other processes that this one ends, with what exit code and why."""
+    """Tells the other processes that this one is ending, with its exit code and the reason."""
     peers.publish(_LAST_WORDS, json.dumps({"code": code, "message": message}))
     if peers.count > 1 and peers.index == 0:
-        # The board is in this process: leave the others the time to read it.
+        # The board is hosted by this process: give the others time to read it.
         time.sleep(_SILENT_POLLS * _POLL_SECONDS)
 
 
 def said_by_others(peers: Peers) -> tuple[int, str] | None:
-    """Returns exit code and reason of another process that ends; None: none does."""
+    """Returns the exit code and reason of another process that is ending; None if none is."""
     for index, text in sorted(peers.read(_LAST_WORDS).items()):
         if index != peers.index:
             words = json.loads(text)
@@ -159,7 +159,7 @@ def said_by_others(peers: Peers) -> tuple[int, str] | None:
 
 
 def silent(peers: Peers) -> list[int]:
-    """Returns the other processes that no longer publish where they stand; takes some seconds."""
+    """Returns the other processes that no longer publish their position; takes a few seconds."""
     before = peers.read(_BOARD)
     time.sleep(_SILENT_POLLS * _POLL_SECONDS)
     now = peers.read(_BOARD)

@@ -1,4 +1,4 @@
-"""The row cache of a corpus: found, or built once; verified; and compared with its sources."""
+"""The row cache of a corpus: finding or building it, and verifying it."""
 
 import functools
 import hashlib
@@ -10,29 +10,31 @@ from typing import Any
 
 import numpy as np
 
-from palmscale.data import paths
-from palmscale.data.build import Progress, build_cache
+from palmscale.data.build.builder import Progress, build_cache
+from palmscale.data.build.processes import Count, Executor, LocalProcesses
 from palmscale.data.pack import CONCATENATE
-from palmscale.data.processes import Count, Executor, LocalProcesses
-from palmscale.data.rows import (
+from palmscale.data.row_cache import (
     FORMAT,
     MANIFEST,
     RowCache,
+    damaged,
     digest_of,
     file_digest,
-    shards_of,
+    files_of,
 )
-from palmscale.data.sources import Corpus, Shard
-from palmscale.data.vocab import Vocabulary
-from palmscale.errors import CorruptionError, UserError
+from palmscale.data.sources import paths
+from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.source import SourceShard
+from palmscale.data.vocabulary import Vocabulary
+from palmscale.errors import UserError
 from palmscale.observe import log
 
-_HASHED_BYTES = 1 << 30  # larger corpora are known by names and sizes, and checked by stamps
+_HASHED_BYTES = 1 << 30  # larger corpora are identified by names and sizes, and checked by stamps
 _VERIFIED_ROWS = 1024
 VERIFYING = "Verifying rows"
 
 
-def open_or_build(
+def find_or_build(
     *,
     corpus: Corpus,
     vocabulary: Vocabulary,
@@ -43,16 +45,17 @@ def open_or_build(
     executor: Executor = LocalProcesses(1),
     progress: Progress = lambda what, done, total: None,
 ) -> RowCache:
-    """Returns the cache of this text under `cache_directory`, building it if it is not there.
+    """Returns the cache of this text in `cache_directory`, building it if it does not exist.
 
-    The directory's name holds the digest of the definition (corpus, vocabulary, sequence length,
-    packing, seed) and that of the files, so changed text gets a new cache: by content up to a
-    GiB; above, by names and sizes, and a file that was touched since is compared by content.
-    Opening a cache needs neither SeqIO nor TensorFlow, nor the text: where the text is absent, the
-    only cache of the same definition is opened. A SeqIO task is known by its name alone: after
-    changing what the name stands for, delete its cache.
+    The folder's name contains a digest of the definition (corpus, vocabulary, sequence length,
+    packing, seed) and a digest of the files, so changed text gets a new cache. Up to 1 GiB of text,
+    the content counts. Above, names and sizes count, and files that were touched since are
+    compared by content. Opening a cache needs neither SeqIO, TensorFlow nor the text: if the text
+    is absent, the only cache of the same definition is opened. A SeqIO task is identified by its
+    name alone: delete its cache after changing the task.
 
-    Raises UserError where a file of a large corpus has changed.
+    Raises:
+        UserError: a file of a large corpus has changed, or the cache cannot be built.
     """
     root = Path(cache_directory).expanduser()
     definition = [FORMAT, corpus.definition(), sequence_length, packing, seed, vocabulary.digest]
@@ -61,19 +64,19 @@ def open_or_build(
     try:
         shards = corpus.source.shards()
         directory = root / f"{prefix}-{_content_digest(shards)[:12]}"
-    except UserError as absent:  # the text, or what its source needs to be installed
+    except UserError as absent:  # the text is absent, or a library that reads it
         return _only_built(root, prefix, absent)
     if (directory / MANIFEST).exists():
         cache = RowCache.open(directory)
         if what := changed_source(cache, shards):
             raise UserError(
-                f"{what} since {directory} was built from it - rows and text must agree - restore"
-                f" it, delete the cache, or use it as it is: CACHE={directory}"
+                f"{what} since {directory} was built; restore the text, delete the cache to rebuild"
+                f" it, or open it as it is: Data.cache={directory}."
             )
         return cache
     for manifest in sorted(root.glob(f"{prefix}-*/{MANIFEST}")):
         what = changed_source(RowCache.open(manifest.parent), shards)
-        log.warn(f"{what} since {manifest.parent} was built: building anew")
+        log.warn(f"{what} since {manifest.parent} was built: building a new cache.")
     return build_cache(
         corpus=corpus,
         vocabulary=vocabulary,
@@ -86,10 +89,10 @@ def open_or_build(
     )
 
 
-def changed_source(cache: RowCache, shards: Sequence[Shard]) -> str | None:
-    """Returns what is not as it was when the cache was built: "a.txt has changed"; None: nothing.
+def changed_source(cache: RowCache, shards: Sequence[SourceShard]) -> str | None:
+    """Returns how the text differs from when the cache was built: "a.txt has changed"; or None.
 
-    A file whose stamp is the same is taken to be the same.
+    A file with an unchanged stamp is assumed to be unchanged.
     """
     now = {shard.name: shard for shard in shards}
     for source in cache.manifest["sources"]:
@@ -107,12 +110,13 @@ def verify(
     executor: Executor = LocalProcesses(1),
     progress: Progress = lambda what, done, total: None,
 ) -> RowCache:
-    """Returns the cache, having read it all: each file's sha256, each row's sum, their digest.
+    """Reads a whole cache, verifies the digests of files and rows, and returns it.
 
-    Raises CorruptionError naming a file that differs.
+    Raises:
+        CorruptionError: a file differs from its digest; names it.
     """
     cache = RowCache.open(directory)
-    total, done = sum(shard["bytes"] for shard in shards_of(cache.manifest)), 0
+    total, done = sum(file["bytes"] for file in files_of(cache.manifest)), 0
 
     def count(more: int) -> None:
         nonlocal done
@@ -124,37 +128,32 @@ def verify(
         for split, stored in cache.manifest["splits"].items()
         for number in range(len(stored["shards"]))
     ]
-    function = functools.partial(_verify_shard, directory=Path(directory))
+    function = functools.partial(_verify_file, directory=Path(directory))
     digests = dict(executor.each(function, parts, count))
     for split, stored in cache.manifest["splits"].items():
-        of_shards = [digests[split, number] for number in range(len(stored["shards"]))]
-        if digest_of(of_shards) != stored["rows_sha256"]:
-            raise CorruptionError(
-                f"{cache.directory}: the rows of {split!r} differ from the manifest"
-            )
+        of_files = [digests[split, number] for number in range(len(stored["shards"]))]
+        if digest_of(of_files) != stored["rows_sha256"]:
+            raise damaged(f"{cache.directory}: the rows of {split!r} differ from the manifest")
     return cache
 
 
-def _verify_shard(
+def _verify_file(
     part: tuple[str, int], count: Count, *, directory: Path
 ) -> tuple[tuple[str, int], str]:
-    """Returns the part, and the digest of its rows."""
+    """Returns the part (split, number of a row file) and the digest of its rows."""
     split_name, number = part
     cache = RowCache.open(directory)
-    shards = cache.manifest["splits"][split_name]["shards"]
-    shard, path = shards[number], directory / shards[number]["name"]
-    if file_digest(path) != shard["sha256"]:
-        raise CorruptionError(
-            f"{path} differs from its sha256 - a cache must be as it was built - restore the"
-            " file, or delete the directory so that it is built again"
-        )
-    split, first = cache.split(split_name), sum(s["rows"] for s in shards[:number])
+    files = cache.manifest["splits"][split_name]["shards"]
+    file, path = files[number], directory / files[number]["name"]
+    if file_digest(path) != file["sha256"]:
+        raise damaged(f"{path} differs from its sha256")
+    split, first = cache.split(split_name), sum(each["rows"] for each in files[:number])
     columns: dict[str, list[np.ndarray]] = {name: [] for name, _ in split.fields}
-    for start in range(first, first + shard["rows"], _VERIFIED_ROWS):
-        rows = split.read(np.arange(start, min(start + _VERIFIED_ROWS, first + shard["rows"])))
+    for start in range(first, first + file["rows"], _VERIFIED_ROWS):
+        rows = split.read(np.arange(start, min(start + _VERIFIED_ROWS, first + file["rows"])))
         for name, dtype in split.fields:
             columns[name].append(rows[name].astype(dtype))
-        count(shard["bytes"] * len(rows["target"]) // shard["rows"])
+        count(file["bytes"] * len(rows["target"]) // file["rows"])
     digest = hashlib.sha256()
     for parts in columns.values():
         for values in parts:
@@ -163,15 +162,15 @@ def _verify_shard(
 
 
 def _only_built(root: Path, prefix: str, absent: UserError) -> RowCache:
-    # What a cache that was copied to a machine without its text, or without SeqIO, is found by.
+    """Returns the cache that was copied to a machine without its text or without SeqIO."""
     built = [path.parent for path in root.glob(f"{prefix}-*/{MANIFEST}")]
     if len(built) != 1:
         raise absent
-    log.warn(f"using {built[0]}, the only cache of this definition: {absent}")
+    log.warn(f"Using {built[0]}, the only cache of this definition: {absent}")
     return RowCache.open(built[0])
 
 
-def _content_digest(shards: Sequence[Shard]) -> str:
+def _content_digest(shards: Sequence[SourceShard]) -> str:
     sizes: list[Any] = [[shard.name, shard.bytes] for shard in shards]
     if sum(shard.bytes for shard in shards) > _HASHED_BYTES:
         return digest_of(sizes)

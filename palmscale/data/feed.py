@@ -1,4 +1,4 @@
-"""Rows to global arrays: each process reads the rows of its own devices, some batches ahead."""
+"""Rows become global arrays: each process reads the rows of its own devices, some batches ahead."""
 
 import queue
 import threading
@@ -13,15 +13,23 @@ from palmscale.errors import UserError
 
 _POLL_SECONDS = 0.1
 
-PREFETCH_BATCHES = 2  # that a host holds ready, while the devices have one
+PREFETCH_BATCHES = 2  # that a host holds ready while the devices process another
 
 
 class Feed:
-    """Iterates over (cursor of the batch, Batch of global arrays) from `cursor` on, endlessly.
+    """An endless iterator over (cursor of the batch, Batch of global arrays).
 
-    A background thread reads and places up to `prefetch` batches ahead. What goes wrong in it is
-    raised by the next `next()`. `sharding` is that of a [batch, length] array; every batch size of
-    the schedule must divide over it (UserError).
+    A background thread reads batches ahead and places them on the devices. An exception in it is
+    raised by the next `next()`.
+
+    Args:
+        stream: the batches.
+        sharding: of a [batch, length] array.
+        cursor: of the first batch.
+        prefetch: number of batches to read ahead.
+
+    Raises:
+        UserError: a batch size of the schedule is not divisible by the sharding.
     """
 
     def __init__(
@@ -51,12 +59,12 @@ class Feed:
         return item
 
     def seek(self, cursor: Cursor) -> None:
-        """Goes on from `cursor`, dropping what was read ahead."""
+        """Continues from `cursor` and drops the batches that were read ahead."""
         self.close()
         self._start(cursor)
 
     def close(self) -> None:
-        """Ends the background thread. A closed feed may `seek`."""
+        """Stops the background thread. A closed feed can still `seek`."""
         self._stopped.set()
         self._thread.join()
 
@@ -70,8 +78,7 @@ class Feed:
         self._failure = None
         self._ready = queue.Queue(maxsize=self._prefetch)
         self._stopped = threading.Event()
-        # The thread gets its own queue and event: one that is late to stop cannot touch its
-        # successor's.
+        # Each thread has its own queue and event, so a late one cannot affect its successor.
         arguments = (self._stream, self._sharding, cursor, self._ready, self._stopped)
         self._thread = threading.Thread(target=_fill, args=arguments, name="feed", daemon=True)
         self._thread.start()
@@ -85,10 +92,20 @@ def held_out_batches(
     max_sequences: int | None = None,
     pad_id: int = 0,
 ) -> Iterator[Batch]:
-    """Yields the split's first `max_sequences` rows (None: all) in stored order, as global arrays.
+    """Yields the split's rows in stored order, as batches of global arrays.
 
-    Every batch carries weights, 1 for a row and 0 for the rows that fill up the last one, so that
-    all compile to one program.
+    Every batch has weights, which are 0 for the rows that pad the last batch, so that all batches
+    use the same compiled program.
+
+    Args:
+        split: the stored rows.
+        sharding: of a [batch, length] array.
+        batch_sequences: rows per batch.
+        max_sequences: number of rows to yield; None: all.
+        pad_id: token of the padding rows.
+
+    Raises:
+        UserError: `batch_sequences` is not divisible by the sharding.
     """
     check_divides(sharding, batch_sequences)
     rows = split.num_rows if max_sequences is None else min(split.num_rows, max_sequences)
@@ -110,7 +127,7 @@ def held_out_batches(
 
 
 def abstract_batch(stream: RowStream, sharding: NamedSharding, step: int) -> Batch:
-    """Returns the shapes of the batch of `step`, with their shardings; reads a row to know them."""
+    """Returns the shapes and shardings of the batch of `step`; reads one row to determine them."""
     is_packed = "segment" in stream.read(np.zeros(1, np.int64))
     sequences = stream.schedule.sequences(step)
     return batch_shapes(sequences, stream.rows.sequence_length, sharding, is_packed=is_packed)
@@ -119,7 +136,10 @@ def abstract_batch(stream: RowStream, sharding: NamedSharding, step: int) -> Bat
 def batch_shapes(
     sequences: int, sequence_length: int, sharding: NamedSharding, *, is_packed: bool
 ) -> Batch:
-    """Returns the shapes of a batch as `Feed` gives it; of rows that hold several, if packed."""
+    """Returns the shapes and shardings of a batch of `Feed`.
+
+    `is_packed`: whether rows hold several examples.
+    """
 
     def array(dtype: type) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((sequences, sequence_length), dtype, sharding=sharding)
@@ -131,15 +151,15 @@ def batch_shapes(
 
 
 def check_divides(sharding: NamedSharding, batch_sequences: int) -> None:
-    """Raises UserError unless a batch divides evenly over the sharding's batch dim."""
+    """Raises UserError unless a batch is divisible by the sharding of its batch dim."""
     names = sharding.spec[0] if len(sharding.spec) else None
     names = (names,) if isinstance(names, str) else tuple(names or ())
-    shards = int(np.prod([sharding.mesh.shape[name] for name in names], dtype=np.int64))
-    if batch_sequences % shards:
+    parts = int(np.prod([sharding.mesh.shape[name] for name in names], dtype=np.int64))
+    if batch_sequences % parts:
         axes = " x ".join(f"{name}={sharding.mesh.shape[name]}" for name in names)
         raise UserError(
-            f"a batch of {batch_sequences} sequences does not divide over {axes} - each device"
-            f" needs the same number - use a multiple of {shards}, or a smaller mesh"
+            f"a batch of {batch_sequences} sequences is not divisible by {axes}; use a multiple of"
+            f" {parts}, or a smaller mesh."
         )
 
 
@@ -148,7 +168,7 @@ def _fill(stream, sharding, cursor, ready, stopped) -> None:
         while not stopped.is_set():
             _put((cursor, _place_batch(stream, sharding, cursor)), ready, stopped)
             cursor = stream.advance(cursor)
-    except Exception as error:  # whatever it is, the thread that asks for the batch must see it
+    except Exception as error:  # raised again in the thread that asks for the batch
         _put(error, ready, stopped)
 
 
@@ -171,7 +191,7 @@ def _place(
     sharding: NamedSharding,
     read: Callable[[slice], dict[str, np.ndarray]],
 ) -> Batch:
-    """Returns the batch of which `read` gives some rows; each is read once, however it is split."""
+    """Returns the batch whose rows `read` reads; each row is read once, on however many devices."""
     rows: dict[tuple[int, int], dict[str, np.ndarray]] = {}
     pieces: dict[str, list[jax.Array]] = {}
     for device, (wanted, inside) in sharding.addressable_devices_indices_map(shape).items():

@@ -1,9 +1,9 @@
-"""Rows of several caches in proportion: whose row a row number is, and which of its rows.
+"""Mixing the rows of several caches by weight.
 
-Row numbers go in blocks of about 4096. In each, a component has the places that its weight says,
-and a permutation keyed by the block spreads them over it. So the place of any row is worked out
-from its number alone, the shares hold over every block, and a component's rows come in order,
-each once, as if it were alone.
+Row numbers are divided into blocks of about 4096. In each block, every component has a quota of
+positions that follows its weight, and a permutation keyed by the block distributes them. A row's
+component and its number within the component are therefore functions of the row number alone, the
+proportions hold in every block, and each component's rows come in their own order, each once.
 """
 
 import functools
@@ -14,24 +14,28 @@ from fractions import Fraction
 import numpy as np
 
 from palmscale.data.permutation import permute
-from palmscale.data.rows import RowCache
-from palmscale.data.sources import TRAIN
+from palmscale.data.row_cache import RowCache
+from palmscale.data.sources.source import TRAIN
 from palmscale.data.stream import Rows, Shuffled
 from palmscale.errors import UserError
 
 _BLOCK_ROWS = 4096
-_LAST_ROW = 1 << 62  # of the last stage: past any run, and counts up to it fit an int64
+_LAST_ROW = 1 << 62  # of the last stage: beyond any run, and counts up to it fit into int64
 
 Stages = Sequence[tuple[int, Mapping[str, float]]]
 
 
 class Mixture:
-    """Which component a row number is of, and which of the component's rows, 0, 1, 2 ..., it is.
+    """Maps row numbers to a component and the number of a row within it.
 
-    `stages` are pairs (first row number, weights by component); the first begins at 0, and each has
-    a positive weight. Only the weights' proportions matter. They hold exactly where they are those
-    of whole numbers of sum 4096 at most, else to a row in a block of 4096; a positive weight gives
-    a row in each block at least.
+    The proportions of the weights hold exactly if they are those of whole numbers with a sum of at
+    most 4096, and otherwise to within one row per block of 4096. A component of positive weight has
+    at least one row in every block.
+
+    Args:
+        stages: pairs (first row number, weights by component). The first starts at 0, and each has
+            a positive weight. Only the ratios of the weights matter.
+        seed: of the permutations.
     """
 
     def __init__(self, stages: Stages, *, seed: int):
@@ -45,11 +49,11 @@ class Mixture:
             self._stages.append(stage)
             bases_C = stage.bases_after_C
         self._first_rows = np.array([first_row for first_row, _ in stages])
-        # Two: the rows of a batch may lie on both sides of a block's end.
+        # Two: a batch may span two blocks.
         self._block = functools.lru_cache(maxsize=2)(self._spread)
 
     def locate(self, row_numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns of each row number the place in `components` and the row of that component."""
+        """Returns for each row number the index in `components` and the row within it."""
         row_numbers = np.asarray(row_numbers, dtype=np.int64)
         numbers, blocks, places = self._places(row_numbers)
         component, row = np.empty_like(row_numbers), np.empty_like(row_numbers)
@@ -60,7 +64,7 @@ class Mixture:
         return component, row
 
     def consumed(self, row_number: int) -> dict[str, int]:
-        """Returns how many rows of each component come before `row_number`."""
+        """Returns the number of rows before `row_number`, by component."""
         number, block, place = (int(part) for part in self._places(np.array(row_number)))
         component_P, _ = self._block(number, block)
         consumed_C = self._stages[number].bases_of_block_C(block)
@@ -68,13 +72,13 @@ class Mixture:
         return dict(zip(self.components, consumed_C.tolist()))
 
     def _places(self, row_numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns of each row number its stage, its block in the stage, its place in the block."""
+        """Returns for each row number its stage, block in the stage and position in the block."""
         numbers = np.searchsorted(self._first_rows, row_numbers, side="right") - 1
         sizes = np.array([stage.block_rows for stage in self._stages])[numbers]
         return numbers, *np.divmod(row_numbers - self._first_rows[numbers], sizes)
 
     def _spread(self, number: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the component, and the row of it, at each place of a block."""
+        """Returns the component and the row within it for each position of a block."""
         stage = self._stages[number]
         quotas_C = stage.quotas_C(block)
         ends_C = np.cumsum(quotas_C)
@@ -89,10 +93,15 @@ class Mixture:
 
 
 class Mixed:
-    """The rows of several splits in the proportions of a mixture, each split shuffled by itself.
+    """The rows of several splits, mixed by weight, each split shuffled on its own.
 
-    `splits` and the weights of `stages` (see Mixture) have the same names. Raises UserError when a
-    split has no rows.
+    Args:
+        splits: stored rows by component.
+        stages: see Mixture; its components are those of `splits`.
+        seed: of all orders.
+
+    Raises:
+        UserError: a split has no rows.
     """
 
     def __init__(self, splits: Mapping[str, Rows], stages: Stages, *, seed: int):
@@ -103,7 +112,7 @@ class Mixed:
         self.sequence_length = self._rows[0].sequence_length
 
     def read(self, row_numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the rows [n, sequence_length] by field of a Batch, in the order asked for."""
+        """Returns the rows [n, sequence_length] by field of a Batch, in the requested order."""
         component, row = self._mixture.locate(row_numbers)
         present = np.unique(component).tolist()
         order = np.argsort(component, kind="stable")
@@ -116,38 +125,38 @@ class Mixed:
         return mixed
 
     def names(self, row_numbers: np.ndarray) -> list[str]:
-        """Returns the split that each of the rows is of."""
+        """Returns the component of each row."""
         component, _ = self._mixture.locate(row_numbers)
         return [self._mixture.components[index] for index in component.tolist()]
 
     def epochs(self, row_number: int) -> dict[str, float]:
-        """Returns how often the rows before `row_number` went through each split."""
+        """Returns the epochs of each component that the rows before `row_number` make up."""
         consumed = self._mixture.consumed(row_number)
         return {name: rows / self._splits[name].num_rows for name, rows in consumed.items()}
 
 
 def check_alike(caches: Mapping[str, RowCache]) -> None:
-    """Raises UserError unless the caches may be mixed: equal vocabularies, lengths and fields."""
+    """Raises UserError unless the caches have equal vocabularies, sequence lengths and packings."""
     (first, one), *others = caches.items()
     for name, other in others:
         for what, seen in (
             ("vocabularies", lambda cache: cache.vocabulary.digest),
-            ("row lengths", lambda cache: cache.sequence_length),
+            ("sequence lengths", lambda cache: cache.sequence_length),
             ("packings", lambda cache: cache.split(TRAIN).is_packed),
         ):
             if seen(one) != seen(other):
                 raise UserError(
                     f"the components {first} and {name} have different {what} ({one.directory},"
-                    f" {other.directory}) - a mixture needs the same in all - build both with one"
-                    " SENTENCEPIECE_MODEL, SEQUENCE_LENGTH and PACKING"
+                    f" {other.directory}); build both with the same Data.sentencepiece_model,"
+                    " Data.sequence_length and Data.packing."
                 )
 
 
 class _Stage:
-    """The row numbers from `first_row` to before `end`, mixed by one set of weights.
+    """The row numbers in [first_row, end), mixed by one set of weights.
 
-    The last block is as long as what is left, and has its own quotas. `bases_C` and `bases_after_C`
-    count each component's rows before the stage and up to its end.
+    The last block may be shorter and has quotas of its own. `bases_C` and `bases_after_C` count
+    each component's rows before the stage and before its end.
     """
 
     def __init__(self, first_row: int, end: int, weights_C: Sequence[int], bases_C: np.ndarray):
@@ -160,16 +169,16 @@ class _Stage:
         self.bases_after_C = self.bases_of_block_C(self._full_blocks) + self._last_C
 
     def quotas_C(self, block: int) -> np.ndarray:
-        """Returns how many places of the block each component has."""
+        """Returns the number of positions of each component in the block."""
         return self._full_C if block < self._full_blocks else self._last_C
 
     def bases_of_block_C(self, block: int) -> np.ndarray:
-        """Returns how many rows of each component come before the block."""
+        """Returns the number of rows of each component before the block."""
         return self._bases_C + block * self._full_C
 
 
 def _whole_numbers(weights: Sequence[float]) -> list[int]:
-    """Returns the smallest whole numbers in the proportions of the weights as they are written."""
+    """Returns the smallest whole numbers with the ratios of the weights as written in decimal."""
     fractions = [Fraction(str(weight)) for weight in weights]
     scale = math.lcm(*(fraction.denominator for fraction in fractions))
     numbers = [int(fraction * scale) for fraction in fractions]
@@ -177,9 +186,9 @@ def _whole_numbers(weights: Sequence[float]) -> list[int]:
 
 
 def _quotas(weights_C: Sequence[int], size: int, *, least: int) -> np.ndarray:
-    """Returns whole numbers of sum `size` nearest to the weights' shares: largest remainders.
+    """Returns whole numbers of sum `size` in proportion to the weights (largest remainders).
 
-    A positive weight has at least `least`; what that takes comes from the largest.
+    A positive weight gets at least `least`, at the expense of the largest quota.
     """
     total = sum(weights_C)
     shares = [divmod(weight * size, total) for weight in weights_C]

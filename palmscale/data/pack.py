@@ -1,7 +1,7 @@
-"""Documents to rows, and a row's record on disk.
+"""Packing documents into rows, and the record of a row on disk.
 
-Pretraining rows are documents joined with [eod] and split at the sequence length: no padding.
-Fine-tuning rows are whole examples side by side, each its own segment, the rest padded.
+Pretraining rows are documents joined with [eod] and split at the sequence length, without padding.
+Fine-tuning rows are whole examples side by side, each its own segment, and padding.
 """
 
 import zlib
@@ -15,40 +15,39 @@ from palmscale.errors import CorruptionError, UserError
 CONCATENATE, SEGMENTS = "concatenate", "segments"
 PACKINGS = (CONCATENATE, SEGMENTS)
 _CRC_BYTES = 4
-_WHOLE = 0x2144DF1C  # the crc32 of anything that its own crc32 follows, wherever it was started
-_OPEN_ROWS = 64  # rows that may still take an example: more would fill little better
+_RESIDUE = 0x2144DF1C  # the crc32 of any data followed by its own crc32, for any start value
+_OPEN_ROWS = 64  # rows that may still take an example; more would hardly reduce padding
 
-Fields = tuple[tuple[str, np.dtype], ...]  # what a record holds, in order: name and type
+Fields = tuple[tuple[str, np.dtype], ...]  # name and type of each value of a record, in order
 
 
 class Packed(NamedTuple):
-    """Rows of whole examples, [n, L] each, and how many did not fit as they were."""
+    """Rows of whole examples, [n, L] each; and how many examples were truncated or dropped."""
 
     target: np.ndarray
     segment: np.ndarray  # 1, 2, ... within a row; 0 is padding
-    weight: np.ndarray  # 1 where there is loss
+    weight: np.ndarray  # 1 for tokens with loss, 0 for others
     truncated: int
     dropped: int
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype:
-    """Returns the narrowest type that stores every id: uint16 up to 65,536 ids, else uint32."""
+    """Returns the narrowest type for all ids: uint16 for up to 65,536 ids, uint32 above."""
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
 def fields_of(packing: str, vocabulary_size: int) -> Fields:
-    """Returns what the records of such rows hold.
+    """Returns the fields of the records of rows with this packing.
 
-    Raises UserError for an unknown packing.
+    Raises:
+        UserError: the packing is unknown.
     """
     target = ("target", token_dtype(vocabulary_size))
     if packing == CONCATENATE:
         return (target,)
     if packing == SEGMENTS:
         return target, ("segment", np.dtype("<u2")), ("weight", np.dtype("u1"))
-    raise UserError(
-        f"PACKING={packing!r} - known are {' and '.join(map(repr, PACKINGS))} - use one of them"
-    )
+    raise UserError(f"Data.packing={packing!r} is unknown; use {' or '.join(map(repr, PACKINGS))}.")
 
 
 def pack_examples(
@@ -58,10 +57,16 @@ def pack_examples(
     sequence_length: int,
     pad_id: int,
 ) -> Packed:
-    """Returns the examples (tokens with eod each) in rows, each in the first open row with room.
+    """Returns the examples packed into rows by first fit.
 
-    An example longer than a row loses its end; one whose prompt alone fills a row would have no
-    loss, and is dropped.
+    An example longer than a row is truncated. An example whose prompt fills a row would have no
+    loss and is dropped.
+
+    Args:
+        examples: tokens [n] of each, eod included.
+        prompt_tokens: of each example, the number of first tokens without loss.
+        sequence_length: tokens per row.
+        pad_id: fills the rest of a row.
     """
     room = np.zeros(0, np.int64)  # of the last `_OPEN_ROWS` rows
     rows: list[list[int]] = []
@@ -95,29 +100,30 @@ def pack_examples(
     return Packed(target, segment, weight, truncated, dropped)
 
 
-def encode_rows(columns: Sequence[np.ndarray], shard: int) -> Iterator[bytes]:
-    """Yields the record of each row of a shard: its values [n, L] by field, then their crc32.
+def encode_rows(columns: Sequence[np.ndarray], file_number: int) -> Iterator[bytes]:
+    """Yields the record of each row of a file: the values [n, L] of its fields, then their crc32.
 
-    The shard's number and the row's place in it are in the sum, so that a row that took another's
-    place is noticed too.
+    The checksum covers the file's number and the row's position in it, so it also detects a row
+    that was swapped with another.
     """
-    for place, values in enumerate(zip(*columns)):
+    for position, values in enumerate(zip(*columns)):
         payload = b"".join(values)
-        # Started from the place, not from 0: one pass over the payload.
-        crc = zlib.crc32(payload, _crc_of_place(shard, place))
+        # The crc of the position is the start value, which saves a copy of the payload.
+        crc = zlib.crc32(payload, _crc_of_position(file_number, position))
         yield payload + crc.to_bytes(_CRC_BYTES, "little")
 
 
 def decode_rows(
-    records: Sequence[bytes], places: Sequence[int], shard: int, fields: Fields
+    records: Sequence[bytes], positions: Sequence[int], file_number: int, fields: Fields
 ) -> dict[str, np.ndarray]:
-    """Returns what `encode_rows` was given for each record, [n, L] by field.
+    """Returns the values [n, L] by field that `encode_rows` stored in the records.
 
-    Raises CorruptionError with the first place whose record differs from its checksum.
+    Raises:
+        CorruptionError: a record differs from its checksum; names the first such row.
     """
-    for record, place in zip(records, places):
-        if zlib.crc32(record, _crc_of_place(shard, place)) != _WHOLE:
-            raise CorruptionError(f"row {place} differs from its checksum")
+    for record, position in zip(records, positions):
+        if zlib.crc32(record, _crc_of_position(file_number, position)) != _RESIDUE:
+            raise CorruptionError(f"row {position} differs from its checksum")
     width = sum(dtype.itemsize for _, dtype in fields)
     length = (len(records[0]) - _CRC_BYTES) // width
     layout = np.dtype([(name, dtype, length) for name, dtype in fields] + [("crc", "<u4")])
@@ -126,11 +132,11 @@ def decode_rows(
 
 
 def position_of(segment_BL: np.ndarray) -> np.ndarray:
-    """Returns each token's place in its segment, [B, L] int32."""
-    place_L = np.arange(segment_BL.shape[1], dtype=np.int32)
+    """Returns each token's position in its segment, [B, L] int32."""
+    position_L = np.arange(segment_BL.shape[1], dtype=np.int32)
     is_first_BL = np.diff(segment_BL.astype(np.int32), axis=1, prepend=-1) != 0
-    return place_L - np.maximum.accumulate(np.where(is_first_BL, place_L, 0), axis=1)
+    return position_L - np.maximum.accumulate(np.where(is_first_BL, position_L, 0), axis=1)
 
 
-def _crc_of_place(shard: int, place: int) -> int:
-    return zlib.crc32((shard << 64 | place).to_bytes(16, "little"))
+def _crc_of_position(file_number: int, position: int) -> int:
+    return zlib.crc32((file_number << 64 | position).to_bytes(16, "little"))

@@ -1,4 +1,4 @@
-"""A shuffled order that is computed, not stored: any place in it costs constant time."""
+"""A shuffled order that is computed, not stored: any position takes constant time."""
 
 import hashlib
 
@@ -8,12 +8,14 @@ _ROUNDS = 8
 
 
 def permute(index: np.ndarray, *, size: int, key: str) -> np.ndarray:
-    """Returns where each index goes under the permutation of range(size) that `key` names.
+    """Returns the images of the indices under the permutation of range(size) given by `key`.
 
-    A Feistel network over the smallest domain 4^h >= size; what falls outside the range is sent
-    through again until it is inside (cycle walking: fewer than 4 passes on average). A pure
-    function of (index, size, key) on any machine and any NumPy. Raises IndexError when an index is
-    out of range.
+    A Feistel network over the smallest domain 4^h >= size, with cycle walking: values outside the
+    range pass again until they are inside, fewer than 4 times on average. The result is a pure
+    function of (index, size, key) on any machine and with any NumPy.
+
+    Raises:
+        IndexError: an index is out of range.
     """
     place = np.asarray(index, dtype=np.uint64)
     if place.size and int(place.max()) >= size:
@@ -32,14 +34,14 @@ def _feistel(place: np.ndarray, round_keys: np.ndarray, half_bits: int) -> np.nd
     mask, shift = np.uint64((1 << half_bits) - 1), np.uint64(half_bits)
     left, right = place >> shift, place & mask
     for round_key in round_keys:
-        left, right = right, left ^ (mix(right ^ round_key) & mask)
+        left, right = right, left ^ (mix_bits(right ^ round_key) & mask)
     return (left << shift) | right
 
 
-def mix(word: np.ndarray) -> np.ndarray:
-    """Returns a bijection of uint64 in which every input bit reaches every output bit.
+def mix_bits(word: np.ndarray) -> np.ndarray:
+    """Applies a bijection of uint64 in which each input bit affects all output bits.
 
-    The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
+    This is the finalizer of SplitMix64 (Steele, Lea and Flood 2014).
     """
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

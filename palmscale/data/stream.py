@@ -1,8 +1,8 @@
-"""A position in the data is a number: step to row numbers, row numbers to stored rows. NumPy only.
+"""A position in the data is a number: steps map to row numbers, and these to stored rows.
 
-Row *numbers* count what the run consumes, 0, 1, 2 ... for ever. Number r is in epoch r // num_rows,
-and a permutation keyed by (seed, epoch) says which stored row it is. Which host reads a row plays
-no part.
+Row *numbers* 0, 1, 2 ... count the rows that the run consumes, without end. Number r is in epoch
+r // num_rows, and a permutation keyed by (seed, epoch) maps it to a stored row, whichever host
+reads it.
 """
 
 import functools
@@ -17,28 +17,33 @@ from flax import struct
 from palmscale.data.permutation import permute
 from palmscale.errors import UserError
 
-# Worked out together: a permutation of a hundred places costs a few milliseconds, and so does this.
+# Permuted together: a block of this size takes a few milliseconds, like one of a hundred rows.
 _ORDERED_ROWS = 4096
 
 
 @struct.dataclass
 class Batch:
-    """Token ids and what is known of them, each [batch_sequences, sequence_length]; None is absent.
+    """The arrays of a batch, each [batch_sequences, sequence_length], or None.
 
-    The inputs are the targets shifted right by one with bos first; the train step makes them.
+    The train step derives the inputs: the targets shifted right by one, with bos first.
     """
 
     target_BL: jax.Array  # int32
-    segment_BL: jax.Array | None = None  # int32; attention stays within equal numbers
+    segment_BL: jax.Array | None = None  # int32; tokens attend only to tokens of equal number
     position_BL: jax.Array | None = None  # int32
-    weight_BL: jax.Array | None = None  # float32; absent means 1 everywhere
+    weight_BL: jax.Array | None = None  # float32; None: 1 everywhere
 
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """How many sequences a step consumes: pairs (first step, batch sequences).
+    """The number of sequences that each step consumes.
 
-    The paper's 540B run is ((0, 512), (50_000, 1024), (115_000, 2048)) (PaLM, section 5).
+    Attributes:
+        stages: pairs (first step, batch sequences), of which the first has step 0. PaLM 540B used
+            ((0, 512), (50_000, 1024), (115_000, 2048)) (arXiv:2204.02311, section 5).
+
+    Raises:
+        UserError: the stages are invalid.
     """
 
     stages: tuple[tuple[int, int], ...] = ((0, 16),)
@@ -51,14 +56,14 @@ class BatchSchedule:
         steps = [step for step, _ in stages]
         if not stages or steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:])):
             raise UserError(
-                f"BATCH_SCHEDULE={self.stages!r} - needed are pairs (first step, batch sequences)"
-                " of whole numbers whose first steps begin at 0 and increase - write for example"
-                " ((0, 512), (50_000, 1024))"
+                f"BatchSchedule.stages={self.stages!r} is invalid; expected pairs (first step,"
+                " batch sequences) of whole numbers with steps that start at 0 and increase, for"
+                " example ((0, 512), (50_000, 1024))."
             )
         if any(sequences < 1 for _, sequences in stages):
             raise UserError(
-                f"BATCH_SCHEDULE={self.stages!r} - each step needs at least one sequence - make the"
-                " second number of each pair positive"
+                f"BatchSchedule.stages={self.stages!r} contains a batch without sequences; make the"
+                " second number of each pair positive."
             )
         object.__setattr__(self, "stages", stages)
 
@@ -67,7 +72,7 @@ class BatchSchedule:
         return next(sequences for first, sequences in reversed(self.stages) if first <= step)
 
     def rows_before(self, step: int) -> int:
-        """Returns how many rows steps 0 .. step - 1 consume together."""
+        """Returns the number of rows that the steps before `step` consume."""
         ends = [first for first, _ in self.stages[1:]] + [step]
         return sum(
             sequences * max(0, min(end, step) - first)
@@ -77,10 +82,12 @@ class BatchSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """Where a run stands in its data, independent of hosts, mesh and prefetching.
+    """A run's position in its data, independent of hosts, mesh and prefetching.
 
-    `step` is the step about to run and `next_row` the first row number it may consume; `skips` are
-    half-open ranges of row numbers to leave out, in order and apart from each other.
+    Attributes:
+        step: the next step.
+        next_row: the first row number that it may consume.
+        skips: half-open ranges of row numbers to skip, in order, neither overlapping nor adjacent.
     """
 
     step: int = 0
@@ -90,10 +97,10 @@ class Cursor:
     def __post_init__(self):
         edges = [edge for skip in self.skips for edge in skip]
         if any(a >= b for a, b in zip(edges, edges[1:])):
-            raise ValueError(f"skips={self.skips} are not increasing ranges apart from each other")
+            raise ValueError(f"skips={self.skips} are not increasing, separate ranges")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the cursor as plain lists and numbers."""
+        """Returns the cursor as lists and numbers."""
         return {
             "step": self.step,
             "next_row": self.next_row,
@@ -102,7 +109,7 @@ class Cursor:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Cursor":
-        """Returns the cursor that `to_json` described."""
+        """Returns the cursor that `to_json` stored."""
         skips = tuple((int(start), int(stop)) for start, stop in stored["skips"])
         return cls(step=int(stored["step"]), next_row=int(stored["next_row"]), skips=skips)
 
@@ -114,42 +121,47 @@ class Rows(Protocol):
     sequence_length: int
 
     def read(self, row_indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns [n, sequence_length] by field of a Batch, in the order asked for."""
+        """Returns [n, sequence_length] by field of a Batch, in the requested order."""
 
 
 class NumberedRows(Protocol):
-    """Rows by their number: those of one split, shuffled, or of several in proportion."""
+    """Rows by their number: those of one split, shuffled, or of several, mixed by weight."""
 
     sequence_length: int
 
     def read(self, row_numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns [n, sequence_length] by field of a Batch, in the order asked for."""
+        """Returns [n, sequence_length] by field of a Batch, in the requested order."""
 
     def epochs(self, row_number: int) -> dict[str, float]:
-        """Returns how often the rows before `row_number` went through each split, by its name."""
+        """Returns the epochs of each split, by name, that the rows before `row_number` make up."""
 
 
 class Shuffled:
-    """A split's rows for ever: each stored row once an epoch, in another order each epoch.
+    """A split's rows without end: each stored row once per epoch, in a new order every epoch.
 
-    `name` is that of a mixture's component; each has orders of its own. Raises UserError when there
-    are no rows.
+    Args:
+        split: the stored rows.
+        seed: of the orders.
+        name: of the mixture's component; every component has different orders.
+
+    Raises:
+        UserError: the split has no rows.
     """
 
     def __init__(self, split: Rows, *, seed: int, name: str = ""):
         if split.num_rows < 1:
             raise UserError(
-                f"the split {f'of {name} ' if name else ''}has no rows - a stream needs at least"
-                " one - add text, or make SEQUENCE_LENGTH smaller"
+                f"the training split {f'of {name} ' if name else ''}has no rows; add text, or"
+                " decrease Data.sequence_length."
             )
         self.sequence_length = split.sequence_length
         self._split, self._name = split, name
         self._key = f"rows:{seed}:{name}:" if name else f"rows:{seed}:"
-        # Two: the rows of a batch may lie on both sides of a block's end.
+        # Two: a batch may span two blocks.
         self._ordered = functools.lru_cache(maxsize=2)(self._order)
 
     def read(self, row_numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the rows [n, sequence_length] by field of a Batch: `target`, and what else."""
+        """Returns the rows [n, sequence_length] by field of a Batch, in the requested order."""
         return self._split.read(self.indices(row_numbers))
 
     def indices(self, row_numbers: np.ndarray) -> np.ndarray:
@@ -166,7 +178,7 @@ class Shuffled:
         return stored
 
     def epochs(self, row_number: int) -> dict[str, float]:
-        """Returns how often the rows before `row_number` went through the split."""
+        """Returns the epochs of the split that the rows before `row_number` make up."""
         return {self._name: row_number / self._split.num_rows}
 
     def _order(self, epoch: int, block: int) -> np.ndarray:
@@ -179,15 +191,15 @@ class Shuffled:
 class RowStream:
     """The endless sequence of batches that training consumes.
 
-    Everything is a pure function of (rows, schedule, cursor), and a jump anywhere costs what a step
-    does.
+    Everything is a pure function of (rows, schedule, cursor). A jump to any position costs as much
+    as one step.
     """
 
     def __init__(self, *, rows: NumberedRows, schedule: BatchSchedule):
         self.rows, self.schedule = rows, schedule
 
     def cursor(self, step: int, skips: tuple[tuple[int, int], ...] = ()) -> Cursor:
-        """Returns where a run from step 0 on this schedule stands at `step`, hopping over skips."""
+        """Returns the position at `step` of a run that started at step 0 with these skips."""
         rows = self.schedule.rows_before(step)
         return Cursor(step=step, next_row=_after(0, rows, skips), skips=skips)
 
@@ -203,9 +215,9 @@ class RowStream:
         return replace(cursor, step=cursor.step + 1, next_row=next_row)
 
     def skip(self, cursor: Cursor, rows: int) -> Cursor:
-        """Returns the cursor that leaves out the next `rows` rows; the step stays.
+        """Returns the cursor at the same step that skips the next `rows` rows.
 
-        The batches from it on are those of the same stream with these rows taken out.
+        The following batches are those of the same stream without these rows.
         """
         if rows < 1:
             return cursor
@@ -214,11 +226,11 @@ class RowStream:
         return replace(cursor, next_row=_after(cursor.next_row, 0, skips), skips=skips)
 
     def read(self, row_numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the rows [n, sequence_length] by field of a Batch: `target`, and what else."""
+        """Returns the rows [n, sequence_length] by field of a Batch, in the requested order."""
         return self.rows.read(row_numbers)
 
     def epochs(self, cursor: Cursor) -> dict[str, float]:
-        """Returns the epochs before the cursor: `epochs`, or `epochs/<name>` of each component."""
+        """Returns the epochs before the cursor: `epochs`, or `epochs/<name>` per component."""
         epochs = self.rows.epochs(cursor.next_row)
         return {f"epochs/{name}" if name else "epochs": value for name, value in epochs.items()}
 
@@ -230,7 +242,7 @@ def _whole(value) -> int:
 
 
 def _spans(start: int, count: int, skips: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
-    """Returns the ranges of the `count` row numbers from `start` on that no skip covers."""
+    """Returns the ranges of the first `count` row numbers from `start` on outside all skips."""
     spans = []
     for skip_start, skip_stop in skips:
         if skip_stop <= start:
@@ -246,7 +258,7 @@ def _spans(start: int, count: int, skips: tuple[tuple[int, int], ...]) -> list[t
 
 
 def _after(start: int, count: int, skips: tuple[tuple[int, int], ...]) -> int:
-    """Returns the first row number that no skip covers after `count` such rows from `start` on."""
+    """Returns the row number that follows the first `count` ones from `start` on, outside skips."""
     return _spans(start, count + 1, skips)[-1][1] - 1
 
 

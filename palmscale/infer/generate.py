@@ -13,6 +13,7 @@ from palmscale import axes
 from palmscale.errors import UserError
 from palmscale.infer.cache import empty_cache, grown
 from palmscale.infer.sampling import Sampling, sample
+from palmscale.model import interface
 from palmscale.model.attention import Cache
 from palmscale.partition.shardings import constrain
 
@@ -43,11 +44,7 @@ def generate(
     Raises:
         UserError: an empty prompt, or a model that cannot generate.
     """
-    if not hasattr(model, "extend"):
-        raise UserError(
-            f"{type(model).__name__} cannot generate: it needs `extend(tokens_BL, cache)`; "
-            "see palmscale.model.palm.PaLM."
-        )
+    spec = interface.cache_spec(model)
     if len(prompt) < 1:
         raise UserError("the prompt has no token; begin it with the vocabulary's bos id.")
     key = jax.random.key(seed)
@@ -56,11 +53,11 @@ def generate(
     while slots <= len(prompt):
         slots *= 2
     cache = empty_cache(
-        layers=model.depth,
+        layers=spec.layers,
         batch=num_samples,
         slots=slots,
-        head_dim=model.dim_head,
-        dtype=model.dtype,
+        head_dim=spec.head_dim,
+        dtype=spec.dtype,
     )
     length = 0
     for position in range(max_tokens):

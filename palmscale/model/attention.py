@@ -1,4 +1,4 @@
-"""Multi-query attention, rotary positions, and the one contraction every matmul goes through."""
+"""Multi-query attention, rotary positions, and the contraction that every matmul uses."""
 
 import functools
 
@@ -11,13 +11,13 @@ from palmscale.model import splash
 from palmscale.model.remat import ATTENTION, save_as
 from palmscale.partition.shardings import map_shards
 
-# Finite, so that a fully masked row gives a uniform softmax and not NaN.
+# Finite, so that the softmax of a fully masked row is uniform rather than NaN.
 MASKED_LOGIT = -1e10
 
 
 @struct.dataclass
 class Cache:
-    """Keys and values already seen, of every layer; `length` of the S slots are filled."""
+    """The keys and values of every layer so far; `length` of the S slots are filled."""
 
     k_NBSK: jax.Array
     v_NBSK: jax.Array
@@ -28,12 +28,12 @@ class Cache:
 def contract(
     spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> jax.Array:
-    """Returns the einsum of `x` and `w` in `x`'s dtype, as `dtype`.
+    """Returns the einsum of `x` and `w`, computed in `x`'s dtype, as `dtype`.
 
-    The matrix unit sums in float32. Where the summed dim lies over several devices, their partial
-    sums travel and are added in `dtype`, and the gradients' in `x`'s dtype; the gradient of `w`
-    then gets its own. What comes back is cast to `x`'s dtype too, so that with bfloat16 all three
-    matmuls of a step run at full speed.
+    The matrix unit accumulates in float32. If the summed dim is sharded over several devices, their
+    partial sums are exchanged and added in `dtype`, and those of gradients in `x`'s dtype; the
+    gradient of `w` is then cast to `w`'s dtype. The incoming gradient is cast to `x`'s dtype too,
+    so that with bfloat16 all three matmuls of a step run at full speed.
     """
     return _einsum(spec, x, w.astype(x.dtype), dtype)
 
@@ -53,7 +53,10 @@ def _contract_backward(spec, dtype, saved, g):
 
 
 def _einsum(spec, a, b, dtype, result_dtype=None):
-    """Returns the einsum: float32 sums, added over devices in `dtype`, as `result_dtype` or it."""
+    """Returns the einsum with float32 accumulation; sums over devices are added in `dtype`.
+
+    The result is cast to `result_dtype`, or to `dtype` if it is None.
+    """
     result_dtype = result_dtype or dtype
 
     def rounded_once(a, b):
@@ -64,8 +67,8 @@ def _einsum(spec, a, b, dtype, result_dtype=None):
 
     if dtype == jnp.float32:
         return rounded_once(a, b)
-    # What XLA rounds inside the matmul travels rounded. Its CPU backend would run such a matmul in
-    # float32, which takes twice the time.
+    # If XLA rounds inside the matmul, partial sums are exchanged in the smaller dtype. Its CPU
+    # backend would run such a matmul in float32, which takes twice as long.
     return jax.lax.platform_dependent(a, b, cpu=rounded_once, default=rounded_inside)
 
 
@@ -73,7 +76,7 @@ contract.defvjp(_contract_forward, _contract_backward)
 
 
 def rotate(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
-    """Returns `x` with pair i (dims i and i + K/2) turned by position * 10000^(-2i/K) radians.
+    """Returns `x` with pair i (dims i and i + K/2) rotated by position * 10000^(-2i/K) radians.
 
     RoPE (Su et al. 2021) over the whole head. Angles are float32: bfloat16 rounds 257 to 256.
     """
@@ -88,10 +91,10 @@ def rotate(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
 def attend(
     q_BLHK: jax.Array, k_BSK: jax.Array, v_BSK: jax.Array, visible_BLS: jax.Array
 ) -> jax.Array:
-    """Returns o_BLHK: all heads read one shared key and value (Shazeer 2019), softmax in float32.
+    """Returns o_BLHK: all heads share one key and value head (Shazeer 2019); float32 softmax.
 
-    Scores are [B, L, H, S], heads beside positions, so that each product is one plain matmul a
-    sequence with no transposition.
+    Scores are [B, L, H, S], with heads next to positions, so that each product is a single matmul
+    per sequence without a transpose.
     """
     score_BLHS = contract("blhk,bsk->blhs", q_BLHK, k_BSK) * q_BLHK.shape[-1] ** -0.5
     score_BLHS = jnp.where(visible_BLS[:, :, None], score_BLHS, MASKED_LOGIT)
@@ -107,7 +110,7 @@ def self_attention(
     segment_BL: jax.Array | None,
     query_chunk: int,
 ) -> jax.Array:
-    """Returns `causal_attention`, as a kernel where the layout is of TPUs and the kernel fits."""
+    """Returns `causal_attention`, computed by a kernel on TPUs if the shapes allow it."""
 
     def plain(q_BLHK, k_BLK, v_BLK, segment_BL=None):
         o_BLHK = causal_attention(
@@ -138,10 +141,10 @@ def causal_attention(
     segment_BL: jax.Array | None,
     query_chunk: int,
 ) -> jax.Array:
-    """Returns o_BLHK where each position sees itself and what precedes it in its own segment.
+    """Returns o_BLHK, where each position attends to itself and earlier ones in its own segment.
 
-    Queries go `query_chunk` at a time against the keys up to their end: the upper triangle is
-    never computed, and scores of [B, L, H, L] never exist whole.
+    `query_chunk` queries at a time are compared with the keys up to the end of their chunk, so most
+    of the upper triangle is never computed, and the full [B, L, H, L] scores never exist.
     """
     length = q_BLHK.shape[1]
     outputs = []

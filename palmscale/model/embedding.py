@@ -1,4 +1,4 @@
-"""The lookup in the token table, laid out so that rows come to the tokens and not the reverse."""
+"""The embedding lookup, laid out so that table rows move to the tokens, not tokens to the rows."""
 
 import functools
 
@@ -8,26 +8,26 @@ import jax.numpy as jnp
 from palmscale import axes
 from palmscale.partition.shardings import constrain
 
-# As the residual stream has its width: each device looks its own tokens up, in its own columns.
+# Sharded like the residual stream's width: each device looks up its own tokens in its own columns.
 _COLUMNS = (None, axes.ACT_EMBED)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def lookup(table_VD: jax.Array, tokens_BL: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Returns x_BLD, the tokens' rows as `dtype`; the table's gradient is summed in float32."""
+    """Returns x_BLD, the tokens' rows as `dtype`; the table's gradient accumulates in float32."""
     return constrain(table_VD.astype(dtype), _COLUMNS)[tokens_BL]
 
 
 def logits_table(table_VD: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Returns the table as `dtype`, all columns of each device's part of the vocabulary."""
-    # From columns to rows in one exchange. From where the table is stored XLA may find no better
-    # way than to gather all of it.
+    """Returns the table as `dtype`; each device has all columns of its part of the vocabulary."""
+    # Going through columns makes this a single all-to-all. Directly from the stored sharding, XLA
+    # may gather the whole table.
     columns_VD = constrain(table_VD.astype(dtype), _COLUMNS)
     return constrain(columns_VD, (axes.ACT_VOCAB, None))
 
 
 def _forward(table_VD, tokens_BL, dtype):
-    # An array of no elements, for the table's shape and dtype.
+    # An empty slice that carries the table's shape and dtype.
     return lookup(table_VD, tokens_BL, dtype), (tokens_BL, table_VD[:, :0])
 
 

@@ -1,7 +1,7 @@
-"""Cross entropy with z-loss, in chunks along the sequence: whole logits never exist.
+"""Cross entropy with z-loss, in chunks along the sequence, so that full logits never exist.
 
-PaLM has 256,000 tokens: logits of one sequence of 2048 take 2 GB. Each chunk's logits are made,
-turned into the loss and into its gradient, and dropped, in one pass.
+With PaLM's 256,000 tokens, the logits of one sequence of 2,048 take 2 GB. In a single pass, each
+chunk's logits are computed, turned into the loss and its gradient, and freed.
 """
 
 import functools
@@ -14,13 +14,13 @@ from flax import struct
 
 @struct.dataclass
 class TokenLoss:
-    """Sums over the tokens of a batch, each token times its weight.
+    """Weighted sums over the tokens of a batch.
 
     Attributes:
-        objective: what is minimized, cross_entropy + z_loss. The only field with a gradient.
+        objective: the loss to minimize, cross_entropy + z_loss. The only field with a gradient.
         cross_entropy: -log p(target), in nats.
         z_loss: coefficient * log(Z)^2 (section 5 of the paper: 1e-4).
-        correct: tokens whose likeliest prediction is the target.
+        correct: tokens whose most likely prediction is the target.
     """
 
     objective: jax.Array
@@ -41,13 +41,14 @@ def token_loss(
     """Returns the summed losses of `unembed(x_BLD)` against the targets.
 
     Args:
-        unembed: x_BLD -> float32 logits_BLV, for any L. May close over parameters: they get their
-            gradients too, and only those it reads.
+        unembed: x_BLD -> float32 logits_BLV, for any L. May close over parameters; the parameters
+            that it reads get gradients too.
         x_BLD: output of `hidden`.
         target_BL: int32 ids.
-        weight_BL: float32, 0 for tokens that do not count.
-        z_loss: coefficient, 0 or more.
-        chunk_length: positions whose logits exist at a time; the last chunk may be shorter.
+        weight_BL: float32; 0 excludes a token.
+        z_loss: coefficient, at least 0.
+        chunk_length: number of positions whose logits exist at a time; the last chunk may be
+            shorter.
     """
     length = x_BLD.shape[1]
     whole = length // chunk_length * chunk_length
@@ -55,7 +56,7 @@ def token_loss(
     for start, stop, chunk in ((0, whole, chunk_length), (whole, length, length - whole)):
         if start < stop:
             x, target, weight = (a[:, start:stop] for a in (x_BLD, target_BL, weight_BL))
-            # What `unembed` closes over becomes arguments, so that the gradient rule sees them.
+            # Variables that `unembed` closes over become arguments, so the gradient rule sees them.
             example = jax.ShapeDtypeStruct((x.shape[0], chunk, x.shape[2]), x.dtype)
             function, params = jax.closure_convert(unembed, example)
             part = _chunked_loss(function, z_loss, chunk, x, params, target, weight)
@@ -64,7 +65,7 @@ def token_loss(
 
 
 def no_loss() -> TokenLoss:
-    """Returns the loss of no token, to add to."""
+    """Returns the loss of zero tokens, as the start of a sum."""
     return TokenLoss(*[jnp.zeros((), jnp.float32)] * 4)
 
 
@@ -81,7 +82,7 @@ def _chunked_loss(unembed, z_loss, length, x_BLD, params, target_BL, weight_BL):
 
 
 def _forward(unembed, z_loss, length, x_BLD, params, target_BL, weight_BL):
-    """The gradient is worked out here, chunk by chunk, so that no logits are made twice."""
+    """Computes the gradient here, chunk by chunk, so that logits are computed only once."""
 
     def add_chunk(carry, chunk):
         total, dparams = carry
@@ -107,7 +108,7 @@ _chunked_loss.defvjp(_forward, _backward)
 
 
 def _chunk_loss(logits_BCV, target_BC, weight_BC, z_loss):
-    """Returns the chunk's TokenLoss, and the gradient of its objective in the logits."""
+    """Returns the chunk's TokenLoss and the gradient of its objective w.r.t. the logits."""
     log_z_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
     is_target_BCV = jnp.arange(logits_BCV.shape[-1]) == target_BC[:, :, None]
     target_logit_BC = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0.0), axis=-1)
@@ -121,7 +122,7 @@ def _chunk_loss(logits_BCV, target_BC, weight_BC, z_loss):
 
 
 def _split(arrays, length):
-    """[B, L, ...] -> [L / length, B, length, ...]: B stays one dim, sharded as it was."""
+    """[B, L, ...] -> [L / length, B, length, ...]: B stays one dim, so its sharding is kept."""
 
     def one(a):
         shape = (a.shape[0], a.shape[1] // length, length, *a.shape[2:])

@@ -5,10 +5,10 @@
     logits = norm(y) E^T / sqrt(D)                 the input embedding E is shared
     no biases anywhere
 
-A suffix names an array's dims, and the einsum letters are the same letters in lower case:
+A suffix names an array's dims; einsum strings use the same letters in lower case:
   B batch   L query positions   S key positions (S = L unless decoding)   N layers
   D model   H heads   K head size   F mlp hidden   V vocabulary
-What each dim is sharded over is not decided here: see partition/rules.py.
+partition/rules.py decides how each dim is sharded.
 """
 
 import math
@@ -55,34 +55,38 @@ _CHOICES = {
 
 
 class PaLM(nn.Module):
-    """The paper's model; a frozen dataclass, so it is its own configuration.
+    """The paper's model. As a frozen dataclass, it is its own configuration.
 
     Parameters are float32 and stacked over layers; `apply` returns float32 logits [B, L, V].
 
     Attributes:
         dim: D.
-        num_tokens: ids the vocabulary has.
+        num_tokens: number of ids in the vocabulary.
         depth: N.
-        dim_head: K, even: rotary positions turn pairs.
+        dim_head: K; must be even, since rotary positions rotate pairs.
         heads: H; all share one key and value head.
-        ff_mult: F / D. The paper: 4, for both halves of SwiGLU.
+        ff_mult: F / D. The paper uses 4, for both halves of SwiGLU.
         norm: `rms`, the paper's (T5 LayerNorm), or `layer`, which subtracts the mean.
         norm_eps: added to the norm's mean square.
-        norm_scale_offset: stored scale s acts as s + offset. 1 as at Google: decay pulls toward 1.
+        norm_scale_offset: a stored scale s acts as s + offset. With Google's 1, decay pulls toward
+            1.
         final_norm: `scaled`, `unscaled` (Google's checkpoints) or `none`.
-        logit_scale: factor of the logits; None is 1 / sqrt(D), as embeddings are N(0, 1).
-        embedding_std: of the initial embeddings.
-        kernel_init: `normal` or `truncated_normal`, of variance 1 / fan-in.
+        logit_scale: factor of the logits; None: 1 / sqrt(D), since embeddings are N(0, 1).
+        embedding_std: standard deviation of the initial embeddings.
+        kernel_init: `normal` or `truncated_normal`, with variance 1 / fan-in.
         output_fan_in: `separate` for attention_out and down, or `fused`: both count HK + F.
-        padded_tokens: rows of the stored table and of the logits, at least num_tokens, so that
-            they divide over a mesh; the ids past num_tokens get no probability. None: no padding.
-        dropout: rate on the embeddings and each branch, when `apply` gets a `dropout` rng.
-        dtype: of activations and matmul inputs: `float32` or `bfloat16`.
-        remat: what the backward pass computes anew: `none`, `attention`, `dots` (all but matmuls
-            without batch dims) or `full` (all but each layer's input); or the names of what it
-            finds saved beside each layer's input, of palmscale.model.remat.NAMES.
+        padded_tokens: rows of the stored table and of the logits, at least num_tokens, chosen so
+            that they divide over a mesh; padding ids get no probability. None: no padding.
+        dropout: rate on the embeddings and each branch, if `apply` gets a `dropout` rng.
+        dtype: dtype of activations and matmul inputs: `float32` or `bfloat16`.
+        remat: what the backward pass recomputes: `none`, `attention`, `dots` (all but matmuls
+            without batch dims) or `full` (all but each layer's input). Or a tuple of names from
+            palmscale.model.remat.NAMES to save in addition to each layer's input.
         scan_layers: compile one layer and loop over it; otherwise unroll. Same parameters.
-        query_chunk: queries that attention takes at a time.
+        query_chunk: number of queries that attention processes at a time.
+
+    Raises:
+        UserError: a field is not valid.
     """
 
     dim: int
@@ -111,7 +115,9 @@ class PaLM(nn.Module):
             if getattr(self, field) < 1:
                 raise UserError(f"PaLM.{field}={getattr(self, field)} must be at least 1.")
         if self.dim_head % 2:
-            raise UserError(f"PaLM.dim_head={self.dim_head} must be even: rotary turns pairs.")
+            raise UserError(
+                f"PaLM.dim_head={self.dim_head} must be even: rotary positions rotate pairs."
+            )
         if self.stored_tokens < self.num_tokens:
             raise UserError(
                 f"PaLM.padded_tokens={self.padded_tokens} must be at least "
@@ -122,19 +128,19 @@ class PaLM(nn.Module):
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise UserError(
-                    f"PaLM.{field}={getattr(self, field)!r} is none of {', '.join(choices)}."
+                    f"PaLM.{field}={getattr(self, field)!r} must be one of {', '.join(choices)}."
                 )
         object.__setattr__(self, "remat", checked_remat(self.remat))
         super().__post_init__()
 
     @property
     def stored_tokens(self) -> int:
-        """V: rows of the embedding table, the padding included."""
+        """V: rows of the embedding table, including padding."""
         return self.padded_tokens or self.num_tokens
 
     @nn.nowrap
     def attention_flops_per_token(self, sequence_length: int) -> int:
-        """Returns 12 N H K L, of training; whole attention counted (appendix B of the paper)."""
+        """Returns 12 N H K L, the training FLOPs without a discount for masking (appendix B)."""
         return 12 * self.depth * self.heads * self.dim_head * sequence_length
 
     def setup(self) -> None:
@@ -155,8 +161,8 @@ class PaLM(nn.Module):
     def init_layers(self, key: jax.Array) -> dict[str, nn.LogicallyPartitioned]:
         """Returns the parameters of all layers, [N, ...] each, with their logical axes.
 
-        Kernels are N(0, 1 / fan-in) (section 5); fan-in is what one output sums over, so the
-        layer axis never counts.
+        Kernels are N(0, 1 / fan-in) (section 5). The fan-in is the number of inputs that one output
+        sums over, so the layer axis does not count.
         """
         D, H, K, F = self.dim, self.heads, self.dim_head, self.ff_mult * self.dim
         fused = self.output_fan_in == "fused"
@@ -170,7 +176,7 @@ class PaLM(nn.Module):
             "up": (D, (D, F), (axes.EMBED, axes.MLP)),
             "down": (F + H * K * fused, (F, D), (axes.MLP, axes.EMBED)),
         }  # fmt: skip
-        # A normal cut at two standard deviations keeps 0.8796 of its standard deviation.
+        # Truncation at two standard deviations shrinks the standard deviation to 0.8796 of it.
         draw, shrink = (
             (jax.random.normal, 1.0)
             if self.kernel_init == "normal"
@@ -187,7 +193,7 @@ class PaLM(nn.Module):
         return params
 
     def __call__(self, tokens_BL: jax.Array) -> jax.Array:
-        """Returns the float32 logits [B, L, V] of the token after each of `tokens_BL`."""
+        """Returns float32 logits [B, L, V] for the token after each of `tokens_BL`."""
         return self.unembed(self.hidden(tokens_BL))
 
     def hidden(
@@ -200,8 +206,9 @@ class PaLM(nn.Module):
 
         Args:
             tokens_BL: int32 in [0, num_tokens).
-            segment_BL: which packed document each token is of, which sees no other; None: one.
-            position_BL: position inside its document; None counts from the row's start.
+            segment_BL: id of each token's packed document, which it cannot attend beyond; None:
+                one document per row.
+            position_BL: position within the document; None: position within the row.
         """
         if position_BL is None:
             position_BL = jnp.arange(tokens_BL.shape[1])[None]
@@ -211,7 +218,7 @@ class PaLM(nn.Module):
                 q_BLHK, k_BLK, v_BLK, segment_BL=segment_BL, query_chunk=self.query_chunk
             )
 
-        # A loop already keeps the two passes apart; unrolled, XLA would join them again.
+        # A loop already separates the two passes; unrolled, XLA would merge them again (CSE).
         options = dict(remat=self.remat, in_a_loop=self.scan_layers)
         attention = rematerialized_attention(attention, **options)
 
@@ -230,9 +237,9 @@ class PaLM(nn.Module):
         return self.normalize_last(x_BLD)
 
     def extend(self, tokens_BL: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """Returns x_BLD of L more tokens, and the cache with them behind its `length`.
+        """Returns x_BLD of L more tokens, and the cache extended by them.
 
-        The caller sees to it that the S slots have room: a write past them would be clamped.
+        The caller must ensure that the S slots have room: a write past the end would be clamped.
         """
         B, L = tokens_BL.shape
         slots = cache.k_NBSK.shape[2]
@@ -254,9 +261,10 @@ class PaLM(nn.Module):
         return self.normalize_last(x_BLD), Cache(k_NBSK, v_NBSK, cache.length + L)
 
     def unembed(self, x_BLD: jax.Array) -> jax.Array:
-        """Returns the float32 logits [B, L, V]; ids past num_tokens have none worth the name."""
+        """Returns float32 logits [B, L, V]; padding ids are masked to -1e10."""
         scale = self.dim**-0.5 if self.logit_scale is None else self.logit_scale
-        # All of D for a part of V: neither logits nor their gradient are summed over devices.
+        # Each device has all of D for its part of V, so no sums over devices are needed for the
+        # logits or their gradient.
         x_BLD = constrain(x_BLD, (axes.BATCH, axes.LENGTH, None))
         table_VD = logits_table(self.table_VD, x_BLD.dtype)
         logits_BLV = contract("bld,vd->blv", x_BLD, table_VD) * scale
@@ -267,17 +275,17 @@ class PaLM(nn.Module):
 
     @nn.nowrap
     def embed(self, tokens_BL: jax.Array) -> jax.Array:
-        """Returns x_BLD, the raw embeddings: nothing scales them."""
+        """Returns x_BLD, the embeddings without scaling."""
         return pin_residual(lookup(self.table_VD, tokens_BL, self.dtype))
 
     @nn.nowrap
     def project(
         self, layer: Layer, x_BLD: jax.Array, position_BL: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Returns (q_BLHK, k_BLK, v_BLK, y_BLD): y is norm(x), which both branches read."""
-        # Keys and values are the same on all devices that share a row, so each takes its part of
-        # the sum: less work than all of it on each, and their sums are small. What has heads or mlp
-        # columns of its own needs all of y: gathered once, and its gradients are summed once.
+        """Returns (q_BLHK, k_BLK, v_BLK, y_BLD): y is norm(x), the input of both branches."""
+        # Keys and values are the same on all devices that share a row, so each device computes its
+        # part of the sum over D, and the small results are added. Queries and mlp columns are
+        # sharded and need all of y, which is gathered once and whose gradients are summed once.
         part_BLD = pin_residual(self.normalize(x_BLD, layer["norm"]))
         y_BLD = save_as(NORM, constrain(part_BLD, (axes.BATCH, axes.LENGTH, None)))
         q_BLHK = contract("bld,dhk->blhk", y_BLD, layer["query"], y_BLD.dtype)
@@ -297,7 +305,7 @@ class PaLM(nn.Module):
         o_BLHK: jax.Array,
         key: jax.Array | None,
     ) -> jax.Array:
-        """Returns the layer's output: the residual, the projected attention `o`, and the mlp."""
+        """Returns the layer's output: residual + projected attention `o` + mlp."""
         dtype = x_BLD.dtype
         o_BLF, out_FD = o_BLHK.reshape(*o_BLHK.shape[:2], -1), layer["attention_out"]
         out_FD = out_FD.reshape(-1, out_FD.shape[-1])
@@ -313,7 +321,7 @@ class PaLM(nn.Module):
 
     @nn.nowrap
     def drop(self, x_BLD: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Returns `x` with a share `dropout` of it zeroed and the rest scaled up, given a key."""
+        """Returns `x` with dropout applied if a key is given, and else unchanged."""
         if key is None:
             return x_BLD
         keep = 1.0 - self.dropout
@@ -321,14 +329,14 @@ class PaLM(nn.Module):
 
     @nn.nowrap
     def normalize_last(self, x_BLD: jax.Array) -> jax.Array:
-        """Returns the last layer's output as the logits read it."""
+        """Returns the last layer's output after the final norm, if there is one."""
         if self.final_norm == "none":
             return x_BLD
         return self.normalize(x_BLD, self.final_scale_D if self.final_norm == "scaled" else None)
 
     @nn.nowrap
     def normalize(self, x_BLD: jax.Array, scale_D: jax.Array | None) -> jax.Array:
-        """Returns `x` normalized over D, times the scale; statistics in float32."""
+        """Returns `x` normalized over D and scaled, with float32 statistics."""
         x32_BLD = x_BLD.astype(jnp.float32)
         if self.norm == "layer":
             x32_BLD -= jnp.mean(x32_BLD, axis=-1, keepdims=True)
@@ -340,5 +348,5 @@ class PaLM(nn.Module):
 
 
 def pin_residual(x_BLD: jax.Array) -> jax.Array:
-    """Returns the residual stream where the layout has it: the one thing a full remat saves."""
+    """Returns the residual stream in the layout's sharding; a full remat saves only this."""
     return constrain(x_BLD, (axes.BATCH, axes.ACT_LENGTH, axes.ACT_EMBED))

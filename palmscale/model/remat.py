@@ -1,4 +1,4 @@
-"""What the backward pass of a layer finds saved, and what it computes anew."""
+"""Rematerialization: what is saved for a layer's backward pass, and what it recomputes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,44 +10,45 @@ from palmscale.errors import UserError
 
 Remat = str | tuple[str, ...]
 
-# Intermediate values of a layer by the names that `PaLM.remat` takes, in the order in which they
-# arise. `norm` is what both branches read: saved, it is not gathered again.
+# The names of a layer's intermediate values for `PaLM.remat`, in the order of computation. `norm`
+# is the input of both branches; saving it avoids gathering it again.
 NORM, QUERY, KEY, VALUE, ATTENTION, GATE, UP = NAMES = (
     "norm", "query", "key", "value", "attention", "gate", "up")  # fmt: skip
 CHOICES = ("none", "attention", "dots", "full")
-ON_HOST = "@host"  # behind a name: saved in the host's memory
+ON_HOST = "@host"  # suffix of a name: offload to the host's memory
 _DOTS = (QUERY, KEY, VALUE, GATE, UP)
 
 
 def checked_remat(remat: Remat) -> Remat:
-    """Returns `remat`, a list of names as a tuple.
+    """Returns `remat` after validation, with a list of names converted to a tuple.
 
     Raises:
-        UserError: it is neither a choice nor names.
+        UserError: it is neither a valid choice nor a list of valid names.
     """
     if isinstance(remat, str):
         if remat in CHOICES:
             return remat
     elif remat and all(name.removesuffix(ON_HOST) in NAMES for name in remat):
         return tuple(remat)
+    choices = ", ".join(map(repr, CHOICES))
     raise UserError(
-        f"PaLM.remat={remat!r} - needed is {', '.join(map(repr, CHOICES))}, or a tuple of what to"
-        f" save, of {', '.join(NAMES)}, each in the host's memory where {ON_HOST} follows it -"
-        " write for example ('query', 'attention', 'gate@host')"
+        f"PaLM.remat={remat!r} is not valid; expected {choices}, or a tuple of names to save, from"
+        f" {', '.join(NAMES)}, each with the suffix {ON_HOST} to offload it to the host's memory,"
+        " for example ('query', 'attention', 'gate@host')."
     )
 
 
 def save_as(name: str, x: jax.Array) -> jax.Array:
-    """Returns `x`, which a policy may save under `name`."""
+    """Returns `x`, named so that a policy can save it."""
     return checkpoint_name(x, name)
 
 
 def rematerialized_layer(
     layer: Callable[..., Any], remat: Remat, *, in_a_loop: bool
 ) -> Callable[..., Any]:
-    """Returns the layer such that its backward pass saves its inputs and what `remat` names.
+    """Returns the layer wrapped so that only its inputs and what `remat` names are saved.
 
-    `none` and `attention` leave the layer as it is.
+    `none` and `attention` return the layer unchanged.
     """
     if remat in ("none", "attention"):
         return layer
@@ -58,14 +59,14 @@ def rematerialized_layer(
 def rematerialized_attention(
     attention: Callable[..., Any], remat: Remat, *, in_a_loop: bool
 ) -> Callable[..., Any]:
-    """Returns the attention such that its scores are not saved where `remat` is `attention`."""
+    """Returns the attention wrapped so that its scores are not saved, if `remat` is `attention`."""
     if remat != "attention":
         return attention
     return jax.checkpoint(attention, policy=saving_policy((ATTENTION,)), prevent_cse=not in_a_loop)
 
 
 def saving_policy(names: Sequence[str]) -> Callable[..., Any]:
-    """Returns the policy of `jax.checkpoint` that saves what has these names; `name@host` there."""
+    """Returns the `jax.checkpoint` policy that saves these names and offloads `name@host`."""
     on_host = [name.removesuffix(ON_HOST) for name in names if name.endswith(ON_HOST)]
     on_device = [name for name in names if not name.endswith(ON_HOST)]
     if not on_host:

@@ -1,20 +1,20 @@
-"""Multi-query attention as a TPU kernel: scores never leave the chip's vector memory.
+"""Multi-query attention as a TPU kernel whose scores never leave the chip's vector memory.
 
-Splash attention is JAX's own Pallas kernel: FlashAttention (Dao 2023, arXiv:2307.08691) without the
-blocks that a mask hides. Its backward pass needs the output and one log-sum for each query.
+Splash attention is JAX's own Pallas kernel: FlashAttention (Dao 2023, arXiv:2307.08691) that skips
+fully masked blocks. Its backward pass needs the output and one log-sum-exp per query.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-# Largest first: fewer, larger matmuls, against more of the diagonal computed in vain.
+# Largest first. Larger blocks mean fewer, larger matmuls, but more masked work on the diagonal.
 _BLOCKS = (512, 256, 128)
 _LANES = 128  # of a TPU's vector registers
 
 
 def fits(length: int, dim_head: int) -> bool:
-    """Returns whether the kernel takes rows of `length` tokens and heads of size `dim_head`."""
+    """Returns whether the kernel supports rows of `length` tokens and heads of size `dim_head`."""
     return length % _BLOCKS[-1] == 0 and dim_head % _LANES == 0
 
 
@@ -27,15 +27,15 @@ def splash_attention(
     save_as: str | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """Returns o_BLHK as `causal_attention` does, of one device's heads and rows.
+    """Returns o_BLHK like `causal_attention`, for one device's heads and rows.
 
     Args:
-        q_BLHK: L and K are such that `fits`.
-        k_BLK: of all heads.
-        v_BLK: of all heads.
-        segment_BL: which packed document each token is of; None: one a row.
-        save_as: the name under which a remat policy may save what the backward pass needs.
-        interpret: run it without a TPU, slowly.
+        q_BLHK: queries; L and K must satisfy `fits`.
+        k_BLK: keys, shared by all heads.
+        v_BLK: values, shared by all heads.
+        segment_BL: id of each token's packed document; None: one document per row.
+        save_as: the name under which a remat policy can save the backward pass's inputs.
+        interpret: emulate the kernel without a TPU, which is slow.
     """
     _, length, heads, dim_head = q_BLHK.shape
     block = next(size for size in _BLOCKS if length % size == 0)
@@ -46,7 +46,7 @@ def splash_attention(
             block_kv=block,
             block_q_dkv=block,
             block_kv_dkv=block,
-            use_fused_bwd_kernel=True,  # five matmuls a block in place of seven
+            use_fused_bwd_kernel=True,  # five matmuls per block instead of seven
         ),
         residual_checkpoint_name=save_as,
         interpret=interpret,

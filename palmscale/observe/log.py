@@ -1,14 +1,14 @@
-"""What the program says to a person: lines on stderr that never tear the live progress."""
+"""Messages to the user on stderr, which never break the live progress line."""
 
 import logging
 
 import rich.console
 
-# Shared with progress.py: rich prints other text above a live line only on the line's own console.
+# Shared with progress.py: rich keeps text above a live line only if both use the same console.
 console = rich.console.Console(stderr=True)
 
 _logger = logging.getLogger("palmscale")
-# They report each file and each handler at INFO or WARNING; errors still come through.
+# These libraries log every file and handler at INFO or WARNING; their errors are still shown.
 _CHATTY = (
     "absl",
     "orbax",
@@ -21,26 +21,26 @@ _CHATTY = (
 
 
 def say(message: str) -> None:
-    """Tells a person what happens."""
+    """Logs an informational message."""
     _logger.info(message)
 
 
 def warn(message: str) -> None:
-    """Tells a person what went wrong though the run goes on."""
+    """Logs a warning: something went wrong, but the run continues."""
     _logger.warning(message)
 
 
 def set_up(*, process_index: int = 0, process_count: int = 1) -> None:
-    """Sends `say` and `warn` to stderr and silences the libraries' chatter; may be called again.
+    """Sends `say` and `warn` to stderr and silences noisy libraries; may be called again.
 
-    With several processes each line begins with the process index, and only process 0 says what
-    happens: all would say the same. Until it is called Python's own defaults hold: warnings are
-    shown, the rest is not.
+    With several processes, each line starts with the process index, and only process 0 logs
+    informational messages, which would be the same everywhere. Before this is called, Python's
+    defaults apply: only warnings are shown.
     """
     prefix = f"[{process_index}] " if process_count > 1 else ""
     _logger.handlers = [_ConsoleHandler(prefix)]
     _logger.setLevel(logging.INFO if process_index == 0 else logging.WARNING)
-    _logger.propagate = False  # absl puts a handler of its own on the root logger
+    _logger.propagate = False  # absl installs its own handler on the root logger
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -1,4 +1,4 @@
-"""The line that says how a run is doing: live on a terminal, now and then elsewhere."""
+"""Progress lines and bars: live on a terminal, printed periodically elsewhere."""
 
 import contextlib
 import sys
@@ -17,10 +17,10 @@ from palmscale.observe import log
 
 
 class Progress:
-    """The line of a training run from `start_step` to `total_steps`; a context manager.
+    """The progress line of a training run from `start_step` to `total_steps`; a context manager.
 
-    On a terminal it is rewritten in place; elsewhere it is printed every `seconds`, and at the end.
-    `clock` returns seconds.
+    On a terminal, the line is updated in place. Elsewhere it is printed every `seconds` and at the
+    end. `clock` returns seconds.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Progress:
         self._clock = clock
         self._metrics: dict[str, float] = {}
         self._started = clock()
-        # The first step compiles; the rate is measured from its end.
+        # The first step includes compilation, so the rate is measured from its end.
         self._first: tuple[int, float] | None = None
         self._printed = self._started
         self._printed_step: int | None = None
@@ -45,7 +45,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         if log.console.is_terminal:
-            # What is printed meanwhile appears above the line, unless stdout leads elsewhere.
+            # Other output appears above the line, unless stdout is redirected.
             self._live = rich.live.Live(
                 console=log.console,
                 get_renderable=self._renderable,
@@ -68,9 +68,9 @@ class Progress:
             self._print()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows that `step` steps are done. Metrics not given keep the value last seen.
+        """Shows that `step` steps are done. Metrics that are not given keep their last value.
 
-        Shown are loss, held_out_bits_per_byte, tokens_per_second, mfu and input_wait_fraction.
+        The line shows loss, eval_bits_per_byte, tokens_per_second, mfu and input_wait_fraction.
         """
         self._step = step
         self._metrics.update(metrics)
@@ -81,7 +81,7 @@ class Progress:
             self._print()
 
     def text(self) -> str:
-        """The line as plain text."""
+        """Returns the line as plain text."""
         parts = [f"step {self._step:,}/{self._total_steps:,}"]
         for name, form in _FORMS.items():
             if name in self._metrics:
@@ -121,10 +121,10 @@ def bar(
     seconds: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[int, int | None], None]]:
-    """Within the `with`, a function of bytes done and bytes in all (None: unknown yet).
+    """Yields a function that takes the bytes done and the total bytes (None: not known yet).
 
-    Shows rate and time left: a live bar on a terminal; elsewhere a plain line every `seconds`, and
-    at the end.
+    Shows the rate and the time left: as a live bar on a terminal, elsewhere as a plain line every
+    `seconds` and at the end.
     """
     if log.console.is_terminal:
         columns = (
@@ -142,7 +142,7 @@ def bar(
         return
 
     started = printed = clock()
-    # What an earlier, killed run had done was not done at this one's rate.
+    # The work of an earlier, killed run must not count toward this one's rate.
     first = last = None
     total = None
 
@@ -170,6 +170,24 @@ def bar(
         _plain(line())
 
 
+@contextlib.contextmanager
+def bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yields a callback that shows one bar after another, each from its first call."""
+    with contextlib.ExitStack() as stack:
+        current: str | None = None
+        update = None
+
+        def show_progress(what: str, done_bytes: int, total_bytes: int | None) -> None:
+            nonlocal current, update
+            if what != current:
+                stack.close()
+                current = what
+                update = stack.enter_context(bar(what))
+            update(done_bytes, total_bytes)
+
+        yield show_progress
+
+
 def _plain(line: str) -> None:
     log.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -188,7 +206,7 @@ def _duration(seconds: float) -> str:
 # In the order shown.
 _FORMS: dict[str, Callable[[float], str]] = {
     "loss": lambda value: f"loss {value:.4f}",
-    "held_out_bits_per_byte": lambda value: f"held-out {value:.3f} bits/byte",
+    "eval_bits_per_byte": lambda value: f"held-out {value:.3f} bits/byte",
     "tokens_per_second": _rate,
     "mfu": lambda value: f"MFU {value:.1%}",
     "input_wait_fraction": lambda value: f"input wait {value:.0%}",

@@ -1,12 +1,12 @@
-"""How fast a run is: tokens a second, model FLOPs utilization, time spent waiting for data."""
+"""Throughput of a run: tokens per second, model FLOPs utilization, time spent waiting for data."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-# Dense bfloat16 FLOP/s of one JAX device, as the vendor states it, by the beginning of its
-# `device_kind`; the longest that fits counts. Google Cloud's pages of TPU versions (v5e and v6e
-# call themselves "lite"); NVIDIA's data sheets, whose figures with sparsity are twice these.
+# The vendor's dense bfloat16 FLOP/s of one JAX device, by prefix of its `device_kind`; the longest
+# matching prefix applies. Sources: Google Cloud's pages on TPU versions (v5e and v6e report
+# themselves as "lite") and NVIDIA's data sheets, whose figures with sparsity are twice these.
 _PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -23,16 +23,16 @@ _PEAK_FLOPS = {
 
 
 def peak_flops_per_device(device_kind: str) -> float | None:
-    """The vendor's dense bfloat16 FLOP/s of a JAX device, or None where it is not known."""
+    """Returns the vendor's dense bfloat16 FLOP/s of a JAX device, or None if it is not known."""
     fitting = [name for name in _PEAK_FLOPS if device_kind.startswith(name)]
     return _PEAK_FLOPS[max(fitting, key=len)] if fitting else None
 
 
 class Throughput:
-    """Counts tokens, time and waiting since the last report.
+    """Counts tokens, time and input wait since the last report.
 
-    `peak_flops` is that of all devices together; without it, or without `flops_per_token`, there is
-    no MFU. `clock` returns seconds.
+    `peak_flops` is the total FLOP/s of all devices. MFU is reported only if `peak_flops` and
+    `flops_per_token` are given. `clock` returns seconds.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Throughput:
         self._waited_seconds = 0.0
 
     def add(self, tokens: int) -> None:
-        """Counts the tokens of steps that are done, of all hosts together."""
+        """Counts the tokens of completed steps, over all hosts."""
         self._tokens += tokens
 
     @contextlib.contextmanager
@@ -67,7 +67,7 @@ class Throughput:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time inside the `with` out: evaluation and samples are not training."""
+        """Excludes the time inside the `with`, for work such as evaluation."""
         began = self._clock()
         try:
             yield
@@ -75,9 +75,9 @@ class Throughput:
             self._started += self._clock() - began
 
     def report(self) -> dict[str, float]:
-        """`tokens_per_second`, `input_wait_fraction` and, where known, `mfu`; and starts anew.
+        """Returns `tokens_per_second`, `input_wait_fraction` and, if known, `mfu`, and resets.
 
-        Empty where no time has passed.
+        Returns an empty dict if no time has passed.
         """
         seconds = self._clock() - self._started
         if seconds <= 0:

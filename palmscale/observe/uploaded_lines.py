@@ -1,4 +1,4 @@
-"""metrics.jsonl in an object store, to which nothing can be appended: it is written as a whole."""
+"""metrics.jsonl in an object store, where objects cannot be appended to and are written whole."""
 
 import concurrent.futures
 import json
@@ -11,25 +11,25 @@ from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place
 
 _PAUSE_SECONDS = 10.0
-_BYTES_PER_SECOND = 1 << 20  # at most, on average, of lines that were written before
+_BYTES_PER_SECOND = 1 << 20  # largest average rate of rewriting earlier lines
 
 
 def json_lines(path: Place) -> MetricWriter:
-    """Returns what writes one line of JSON a step to `path`."""
+    """Returns a writer of one JSON line per step to `path`, a file or an object."""
     return UploadedLines(path) if isinstance(path, ObjectPath) else JsonLines(path)
 
 
 class UploadedLines:
-    """One line of JSON a step in the object `path`, in order; those of its steps so far stay.
+    """Writes one JSON line per step, in order, to the object `path`, after the lines already there.
 
-    The lines are kept in memory, some 200 bytes a step, and written by a thread: every 10 seconds
-    at most, a large object less often, and at `flush`. What fails is tried again with the next
-    lines, and no line is lost of it.
+    The lines are kept in memory, about 200 bytes per step. A thread uploads them at most every 10
+    seconds, less often if the object is large, and at `flush`. A failed upload is retried with the
+    next lines, so no line is lost.
     """
 
     def __init__(self, path: ObjectPath) -> None:
         self._path = path
-        self._lines: bytearray | None = None  # of the object and after; None: not read yet
+        self._lines: bytearray | None = None  # the object's lines and new ones; None: not read yet
         self._is_changed = False
         self._is_warned = False
         self._last_try = time.monotonic()
@@ -37,7 +37,7 @@ class UploadedLines:
         self._pending: concurrent.futures.Future[None] | None = None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes {"step": step, ...metrics}."""
+        """Adds the line {"step": step, ...metrics}."""
         lines = self._read()
         lines += json_line(step, metrics).encode()
         self._is_changed = True
@@ -46,21 +46,25 @@ class UploadedLines:
             self._upload()
 
     def truncate_from(self, step: int) -> None:
-        """Drops the lines of `step` and later, so that each step stands once after a resume."""
+        """Drops the lines of `step` and later, so that a resumed run has one line per step."""
         lines = bytes(self._read()).splitlines(keepends=True)
         kept = [line for line in lines if json.loads(line)["step"] < step]
         if kept != lines:
             self._lines, self._is_changed = bytearray(b"".join(kept)), True
 
     def flush(self) -> None:
-        """Writes the lines taken so far, and waits for it."""
+        """Uploads the lines added so far and waits for the upload."""
         self._ended(wait=True)
         if self._is_changed:
             self._upload()
             self._ended(wait=True)
 
     def close(self) -> None:
-        """Writes the lines taken so far. OSError where it fails."""
+        """Uploads the lines added so far.
+
+        Raises:
+            OSError: the upload failed.
+        """
         self.flush()
         if self._is_changed:
             self._path.write_bytes(bytes(self._read()))
@@ -79,7 +83,7 @@ class UploadedLines:
         self._pending = self._uploader.submit(self._path.write_bytes, bytes(self._read()))
 
     def _ended(self, wait: bool = False) -> bool:
-        """Whether no upload is under way; one that failed is to be made again."""
+        """Returns whether no upload is in progress; schedules a failed one again."""
         if self._pending is None:
             return True
         if not wait and not self._pending.done():
@@ -90,7 +94,7 @@ class UploadedLines:
         except OSError as error:
             self._is_changed = True
             if not self._is_warned:
-                log.warn(f"{self._path.name} is not written, and is tried again: {error}")
+                log.warn(f"{self._path.name} could not be written and will be retried: {error}")
             self._is_warned = True
         else:
             self._is_warned = False

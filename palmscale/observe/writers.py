@@ -1,4 +1,4 @@
-"""Where metrics go: JSON lines always, TensorBoard and Weights & Biases as extras."""
+"""Metric writers: JSON lines, and as extras TensorBoard and Weights & Biases."""
 
 import importlib
 import itertools
@@ -22,37 +22,37 @@ _WANDB_TRIES, _WANDB_PAUSE_SECONDS = 6, 2.0
 
 
 class MetricWriter(Protocol):
-    """Anything that takes the metrics of a step."""
+    """A destination for the metrics of each step."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of `step`."""
+        """Writes the metrics of `step`."""
 
     def flush(self) -> None:
-        """Puts what was taken where it outlives this process."""
+        """Makes everything written so far durable."""
 
     def truncate_from(self, step: int) -> None:
-        """Drops `step` and all later ones: training goes on from there, again."""
+        """Drops `step` and all later steps, because training repeats them."""
 
     def close(self) -> None:
-        """Finishes what was taken."""
+        """Finishes writing."""
 
 
 class Writers:
-    """Several writers as one. One that raises is named in a warning, once, and not called again."""
+    """Several writers as one. A writer that raises is reported in one warning and then dropped."""
 
     def __init__(self, writers: Sequence[MetricWriter]) -> None:
         self._writers = list(writers)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Hands the metrics of `step` to every writer that has not failed."""
+        """Passes the metrics of `step` to every writer that has not failed."""
         self._each("write", step, metrics)
 
     def flush(self) -> None:
-        """Has every writer put what it took where it outlives this process."""
+        """Flushes every writer that has not failed."""
         self._each("flush")
 
     def truncate_from(self, step: int) -> None:
-        """Has every writer drop `step` and all later ones."""
+        """Makes every writer drop `step` and all later steps."""
         self._each("truncate_from", step)
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Writers:
         for writer in list(self._writers):
             try:
                 getattr(writer, method)(*arguments)
-            except Exception as error:  # of whatever kind: a metric is never worth the run
+            except Exception as error:  # of any kind: a metric must never end a run
                 self._writers.remove(writer)
                 log.warn(
                     f"{type(writer).__name__} failed and is no longer used: "
@@ -72,16 +72,17 @@ class Writers:
 
 
 def json_line(step: int, metrics: Mapping[str, float]) -> str:
-    """Returns the line {"step": step, ...metrics}, in which a value that is not finite is null."""
+    """Returns the line {"step": step, ...metrics}; values that are not finite become null."""
     values = {name: float(value) for name, value in metrics.items()}
     finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
     return json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
 
 
 class JsonLines:
-    """One line of JSON a step in the file `path`, in order, each flushed.
+    """Writes one JSON line per step, in order, to the file `path`, and flushes each.
 
-    A value that is not finite becomes null, for JSON has none. A line that a kill tore is dropped.
+    Values that are not finite become null, since JSON cannot represent them. A line that a kill
+    left incomplete is dropped.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -100,7 +101,7 @@ class JsonLines:
         """Does nothing: each line is flushed."""
 
     def truncate_from(self, step: int) -> None:
-        """Drops the lines of `step` and later, so that each step stands once after a resume."""
+        """Drops the lines of `step` and later, so that a resumed run has one line per step."""
         self.close()
         self._keep_before(step)
 
@@ -123,7 +124,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """TensorBoard event files in `directory`, written by tensorboardX: no TensorFlow."""
+    """Writes TensorBoard event files to `directory` with tensorboardX, without TensorFlow."""
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = str(directory)
@@ -132,9 +133,9 @@ class TensorBoard:
         self._events = None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds one scalar for each metric."""
+        """Writes one scalar per metric."""
         if self._events is None:
-            # By default the name ends in seconds, and a file of the same second is overwritten.
+            # The default name ends in seconds and would overwrite a file of the same second.
             self._events = self._package.SummaryWriter(
                 self._directory, purge_step=self._purge_step, filename_suffix=f".{time.time_ns()}"
             )
@@ -142,25 +143,26 @@ class TensorBoard:
             self._events.add_scalar(name, float(value), step)
 
     def flush(self) -> None:
-        """Does nothing: the package has a thread for it, which a second flush would disturb."""
+        """Does nothing: the package flushes in its own thread, which this would disturb."""
 
     def truncate_from(self, step: int) -> None:
-        """Has TensorBoard leave out what earlier files say of `step` and later."""
+        """Makes TensorBoard ignore what earlier files hold for `step` and later."""
         self.close()
         self._purge_step = step
 
     def close(self) -> None:
-        """Closes the event file; a later write begins another one."""
+        """Closes the event file; a later write starts another one."""
         if self._events is not None:
             self._events.close()
             self._events = None
 
 
 class WeightsAndBiases:
-    """A Weights & Biases run, the same one after a resume: <directory>/wandb_run_id holds its id.
+    """Logs to a Weights & Biases run, and to the same run after a resume.
 
-    The run is opened at the first write, so that a network that is down does not stop training.
-    Where `directory` is in an object store, the package's own files are on this machine's disk.
+    <directory>/wandb_run_id holds the run's id. The run is opened at the first write, so that a
+    network outage does not stop training. If `directory` is in an object store, the package's own
+    files stay on this machine's disk.
     """
 
     def __init__(
@@ -173,7 +175,7 @@ class WeightsAndBiases:
     ) -> None:
         if mode not in ("online", "offline"):
             raise UserError(
-                f"Weights & Biases has no mode {mode!r} - online or offline is needed - choose one."
+                f"Weights & Biases has no mode {mode!r}; expected 'online' or 'offline'."
             )
         self._package = _extra_package("wandb", "wandb")
         self._directory = place(directory)
@@ -181,27 +183,28 @@ class WeightsAndBiases:
         if isinstance(self._directory, ObjectPath):
             if mode == "offline":
                 raise UserError(
-                    f"Weights & Biases cannot be offline with the workdir {directory} - what is to"
-                    " be synced later needs a folder - choose online, or such a --workdir."
+                    f"Weights & Biases cannot be offline with the workdir {directory}: it needs a"
+                    " folder on a disk to sync from later; use the mode 'online' or a workdir on a"
+                    " disk."
                 )
             self._files = Path(tempfile.mkdtemp(prefix="palmscale-wandb-"))
         self._settings = {"project": project, "name": name, "mode": mode}
         self._run = None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs the metrics against `step`, an axis of its own: W&B's counter cannot go back."""
+        """Logs the metrics with `step` as their axis, because W&B's own counter cannot go back."""
         if self._run is None:
             self._run = self._opened_run()
         self._run.log({"step": step} | {name: float(value) for name, value in metrics.items()})
 
     def flush(self) -> None:
-        """Does nothing: the package sends what was logged by itself."""
+        """Does nothing: the package uploads on its own."""
 
     def truncate_from(self, step: int) -> None:
-        """Does nothing: what a run has logged stays, and the same steps are logged again."""
+        """Does nothing: logged steps cannot be removed, and the same steps are logged again."""
 
     def close(self) -> None:
-        """Finishes the run, which a later write resumes."""
+        """Finishes the run; a later write resumes it."""
         if self._run is not None:
             self._run.finish()
             self._run = None
@@ -211,9 +214,9 @@ class WeightsAndBiases:
         self._directory.mkdir(parents=True, exist_ok=True)
         if not id_path.exists():
             id_path.write_text(secrets.token_hex(4), encoding="utf-8")
-        # It would otherwise take hold of stdout and stderr and tear the progress line.
+        # By default it captures stdout and stderr, which breaks the progress line.
         settings = self._package.Settings(console="off", silent=True)
-        # Offline there is nothing to look up: the pieces of one id are joined when they are synced.
+        # Offline there is no run to look up: parts with the same id are joined when synced.
         resume = "allow" if self._settings["mode"] == "online" else None
         run = self._initialized(
             dir=str(self._files),
@@ -226,7 +229,7 @@ class WeightsAndBiases:
         return run
 
     def _initialized(self, **fields: Any) -> Any:
-        """Opens the run; its last process may have been killed so lately that it still holds it."""
+        """Opens the run; retries while a recently killed process still holds it."""
         for attempt in itertools.count(1):
             try:
                 return self._package.init(**fields)
@@ -241,6 +244,6 @@ def _extra_package(package: str, extra: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(
-            f"the package {package} is not installed - the metric writer needs it - "
-            f"run: pip install 'palmscale[{extra}]'"
+            f"the package {package} is not installed, and the metric writer needs it; run: pip"
+            f" install 'palmscale[{extra}]'"
         ) from error

@@ -7,8 +7,8 @@ PaLM (section 5) and T5X's rule with those settings; for each parameter, at step
     m      <- beta1 m + (1 - beta1) lr max(RMS(param), 1e-3) u
     param  <- (1 - lr^2) param - m
 
-g was clipped to global norm 1 before. There is no bias correction: beta2 is 0 at k = 1, and the
-momentum is of the scaled update. optax.adafactor is another rule.
+g has been clipped to global norm 1. There is no bias correction: beta2 is 0 at k = 1, and the
+momentum averages the scaled update. optax.adafactor implements a different rule.
 """
 
 from typing import Any, NamedTuple
@@ -21,9 +21,9 @@ from palmscale.optim.schedules import Schedule
 
 
 class AdafactorState(NamedTuple):
-    """Both moments are shaped, and so sharded, like the parameters."""
+    """Both moments have the parameters' shapes, and therefore their shardings."""
 
-    count: jax.Array  # int32 scalar: updates done
+    count: jax.Array  # int32 scalar: completed updates
     m: Any
     v: Any  # float32
 
@@ -42,15 +42,15 @@ def scale_by_palm_adafactor(
     """Returns the transformation above; its updates are ready for `optax.apply_updates`.
 
     Args:
-        learning_rate: schedule of the relative rate: 1e-2 moves a weight by 1 % of its RMS.
-        layer_dims: tree like the parameters; the dim that stacks layers, or -1. RMS is taken
-            within a layer, so that stacked and separate layers train alike.
-        beta1: of the momentum.
+        learning_rate: schedule of the relative rate: 1e-2 moves a weight by 1% of its RMS.
+        layer_dims: tree like the parameters: the dim that stacks layers, or -1. The RMS is taken
+            per layer, so that stacked and separate layers train identically.
+        beta1: decay rate of the momentum.
         beta2_exponent: beta2 = 1 - k^-beta2_exponent.
-        weight_decay_lr_exponent: decay is lr to this power at each step; None: no decay.
-        clipping_threshold: largest RMS of u; None: no clipping. Not stated by the paper.
-        min_parameter_scale: floor of RMS(param), which lets zero parameters move.
-        momentum_dtype: of m: `float32` or `bfloat16`. Not stated by the paper.
+        weight_decay_lr_exponent: each step decays weights by lr to this power; None: no decay.
+        clipping_threshold: largest RMS of u; None: no clipping. Not specified in the paper.
+        min_parameter_scale: lower bound of RMS(param), which lets zero parameters move.
+        momentum_dtype: dtype of m: `float32` or `bfloat16`. Not specified in the paper.
     """
 
     def init(params: Any) -> AdafactorState:
@@ -86,6 +86,6 @@ def scale_by_palm_adafactor(
 
 
 def rms_per_layer(x: jax.Array, layer_dim: int) -> jax.Array:
-    """Returns the root mean square of `x`, of each layer where `layer_dim` stacks them."""
+    """Returns the root mean square of `x`, separately for each layer along `layer_dim`."""
     dims = tuple(dim for dim in range(x.ndim) if dim != layer_dim)
     return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)), axis=dims, keepdims=True))

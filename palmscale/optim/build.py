@@ -1,7 +1,7 @@
-"""Optimizers as gin binds them: frozen descriptions that build an optax transformation.
+"""Optimizers: frozen descriptions that build an optax transformation.
 
-Hyperparameters have no default here: they live in configs/optim. Switches on which the paper is
-silent default to what its code base does.
+Hyperparameters have no defaults here; configs/optim sets them. Options that the paper does not
+mention default to the behavior of its code base.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from palmscale.errors import UserError
 from palmscale.optim.adafactor import scale_by_palm_adafactor
 from palmscale.optim.schedules import Schedule
 
-_Need = tuple[Callable[[Any], bool], str]  # what a field's value must be, and so in words
+_Need = tuple[Callable[[Any], bool], str]  # a condition on a field's value, and its description
 _BETA: _Need = (lambda value: 0 <= value < 1, "in [0, 1)")
 _POSITIVE: _Need = (lambda value: value > 0, "above 0")
 _NOT_NEGATIVE: _Need = (lambda value: value >= 0, "0 or more")
@@ -29,7 +29,13 @@ _MOMENTUM_DTYPE: _Need = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adafactor:
-    """PaLM's optimizer (section 5); see palmscale.optim.adafactor for the rule."""
+    """PaLM's optimizer (section 5); palmscale.optim.adafactor documents the rule and the fields.
+
+    `clip_global_norm` is the largest global norm of the gradients; None: no clipping.
+
+    Raises:
+        UserError: a field is out of range.
+    """
 
     learning_rate: Schedule
     beta1: float
@@ -53,7 +59,10 @@ class Adafactor:
         )
 
     def build(self, logical_axes: Any) -> optax.GradientTransformation:
-        """Returns the transformation for parameters with these logical axes (tuples of names)."""
+        """Returns the transformation for parameters with the given logical axes.
+
+        `logical_axes` is a tree like the parameters whose leaves are tuples of axis names.
+        """
         rule = scale_by_palm_adafactor(
             learning_rate=self.learning_rate,
             layer_dims=layer_dims(logical_axes),
@@ -69,7 +78,11 @@ class Adafactor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """optax's AdamW behind the same clipping; decay is multiplied by the learning rate."""
+    """optax's AdamW after the same gradient clipping; decay is scaled by the learning rate.
+
+    Raises:
+        UserError: a field is out of range.
+    """
 
     learning_rate: Schedule
     beta1: float
@@ -89,7 +102,7 @@ class AdamW:
         )
 
     def build(self, logical_axes: Any) -> optax.GradientTransformation:
-        """Returns the transformation; layers are independent in it, so the axes do not matter."""
+        """Returns the transformation; it works elementwise, so the axes are not used."""
         del logical_axes
         rule = optax.adamw(
             self.learning_rate,
@@ -105,7 +118,7 @@ Optimizer = Adafactor | AdamW
 
 
 def layer_dims(logical_axes: Any) -> Any:
-    """Returns, for each parameter, the dim that stacks layers, or -1."""
+    """Returns the dim that stacks layers, or -1, for each parameter."""
     return jax.tree.map(
         lambda names: names.index(axes.LAYERS) if axes.LAYERS in names else -1,
         logical_axes,

@@ -1,6 +1,6 @@
-"""Learning rates as functions of the step: frozen values that gin binds and optax calls.
+"""Learning rate schedules: frozen dataclasses that optax calls.
 
-Every schedule takes `count`, the number of updates done before this one: 0 at the first.
+Every schedule takes `count`, the number of completed updates: 0 at the first step.
 """
 
 import dataclasses
@@ -14,10 +14,13 @@ from palmscale.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InverseSqrt:
-    """peak for `hold_steps` steps, then peak * sqrt(hold_steps / k) at step k, counted from 1.
+    """`peak` for `hold_steps` steps, then peak * sqrt(hold_steps / k) at step k, counted from 1.
 
-    PaLM (section 5): peak 1e-2 held for 10,000 steps, which makes it 1 / sqrt(k) after.
-    `warmup_steps` ramps up linearly first; the paper has none.
+    PaLM (section 5) holds a peak of 1e-2 for 10,000 steps, and then follows 1 / sqrt(k).
+    `warmup_steps` adds a linear ramp at the start, which the paper does not have.
+
+    Raises:
+        UserError: a field is out of range.
     """
 
     peak: float
@@ -36,7 +39,11 @@ class InverseSqrt:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant:
-    """One learning rate throughout; PaLM's finetuning uses 5e-5 (section 6.1.2)."""
+    """A constant learning rate; PaLM's finetuning uses 5e-5 (section 6.1.2).
+
+    Raises:
+        UserError: `value` is not positive.
+    """
 
     value: float
 
@@ -50,7 +57,11 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupCosine:
-    """Linear to `peak` over `warmup_steps`, then a half cosine to `final` at `total_steps`."""
+    """A linear warmup to `peak`, then a half cosine down to `final` at `total_steps`.
+
+    Raises:
+        UserError: a field is out of range.
+    """
 
     peak: float
     warmup_steps: int

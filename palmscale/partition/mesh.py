@@ -36,7 +36,7 @@ class MeshSpec:
         if num_devices % known or (-1 not in sizes and known != num_devices):
             raise UserError(
                 f"{text} needs {'a multiple of ' if -1 in sizes else ''}{known} devices and there "
-                f"are {num_devices}; change the mesh, or SIMULATED_DEVICES on a CPU."
+                f"are {num_devices}; change Layout.mesh, or Layout.simulated_devices on a CPU."
             )
         return tuple(num_devices // known if size == -1 else size for size in sizes)
 
@@ -44,8 +44,8 @@ class MeshSpec:
 def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh over `devices` (all by default), laid on the torus by `mesh_utils`.
 
-    Replicas are slices, or equal parts of them, where the devices tell their slice; else they are
-    consecutive groups of devices.
+    Replicas are slices, or equal parts of slices, if devices expose `slice_index`; otherwise they
+    are consecutive groups of devices.
 
     Raises:
         UserError: the sizes do not make up the devices, or a replica would lie over two slices of
@@ -58,7 +58,7 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
     lies_over_two = slices > 1 and replicas % slices != 0
     if lies_over_two and devices[0].platform == "tpu":
         raise UserError(
-            f"REPLICAS={replicas} over {slices} slices: a replica would lie over two - use a"
+            f"MeshSpec.replicas={replicas} over {slices} slices: a replica would span two; use a"
             f" multiple of {slices}."
         )
     if slices > 1 and not lies_over_two:

@@ -1,92 +1,158 @@
-"""What a plan says of one step on one topology: whether it fits, how long it takes, and why."""
+"""What a plan says of one step on one topology: whether it fits, how long it takes, and why.
+
+A verdict is plain data. It depends on the program, the topology and the compiler alone; prices and
+token budgets are added afterwards (plans.py).
+"""
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh
-
-from palmscale import axes
-from palmscale.data.feed import PREFETCH_BATCHES
-from palmscale.errors import DoesNotFitError
-from palmscale.partition.shardings import path_name
-from palmscale.plan import collectives, hlo, memory, schedule
-from palmscale.plan.collectives import Collective
-from palmscale.plan.compile import Compiled, compile_step, offered_bytes
-from palmscale.plan.compute import expected_seconds, least_matmul_seconds, least_seconds
-from palmscale.plan.hlo import Instruction, Program
-from palmscale.plan.host_copies import bytes_on_host
-from palmscale.plan.kernels import kernel_flops
-from palmscale.plan.network import Network, Path
-from palmscale.plan.saved import Saved
-from palmscale.plan.schedule import Times
-from palmscale.plan.surprises import Surprise, surprises
-from palmscale.plan.topology import Topology
-
-_LARGE_COPY_BYTES = 64 * 2**20
+from palmscale.plan.program.memory import Held
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Step:
-    """A step to plan, lowered for its mesh, and what the arithmetic needs to know of it.
+class Placement:
+    """What joins the devices along a mesh axis.
 
     Attributes:
-        compile: compiles the lowered program, as the run itself would.
-        digest: of the lowered program.
-        mesh: over the topology's devices.
-        params: shapes with shardings.
-        optimizer_state: likewise.
-        tokens: a step.
-        sequence_length: tokens a row.
-        num_params: as the paper counts them: no norm scales, no padding.
-        attention_flops_per_token: of training, whole attention counted.
-        matmul_flops: of all devices together, with what is computed anew; kernels apart.
-        layers: N.
-        vocabulary: rows of the token table.
-        saved: (dtype, shape, bytes of all devices) of what the backward pass finds saved.
+        torus: chips along each dim of the torus, as `16 (ring) x 1`.
+        slices: over how many slices the axis goes.
     """
 
-    compile: Callable[[], jax.stages.Compiled]
-    digest: str
-    mesh: Mesh
-    params: Any
-    optimizer_state: Any
-    tokens: int
-    sequence_length: int
-    num_params: int
-    attention_flops_per_token: float
+    torus: str
+    slices: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedArray:
+    """An array that the forward pass saves for the backward pass."""
+
+    array: str
+    bytes_of_all_devices: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What is known of a step's memory whether or not it fits.
+
+    Attributes:
+        needed_bytes: peak memory of a device; of a step that does not fit, what the compiler says
+            that the step's own arrays need.
+        offered_bytes: that the compiler lets a program have on a device.
+        state_bytes: a device, of what stays between steps, by name.
+        saved_arrays: the largest first.
+        host_bytes: that a host needs for one checkpoint in flight, the batches read ahead, and
+            what its devices save there in a step.
+        host_offered_bytes: a host.
+    """
+
+    needed_bytes: int
+    offered_bytes: int
+    state_bytes: dict[str, int]
+    saved_arrays: tuple[SavedArray, ...]
+    host_bytes: int
+    host_offered_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramMemory(Memory):
+    """The memory of a compiled step, in bytes a device.
+
+    Attributes:
+        peak_bytes_by_kind: of the step's own arrays at peak, the largest kind first.
+        peak_arrays: these arrays, the largest first; of 1 MiB or more.
+        argument_bytes: state and batch.
+        aliased_bytes: of the results, those in the place of donated arguments.
+        temporary_bytes: the sum over what has a place of its own.
+        program_bytes: the code itself.
+    """
+
+    peak_bytes_by_kind: dict[str, int]
+    peak_arrays: tuple[Held, ...]
+    argument_bytes: int
+    aliased_bytes: int
+    temporary_bytes: int
+    program_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compute:
+    """FLOPs of a step on all devices.
+
+    Attributes:
+        model_flops: by the paper's count.
+        matmul_flops: of the traced program, rematerialization included; kernels apart.
+    """
+
+    model_flops: float
     matmul_flops: float
-    layers: int
-    vocabulary: int
-    saved: tuple[Saved, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramCompute(Compute):
+    """The same of a compiled step.
+
+    Attributes:
+        cycles: a device, as the compiler estimates them.
+        kernel_flops_per_device: of Pallas kernels, which have no estimate.
+    """
+
+    cycles: int
+    kernel_flops_per_device: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CollectiveUse:
+    """A collective of the compiled step; see program/collectives.py.
+
+    Attributes:
+        bytes: of the whole array, a chip.
+        milliseconds: of one execution, alone on its links.
+    """
+
+    kind: str
+    axis: str
+    array: str
+    bytes: int
+    executions_per_step: int
+    executions_per_layer: float
+    asynchronous: bool
+    phase: str
+    source: str
+    op_name: str
+    milliseconds: float
 
     @property
-    def model_flops(self) -> float:
-        """Of a step by the paper's count (appendix B): 6N a token, and all of attention."""
-        return self.tokens * (6 * self.num_params + self.attention_flops_per_token)
+    def bytes_per_step(self) -> int:
+        """Of all executions."""
+        return self.bytes * self.executions_per_step
 
     @property
-    def causal_flops(self) -> float:
-        """The same with the half of attention that a causal mask leaves."""
-        return self.tokens * (6 * self.num_params + self.attention_flops_per_token / 2)
+    def milliseconds_per_step(self) -> float:
+        """Of all executions."""
+        return self.milliseconds * self.executions_per_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnexpectedCollective:
+    """A collective that a well-laid-out step would not have, and why."""
+
+    why: str
+    collective: CollectiveUse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Speed:
-    """A predicted time of a step, and the shares of the chips' peak that it makes.
+    """A time of a step, and the shares of the chips' peak that it makes.
 
     Attributes:
-        seconds: of a step.
+        step_seconds: of a step.
         mfu: the paper's: model FLOPs, whole attention.
         mfu_causal: model FLOPs, causal attention.
         hfu: the matmuls that are computed, rematerialization included.
         tokens_per_second_per_chip: of training.
     """
 
-    seconds: float
+    step_seconds: float
     mfu: float
     mfu_causal: float
     hfu: float
@@ -94,213 +160,92 @@ class Speed:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The whole answer for one step; what a compile that does not fit cannot tell is None or empty.
+class StepSeconds:
+    """The parts of a predicted step time; communication by mesh axis.
 
-    Attributes:
-        fits: the compiler accepts the program.
-        needed_bytes: a device, at the fullest moment; of a program that does not fit, what the
-            compiler says that it needs.
-        offered_bytes: that the compiler lets a program have.
-        state: bytes a device of what is there between steps, by name.
-        host_bytes: that a host needs for one checkpoint in flight, the batches read ahead, and
-            what its devices save there in a step.
-        placement: what joins the devices along each mesh axis.
-        held: bytes a device of the step's own arrays at the fullest moment, by kind.
-        arrays: these arrays, the largest first.
-        found: collectives, the most bytes a step first.
-        surprises: of these, those that a well-laid-out step would not have.
-        replicated: bytes of parameters and moments of which every device has a whole, large copy.
-        times: by the compiler's cycles; None where the clock is unknown.
-        at_best: the same with matmuls at the chip's peak.
-        fast: the speed with matmuls at the peak, if all that is asynchronous overlaps as scheduled.
-        slow: the speed by the compiler's cycles, if nothing overlaps.
+    At the lower bound, collectives overlap as scheduled and only exposed communication adds time;
+    at the upper bound all communication is exposed.
     """
 
-    topology: Topology
-    step: Step
-    fits: bool
-    needed_bytes: int
-    offered_bytes: int | None
-    state: dict[str, int]
-    host_bytes: int
-    placement: dict[str, Path]
-    held: dict[str, int] = dataclasses.field(default_factory=dict)
-    arrays: tuple[memory.Held, ...] = ()
-    found: tuple[Collective, ...] = ()
-    surprises: tuple[Surprise, ...] = ()
-    replicated: dict[str, int] = dataclasses.field(default_factory=dict)
-    cycles: int = 0
-    kernel_flops: float = 0.0
-    times: Times | None = None
-    at_best: Times | None = None
-    fast: Speed | None = None
-    slow: Speed | None = None
-    compiled: Compiled | None = None
+    compute_lower_bound: float
+    compute_upper_bound: float
+    kernels: float
+    exposed_communication_lower_bound: dict[str, float]
+    exposed_communication_upper_bound: dict[str, float]
 
 
-def judge(step: Step, topology: Topology) -> Verdict:
-    """Returns the verdict on a step: compiles it, and reads the program."""
-    network = Network(topology, list(step.mesh.devices.flat))
-    known: dict[str, Any] = {
-        "topology": topology,
-        "step": step,
-        "state": _state_bytes(step),
-        "host_bytes": _host_bytes(step, topology),
-        "placement": placement(step.mesh, network),
-        "replicated": _replicated(step),
-        "offered_bytes": offered_bytes(step.mesh.devices.flat[0]),
-    }
-    try:
-        compiled = compile_step(step.compile)
-    except DoesNotFitError as error:
-        known["offered_bytes"] = error.offered_bytes
-        return Verdict(**known, fits=False, needed_bytes=error.needed_bytes)
-    program = hlo.parse(compiled.text)
-    traffic = collectives.find(program, step.mesh, network)
-    arrays = memory.at_the_peak(program)
-    chip = topology.chip
-    kernels = _total(program, kernel_flops)
-    times = at_best = fast = slow = None
-    if chip.clock_hz is not None:
-        flops, weights = step.matmul_flops / topology.devices, known["state"]["parameters"]
-        matmul_seconds = least_matmul_seconds(chip, flops, weights)
-        times, at_best = (
-            schedule.step_times(
-                program,
-                traffic,
-                compute_seconds=seconds,
-                kernel_seconds=lambda call: kernel_flops(call) / chip.device_peak_flops,
-            )
-            for seconds in (
-                expected_seconds(chip.clock_hz),
-                least_seconds(program, chip.clock_hz, matmul_seconds),
-            )
-        )
-        fast = _speed(step, topology, at_best.overlapped, kernels)
-        slow = _speed(step, topology, times.serial, kernels)
-    known["host_bytes"] += bytes_on_host(program) * topology.devices // topology.hosts
-    return Verdict(
-        **known,
-        fits=True,
-        needed_bytes=compiled.peak_bytes,
-        held=_held_by_kind(step, arrays, compiled),
-        arrays=tuple(arrays),
-        found=tuple(sorted(traffic.found.values(), key=lambda one: -one.bytes_per_step)),
-        surprises=tuple(_surprises(step, traffic.found)),
-        cycles=int(_total(program, lambda instruction: instruction.cycles)),
-        kernel_flops=kernels,
-        times=times,
-        at_best=at_best,
-        fast=fast,
-        slow=slow,
-        compiled=compiled,
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Predicted, not measured: bounds of the step time.
+
+    Attributes:
+        lower_bound: matmuls at the chip's peak, and all that is asynchronous overlaps as scheduled.
+        upper_bound: the compiler's cycles, and nothing overlaps.
+        seconds: what both are made of.
+    """
+
+    lower_bound: Speed
+    upper_bound: Speed
+    seconds: StepSeconds
 
 
-def placement(mesh: Mesh, network: Network) -> dict[str, Path]:
-    """Returns what joins the devices along each mesh axis that has more than one."""
-    sizes = tuple(mesh.shape.values())
-    numbers = np.arange(mesh.size).reshape(sizes)
-    return {
-        name: network.path(np.moveaxis(numbers, dim, 0).reshape(size, -1)[:, 0])
-        for dim, (name, size) in enumerate(mesh.shape.items())
-        if size > 1
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is known of a step on a topology whether or not it fits: `Fits` or `DoesNotFit`.
+
+    Attributes:
+        topology: its name.
+        chips, hosts, devices: of all slices.
+        mesh: size of each mesh axis.
+        placement: of each mesh axis with more than one device.
+        step_digest: of the lowered program.
+        batch_sequences: a step.
+        sequence_length: tokens a row.
+        parameters: as the paper counts them.
+        memory: of a device and of a host.
+        compute: of a step.
+        replicated_bytes: of large parameters and moments that every device holds whole, by name.
+    """
+
+    topology: str
+    chips: int
+    hosts: int
+    devices: int
+    mesh: dict[str, int]
+    placement: dict[str, Placement]
+    step_digest: str
+    batch_sequences: int
+    sequence_length: int
+    parameters: int
+    memory: Memory
+    compute: Compute
+    replicated_bytes: dict[str, int]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the compiler accepts the program."""
+        return isinstance(self, Fits)
 
 
-def _state_bytes(step: Step) -> dict[str, int]:
-    return {
-        "parameters": sum(map(_shard_bytes, jax.tree.leaves(step.params))),
-        "optimizer state": sum(map(_shard_bytes, jax.tree.leaves(step.optimizer_state))),
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoesNotFit(Verdict):
+    """The compiler refuses the program: it needs more memory than a device offers."""
 
 
-def _replicated(step: Step) -> dict[str, int]:
-    return {
-        path_name(path): leaf.size * leaf.dtype.itemsize
-        for path, leaf in jax.tree_util.tree_leaves_with_path((step.params, step.optimizer_state))
-        if leaf.size * leaf.dtype.itemsize > _LARGE_COPY_BYTES
-        and step.mesh.size > 1
-        and _shard(leaf) == leaf.shape
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fits(Verdict):
+    """The compiler accepts the program.
 
+    Attributes:
+        collectives: the most bytes a step first.
+        unexpected_collectives: of these, those that a well-laid-out step would not have.
+        prediction: of the step time; None where the chip's clock is unknown.
+        compile_cpu_seconds: that the compiler took.
+    """
 
-def _host_bytes(step: Step, topology: Topology) -> int:
-    """Of a checkpoint a host holds its share of one copy, replicas dividing it; see checkpoint/."""
-    replicas = step.mesh.shape.get(axes.REPLICA, 1)
-    devices = topology.devices // topology.hosts
-    state = sum(_state_bytes(step).values()) * devices // replicas
-    batch = 4 * step.tokens // topology.hosts  # int32 ids
-    return state + (PREFETCH_BATCHES + 1) * batch  # one more is being read
-
-
-def _shard(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    return tuple(leaf.sharding.shard_shape(leaf.shape))
-
-
-def _shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    return math.prod(_shard(leaf)) * leaf.dtype.itemsize
-
-
-def _held_by_kind(step: Step, arrays: Sequence[memory.Held], compiled: Compiled) -> dict[str, int]:
-    """Returns the bytes of the step's own arrays at the fullest moment, the largest kind first."""
-    shards = {_shard(leaf) for leaf in jax.tree.leaves(step.params)}
-    logits = _logits_sizes(step)
-    kinds: dict[str, int] = {}
-    for held in arrays:
-        kind = _kind(held, shards, step.layers, logits)
-        kinds[kind] = kinds.get(kind, 0) + held.bytes
-    # The compiler's own count is the one that is true; what it has beyond ours has no name.
-    rest = compiled.peak_bytes - compiled.argument_bytes - sum(kinds.values())
-    if rest > 0:
-        kinds["not attributed"] = rest
-    return dict(sorted(kinds.items(), key=lambda item: -item[1]))
-
-
-def _kind(held: memory.Held, shards: set[tuple[int, ...]], layers: int, logits: set[int]) -> str:
-    whole_layer = held.shape[1:] if held.shape[:1] == (1,) else held.shape
-    if held.shape in shards:
-        return "gradients" if held.dtype == "f32" else "parameters in bfloat16"
-    if len(held.shape) >= 3 and held.shape[-1] in logits:
-        return "logits"
-    if len(held.shape) >= 3 and held.shape[0] == layers:
-        return "activations saved for the backward pass"
-    if "dot_general" in held.op_name or "convert" in held.op_name or len(whole_layer) >= 3:
-        return "activations of one layer"
-    return "workspace"
-
-
-def _logits_sizes(step: Step) -> set[int]:
-    return {-(-step.vocabulary // size) for size in (1, *step.mesh.shape.values())}
-
-
-def _surprises(step: Step, found: Mapping[str, Collective]) -> list[Surprise]:
-    layer = max((math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(step.params)), default=0)
-    return surprises(
-        list(found.values()),
-        logits_sizes=_logits_sizes(step),
-        # Half of what a model shard has of a layer's largest matrix, in bfloat16: above the sums
-        # of norms, keys and values.
-        gradient_bytes=layer // step.mesh.shape.get(axes.MODEL, 1),
-    )
-
-
-def _speed(step: Step, topology: Topology, seconds: float, kernels: float) -> Speed:
-    """`kernels` are the FLOPs of one device that the traced program does not tell."""
-    computed = step.matmul_flops + kernels * topology.devices
-    peak = topology.chips * topology.chip.peak_flops * seconds
-    return Speed(
-        seconds=seconds,
-        mfu=step.model_flops / peak,
-        mfu_causal=step.causal_flops / peak,
-        hfu=computed / peak,
-        tokens_per_second_per_chip=step.tokens / seconds / topology.chips,
-    )
-
-
-def _total(program: Program, of: Callable[[Instruction], float]) -> float:
-    return sum(
-        times * sum(of(instruction) for instruction in program.computations[name])
-        for name, times in program.executions.items()
-    )
+    memory: ProgramMemory
+    compute: ProgramCompute
+    collectives: tuple[CollectiveUse, ...]
+    unexpected_collectives: tuple[UnexpectedCollective, ...]
+    prediction: Prediction | None
+    compile_cpu_seconds: float

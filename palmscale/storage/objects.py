@@ -1,7 +1,7 @@
-"""Objects of Google Cloud Storage, by as much of `pathlib.Path` as a run's files need.
+"""Google Cloud Storage objects, with the part of `pathlib.Path`'s interface that runs need.
 
-What a folder of files has and a bucket has not: folders, appending, renaming at once, locks. What
-needs one of these is written for both kinds where it is needed; all else works on either path.
+A bucket has no folders, appends, atomic renames or locks. Code that needs one of these handles
+disks and buckets separately; all other code works with either kind of path.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ from typing import Any, BinaryIO, Self
 from palmscale.errors import UserError
 
 SCHEME = "gs://"
-_BLOCK_BYTES = 8 << 20  # of a file that is read in order; each reader holds two
+_BLOCK_BYTES = 8 << 20  # per read of a sequential stream; each reader holds two blocks
 _REQUEST_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Stat:
-    """What the store says of an object; each write gives it another generation.
+    """The store's record of an object. Every write gives the object a new generation.
 
-    `st_mtime` is by the store's clock, in seconds: two of them can be compared, from any host.
+    `st_mtime` is in seconds, by the store's clock, so values can be compared from any host.
     """
 
     st_size: int
@@ -35,15 +35,15 @@ class Stat:
 
 @dataclass(frozen=True, order=True)
 class ObjectPath:
-    """The path gs://bucket/name of an object, or of all the objects below it: a folder.
+    """The path gs://bucket/name of an object, or of a folder: all objects below it.
 
-    A write is whole or does not happen, and lasts once it has returned. A folder is there as long
-    as an object is below it. Requests that fail for a while are tried again, for half a minute or
-    so; then, and where there is no permission, the error is an OSError whose text names the object.
+    Writes are atomic, and durable once they return. A folder exists as long as there is an object
+    below it. Failed requests are retried for about half a minute. After that, or without
+    permission, an OSError names the object.
     """
 
     url: str
-    is_listed: bool = field(default=False, compare=False, repr=False)  # a listing has shown it
+    is_listed: bool = field(default=False, compare=False, repr=False)  # known from a listing
 
     def __str__(self) -> str:
         return self.url
@@ -53,7 +53,7 @@ class ObjectPath:
 
     @property
     def bucket(self) -> Self:
-        """The bucket, a path without a name."""
+        """The bucket: the path without an object name."""
         return type(self)(SCHEME + self.url.removeprefix(SCHEME).partition("/")[0])
 
     @property
@@ -63,38 +63,42 @@ class ObjectPath:
 
     @property
     def parent(self) -> Self:
-        """The folder that the path is in; a bucket is in itself."""
+        """The parent folder; a bucket is its own parent."""
         return self if self == self.bucket else type(self)(self.url.rpartition("/")[0])
 
     def absolute(self) -> Self:
-        """Returns the path itself."""
+        """Returns the path itself, which is always absolute."""
         return self
 
     def with_name(self, name: str) -> Self:
-        """Returns the path with another last part."""
+        """Returns the path with its last part replaced."""
         return self.parent / name
 
     def relative_to(self, folder: Self) -> PurePosixPath:
-        """Returns the path below `folder`, which it must be in."""
+        """Returns the path relative to `folder`, which must contain it."""
         return PurePosixPath(self.url.removeprefix(f"{folder.url}/"))
 
     # Reading.
 
     def stat(self) -> Stat:
-        """Returns what the store says of the object. FileNotFoundError where there is none."""
+        """Returns the store's record of the object.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
         bucket, name = self._parts()
-        # gcsfs's own look-up takes a folder for an object, and lists where it may not look.
+        # gcsfs's own lookup mistakes folders for objects, and may list without permission to.
         with _told(self):
             info = _store().call("GET", "b/{}/o/{}", bucket, name, json_out=True)
         moment = datetime.datetime.fromisoformat(info["updated"]).timestamp()
         return Stat(int(info["size"]), moment, int(info["generation"]))
 
     def exists(self) -> bool:
-        """Whether there is such an object or folder."""
+        """Returns whether there is such an object or folder."""
         return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
-        """Whether there is such an object."""
+        """Returns whether there is such an object."""
         if self.is_listed:
             return True
         try:
@@ -104,14 +108,14 @@ class ObjectPath:
         return True
 
     def is_dir(self) -> bool:
-        """Whether there is an object below the path."""
+        """Returns whether there is an object below the path."""
         try:
             return bool(self._list(f"{self.url}/", delimiter="/", first_only=True))
-        except FileNotFoundError:  # not even the bucket
+        except FileNotFoundError:  # the bucket does not exist
             return False
 
     def iterdir(self) -> Iterator[Self]:
-        """Yields what is in the folder; nothing where there is none."""
+        """Yields the contents of the folder; nothing if it does not exist."""
         return iter(self._list(f"{self.url}/", delimiter="/"))
 
     def rglob(self, pattern: str) -> Iterator[Self]:
@@ -121,7 +125,7 @@ class ObjectPath:
         return iter(self._list(f"{self.url}/"))
 
     def open(self, mode: str = "rb", buffering: int = -1) -> BinaryIO:
-        """Returns the object opened for reading, in order and a block at a time."""
+        """Opens the object for sequential reading, one block at a time."""
         if mode != "rb":
             raise NotImplementedError(f"open(mode={mode!r}) of an object store")
         with _told(self):
@@ -139,26 +143,29 @@ class ObjectPath:
     # Writing.
 
     def write_bytes(self, content: bytes) -> None:
-        """Writes the object, in the place of the one that is there."""
+        """Writes the object, replacing an existing one."""
         with _told(self):
             _store().pipe_file(self._key(), content)
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
-        """Writes the object as text, in the place of the one that is there."""
+        """Writes the object as text, replacing an existing one."""
         self.write_bytes(text.encode(encoding))
 
     def touch(self) -> None:
-        """Writes an empty object where there is none."""
+        """Writes an empty object if there is none."""
         if not self.is_file():
             self.write_bytes(b"")
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Does nothing: a folder comes with its first object."""
+        """Does nothing: a folder exists once it has an object."""
 
     def write_over(self, generation: int, content: bytes) -> int:
-        """Writes the object if it is of that generation, 0 for none; returns its new one.
+        """Writes the object if its generation is `generation`; returns the new generation.
 
-        The store itself compares, so that of two writers one wins. FileExistsError for the other.
+        0 stands for no object. The store makes the comparison, so only one of two writers wins.
+
+        Raises:
+            FileExistsError: the object has another generation.
         """
         bucket, name = self._parts()
         store = _store()
@@ -176,9 +183,10 @@ class ObjectPath:
         return int(info["generation"])
 
     def unlink(self, missing_ok: bool = False, generation: int | None = None) -> None:
-        """Removes the object, if it still is of that generation where one is given.
+        """Removes the object; if a generation is given, only if it is still the current one.
 
-        FileExistsError where it is of another one.
+        Raises:
+            FileExistsError: the object has another generation.
         """
         bucket, name = self._parts()
         match = {} if generation is None else {"ifGenerationMatch": str(generation)}
@@ -190,7 +198,7 @@ class ObjectPath:
                 raise
 
     def remove_tree(self) -> None:
-        """Removes every object below the folder, if there are any."""
+        """Removes every object below the folder."""
         with contextlib.suppress(FileNotFoundError), _told(self):
             _store().rm(self._key(), recursive=True)
 
@@ -207,7 +215,7 @@ class ObjectPath:
         return bucket, name
 
     def _list(self, prefix: str, first_only: bool = False, **options: Any) -> list[Self]:
-        """The objects, and with a delimiter the folders, whose URLs begin so, in order."""
+        """Returns the objects, and with a delimiter the folders, whose URLs start with `prefix`."""
         bucket, _, name = prefix.removeprefix(SCHEME).partition("/")
         found: list[Self] = []
         page = None
@@ -222,12 +230,12 @@ class ObjectPath:
             found += [type(self)(root + each.rstrip("/")) for each in answer.get("prefixes", [])]
             page = answer.get("nextPageToken")
             if page is None or (first_only and found):
-                # Some programs mark a folder by an empty object of its name and a slash.
+                # Some programs mark a folder with an empty object whose name ends in a slash.
                 return sorted(path for path in found if not path.url.endswith("/"))
 
 
 class _Reading:
-    """An open object, of which an error is an OSError as well."""
+    """An open object whose errors are OSErrors too."""
 
     def __init__(self, stream: BinaryIO, path: ObjectPath) -> None:
         self._stream, self._path = stream, path
@@ -255,24 +263,24 @@ class _Reading:
 
 @functools.cache
 def _store() -> Any:
-    """The client, which asks the store every time: another host may have written since."""
+    """Returns the client, without caches, since another host may have written in the meantime."""
     try:
         import fsspec
         import gcsfs
     except ImportError as error:
         raise UserError(
-            f"{SCHEME} cannot be reached ({error}) - what reads and writes it is needed - install"
-            " it: `pip install 'palmscale[gcs]'`"
+            f"{SCHEME} paths need a package that is not installed ({error}); run: pip install"
+            " 'palmscale[gcs]'"
         ) from None
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints tracebacks of what it raises
-    # For Orbax's client as well, which is made elsewhere.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of its exceptions
+    # Also for Orbax's client, which is created elsewhere.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return gcsfs.GCSFileSystem(use_listings_cache=False, requests_timeout=_REQUEST_SECONDS)
 
 
 @contextlib.contextmanager
 def _told(path: ObjectPath) -> Iterator[None]:
-    """Makes whatever the client raises an OSError that says what happened to which object."""
+    """Converts the client's exceptions to OSErrors that name the object."""
     try:
         yield
     except UserError:
@@ -280,8 +288,8 @@ def _told(path: ObjectPath) -> Iterator[None]:
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "No such object", str(path)) from None
     except FileExistsError:
-        raise FileExistsError(errno.EEXIST, "Another one has written it", str(path)) from None
-    except Exception as error:  # gcsfs's own, aiohttp's and Google's: most are no OSErrors
+        raise FileExistsError(errno.EEXIST, "Overwritten by another writer", str(path)) from None
+    except Exception as error:  # from gcsfs, aiohttp or Google; most are not OSErrors
         code = getattr(error, "code", None)
         text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         if code in (401, 403) or text.startswith("Forbidden"):

@@ -1,4 +1,4 @@
-"""Where a run is kept: a folder that its hosts see, or a folder of an object store."""
+"""Where a run is stored: a folder that all its hosts see, or a folder in an object store."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ Place = Path | ObjectPath
 
 
 def place(path: "str | os.PathLike[str] | ObjectPath") -> Place:
-    """Returns the path of a folder on a disk, or of a folder in a bucket for a gs:// URL."""
+    """Returns the path of a folder: an `ObjectPath` for a gs:// URL, else a `Path`."""
     if isinstance(path, ObjectPath):
         return path
     text = os.fspath(path)
@@ -23,9 +23,9 @@ def place(path: "str | os.PathLike[str] | ObjectPath") -> Place:
 
 @contextlib.contextmanager
 def on_disk(source: Place) -> Iterator[Path]:
-    """Yields the file or folder as one of this machine's disk: itself, or a copy for that long.
+    """Yields the file or folder on this machine's disk: itself, or a temporary copy of objects.
 
-    What is not there is not there on the disk either.
+    If the source does not exist, neither does the path that is yielded.
     """
     if not isinstance(source, ObjectPath):
         yield source

@@ -1,18 +1,83 @@
-"""Held-out loss: nats a token, and bits a byte of the text, which no vocabulary can flatter."""
+"""Evaluation: what training calls at a period, and the loss on held-out rows.
 
+The loss is in nats per token and in bits per byte, which are comparable across vocabularies.
+"""
+
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import NamedSharding
 
+from palmscale.data.feed import held_out_batches
+from palmscale.data.row_cache import Split
 from palmscale.data.stream import Batch
 from palmscale.model.loss import TokenLoss
 from palmscale.train.step import batch_loss, token_weights
 
 EvalStep = Callable[[Any, Batch], tuple[TokenLoss, jax.Array]]
+
+
+class Evaluation(Protocol):
+    """Anything that training evaluates at a period; all processes call it, at the same steps."""
+
+    every_steps: int | None  # None: at the last step only
+
+    def __call__(self, state: Any) -> dict[str, float]:
+        """Returns the metrics of a state, which has `step` and `params`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOutLoss:
+    """The evaluation of held-out rows; see `evaluate` for its metrics.
+
+    Attributes:
+        every_steps: its period; None: at the last step only.
+        splits: the rows, by component of a mixture; those of a run without one are named "".
+        weights_at: returns the components' weights at a step.
+        eval_step: of the model.
+        sharding: of a [batch, length] array.
+        batch_sequences: rows a batch.
+        max_sequences: rows to read of each component; None: all.
+        beat: called before each batch.
+    """
+
+    every_steps: int | None
+    splits: Mapping[str, Split]
+    weights_at: Callable[[int], Mapping[str, float]]
+    eval_step: EvalStep
+    sharding: NamedSharding
+    batch_sequences: int
+    max_sequences: int | None
+    beat: Callable[[], None] = lambda: None
+
+    def __call__(self, state: Any) -> dict[str, float]:
+        """Returns the metrics of anything with `step` and `params`; empty without rows."""
+        values = {
+            name: self._of_split(split, state.params)
+            for name, split in self.splits.items()
+            if split.num_rows
+        }
+        return combine(values, self.weights_at(int(state.step)))
+
+    def _of_split(self, split: Split, params: Any) -> dict[str, float]:
+        bytes_per_token = None if split.is_packed else split.bytes_per_token
+        batches = self._batches(split)
+        return evaluate(self.eval_step, params, batches, bytes_per_token=bytes_per_token)
+
+    def _batches(self, split: Split) -> Iterator[Batch]:
+        for batch in held_out_batches(
+            split,
+            sharding=self.sharding,
+            batch_sequences=self.batch_sequences,
+            max_sequences=self.max_sequences,
+        ):
+            self.beat()
+            yield batch
 
 
 def make_eval_step(*, model: nn.Module, bos_id: int, loss_chunk_length: int) -> EvalStep:
@@ -30,34 +95,34 @@ def make_eval_step(*, model: nn.Module, bos_id: int, loss_chunk_length: int) -> 
 def evaluate(
     eval_step: EvalStep, params: Any, batches: Iterable[Batch], *, bytes_per_token: float | None
 ) -> dict[str, float]:
-    """Returns `held_out_loss` (nats a token), `held_out_bits_per_byte` and `held_out_accuracy`.
+    """Returns `eval_loss` (nats per token), `eval_bits_per_byte` and `eval_accuracy`.
 
-    Sums are taken on the host in float64, in the order of the batches, over tokens with weight.
-    Empty without batches. `bytes_per_token` is None, and there are no bits per byte, where tokens
-    without weight make the bytes of the others unknown.
+    Sums are weighted by token and computed on the host in float64, in batch order. Without batches,
+    the result is empty. If `bytes_per_token` is None, because some tokens have no weight and the
+    bytes of the others are not known, bits per byte are omitted.
     """
     cross_entropy = correct = tokens = 0.0
     for batch in batches:
-        # Read at once: with one step in flight, simulated devices cannot block one another.
+        # Read immediately: with one step in flight, simulated devices cannot block one another.
         loss, weight = jax.device_get(eval_step(params, batch))
         cross_entropy += float(loss.cross_entropy)
         correct += float(loss.correct)
         tokens += float(weight)
     if not tokens:
         return {}
-    values = {"held_out_loss": cross_entropy / tokens}
+    values = {"eval_loss": cross_entropy / tokens}
     if bytes_per_token is not None:
-        values["held_out_bits_per_byte"] = values["held_out_loss"] / math.log(2) / bytes_per_token
-    return values | {"held_out_accuracy": correct / tokens}
+        values["eval_bits_per_byte"] = values["eval_loss"] / math.log(2) / bytes_per_token
+    return values | {"eval_accuracy": correct / tokens}
 
 
 def combine(
     values: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]
 ) -> dict[str, float]:
-    """Returns the metrics of components: each as `metric/component`, their mean as `metric`.
+    """Returns each component's metrics as `metric/component`, and their mean as `metric`.
 
-    The mean is by the weights of the components that `values` has; without weight there is none.
-    Of a single component without a name, its metrics as they are.
+    The mean is weighted, over the components in `values`; it is omitted if their total weight is 0.
+    The metrics of a single component without a name are returned unchanged.
     """
     if set(values) == {""}:
         return dict(values[""])

@@ -1,8 +1,8 @@
-"""Faults put into a run on purpose, to try what it does about them.
+"""Fault injection, to test how a run recovers.
 
-A fault belongs to a row of the data, the first of the step that it is named by: where that row is
-skipped the fault is gone, as one would be that the data had caused. The reported loss is never
-touched: parameters or gradients are, and the loss follows.
+A fault is tied to a row of the data: the first row of the step at which it is specified. If that
+row is skipped, the fault does not occur, as with a fault that the data caused. Faults change
+parameters or gradients, never the reported loss, which follows from them.
 """
 
 import dataclasses
@@ -20,30 +20,30 @@ from palmscale.train.state import TrainState
 from palmscale.train.step import Metrics, TrainStep
 
 SPIKE, NAN = "spike", "nan"
-_PUSH = 8.0  # times a parameter: far enough that a few steps do not mend it
+_PUSH = 8.0  # factor of the parameters: large enough that a few steps do not recover
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A fault of a `kind` at a step: `spike` pushes the parameters, `nan` spoils the gradients."""
+    """A fault at a step: `spike` scales the parameters, `nan` makes the gradients NaN."""
 
     kind: str
     step: int
 
 
 def parse_faults(text: str) -> tuple[Fault, ...]:
-    """Returns the faults that a text such as `spike@120,nan@200` names.
+    """Parses a list of faults such as `spike@120,nan@200`.
 
     Raises:
-        UserError: it names none.
+        UserError: an entry is not valid.
     """
     faults = []
     for part in filter(None, map(str.strip, text.split(","))):
         match = re.fullmatch(rf"({SPIKE}|{NAN})@(\d+)", part)
         if not match:
             raise UserError(
-                f"--inject has {part!r} - needed is KIND@STEP with KIND {SPIKE} or {NAN} - write"
-                f" for example --inject={SPIKE}@120,{NAN}@200"
+                f"faults has {part!r}, which is not a fault; expected KIND@STEP with KIND {SPIKE}"
+                f" or {NAN}, for example {SPIKE}@120,{NAN}@200."
             )
         faults.append(Fault(match[1], int(match[2])))
     return tuple(faults)
@@ -55,13 +55,13 @@ def faulty(
     faults: Sequence[Fault],
     stream: RowStream,
 ) -> Callable[[Cursor], TrainStep]:
-    """Returns a function of the cursor: the step to run there.
+    """Returns a function that maps a cursor to the step to run there.
 
     Args:
-        train_step: without a fault.
-        nan_step: the same with spoiled gradients.
-        faults: by step; they stay with the rows that those steps have where nothing is skipped.
-        stream: tells the rows.
+        train_step: the step without a fault.
+        nan_step: the same step with NaN gradients.
+        faults: faults by step; each is tied to a row of that step in a run without skipped rows.
+        stream: provides the rows of a step.
     """
     by_row = {stream.schedule.rows_before(fault.step): fault for fault in faults}
 
@@ -69,7 +69,7 @@ def faulty(
         here = [by_row[row] for row in map(int, stream.batch_rows(cursor)) if row in by_row]
         if not here:
             return train_step
-        log.warn(f"step {cursor.step + 1}: --inject puts in {', '.join(f.kind for f in here)}.")
+        log.warn(f"step {cursor.step + 1}: injecting {', '.join(f.kind for f in here)}.")
         step = nan_step if any(fault.kind == NAN for fault in here) else train_step
         return _pushed(step) if any(fault.kind == SPIKE for fault in here) else step
 
@@ -77,7 +77,7 @@ def faulty(
 
 
 def spoil(grads: Any) -> Any:
-    """Returns gradients of the same shapes none of whose elements is a number."""
+    """Returns gradients of the same shapes in which every element is NaN."""
     return jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), grads)
 
 

@@ -1,7 +1,7 @@
-"""Loss spikes, by the paper's recipe: go back about 100 steps and skip the next 200 to 500 batches.
+"""Loss spikes, handled as in the paper: rewind about 100 steps and skip 200 to 500 batches.
 
-Everything here is a pure function of what the steps reported, so all hosts come to one verdict, and
-a run that is killed and resumed to the same one. (PaLM, section 5.1, 'Training instability'.)
+Everything here is a pure function of the reported metrics, so all hosts reach the same verdict, and
+so does a run that was killed and resumed. (PaLM, section 5.1, 'Training instability'.)
 """
 
 import dataclasses
@@ -13,30 +13,34 @@ from typing import Any
 
 from palmscale.errors import UserError
 
-_MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+_MAD_TO_DEVIATION = 1.4826  # standard deviation / MAD of a normal distribution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpikePolicy:
-    """What counts as a spike, and what is done about it.
+    """What counts as a loss spike, and how the run recovers.
 
-    A step is suspect when its loss exceeds the median of the last `window_steps` steps by
-    `deviations` robust standard deviations and by `least_rise` of it; or when its gradient norm
-    exceeds its own median by `gradient_rise` times. `patience_steps` suspect steps on end are a
-    spike, and so are `non_finite_steps` on end whose loss or gradient is not finite: the parameters
-    were kept in those.
+    A step is suspect if its loss exceeds the median of the last `window_steps` steps by both
+    `deviations` robust standard deviations and the fraction `least_rise`, or if its gradient norm
+    exceeds `gradient_rise` times its median. A spike is `patience_steps` consecutive suspect steps,
+    or `non_finite_steps` consecutive steps whose loss or gradient is not finite. Such steps have
+    left the parameters unchanged.
 
     Attributes:
-        window_steps: steps that the medians are taken of; neither suspect ones nor such as are not
-            finite are among them. Before it is half full nothing is suspect.
-        deviations: of the loss, in robust standard deviations (1.4826 median absolute deviations).
-        least_rise: of the loss, as a fraction of its median.
-        gradient_rise: of the gradient norm, as a multiple of its median.
-        patience_steps: suspect steps on end that make a spike.
-        non_finite_steps: steps on end that are not finite and make one.
-        rewind_steps: from the spike's first step back to the checkpoint to go on from, at least.
-        skip_steps: batches to leave out from there on; at least those up to the spike.
-        max_rewinds: in a run, after which the next spike ends it.
+        window_steps: number of steps in the medians, without suspect or non-finite ones. Until the
+            window is half full, no step is suspect.
+        deviations: threshold of the loss, in robust standard deviations (1.4826 median absolute
+            deviations).
+        least_rise: threshold of the loss, as a fraction of its median.
+        gradient_rise: threshold of the gradient norm, as a multiple of its median.
+        patience_steps: consecutive suspect steps that make a spike.
+        non_finite_steps: consecutive non-finite steps that make a spike.
+        rewind_steps: minimum distance from the spike's first step back to the rewind target.
+        skip_steps: batches to skip from the target on; at least those up to the spike are skipped.
+        max_rewinds: rewinds allowed in a run; the next spike ends it.
+
+    Raises:
+        UserError: a field is out of range.
     """
 
     window_steps: int = 128
@@ -58,7 +62,7 @@ class SpikePolicy:
 
 @dataclasses.dataclass(frozen=True)
 class Spike:
-    """A verdict: the steps since `onset` went wrong, which was seen at `found`."""
+    """A detected spike: its first step is `onset`, and it was detected at step `found`."""
 
     onset: int
     found: int
@@ -66,11 +70,11 @@ class Spike:
 
 
 class Detector:
-    """Reads the metrics of every step in order, and finds spikes.
+    """Detects spikes from the metrics of every step, in order.
 
     Args:
-        policy: what counts as one.
-        known: what `to_json` described; None: nothing is known yet.
+        policy: what counts as a spike.
+        known: the value of `to_json` to continue from; None: start empty.
     """
 
     def __init__(self, policy: SpikePolicy, known: Mapping[str, Any] | None = None) -> None:
@@ -81,7 +85,7 @@ class Detector:
         self._non_finite: list[int] = list(known["non_finite"])
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what is known, as plain lists and numbers: the next verdicts follow from it."""
+        """Returns the detector's state as plain lists and numbers."""
         return {
             "window": [list(values) for values in self._window],
             "suspect": self._suspect,
@@ -89,7 +93,7 @@ class Detector:
         }
 
     def observe(self, step: int, *, loss: float, grad_norm: float) -> Spike | None:
-        """Returns the spike that ends the patience at `step`; None: train on."""
+        """Returns the spike that `step` completes, or None to continue training."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self._non_finite.append(step)
             if len(self._non_finite) < self._policy.non_finite_steps:
@@ -114,26 +118,26 @@ class Detector:
         spread = statistics.median(abs(x - median) for x in losses) * _MAD_TO_DEVIATION
         rise = max(self._policy.deviations * spread, self._policy.least_rise * abs(median))
         if loss > median + rise:
-            return f"loss {loss:.4g}, where the median is {median:.4g}"
+            return f"loss {loss:.4g}, median {median:.4g}"
         usual = statistics.median(norms)
         if grad_norm > self._policy.gradient_rise * usual:
-            return f"gradient norm {grad_norm:.3g}, where the median is {usual:.3g}"
+            return f"gradient norm {grad_norm:.3g}, median {usual:.3g}"
         return ""
 
 
 def rewind_target(saved: Collection[int], onset: int, rewind_steps: int) -> int:
-    """Returns the step to go back to: the newest saved one `rewind_steps` before `onset`, or more.
+    """Returns the newest saved step that is at least `rewind_steps` before `onset`.
 
-    0, the beginning, where none is that old.
+    Returns 0, the start of the run, if there is none.
     """
     return max((step for step in saved if step <= onset - rewind_steps), default=0)
 
 
 def to_keep(saved: Collection[int], now: int, rewind_steps: int) -> set[int]:
-    """Returns the saved steps that a rewind from `now` or later may need; at most a few.
+    """Returns the few saved steps that a rewind from `now` or later may need.
 
-    The present target, and of the newer ones as many as leave no gap wider than `rewind_steps`: so
-    a later rewind goes back less than twice that, wherever there was a save at all.
+    These are the current target, and enough newer steps to leave no gap wider than `rewind_steps`.
+    A later rewind then goes back less than twice that, if saves were frequent enough.
     """
     target = rewind_target(saved, now, rewind_steps)
     kept, last = {target} & set(saved), target
@@ -146,8 +150,9 @@ def to_keep(saved: Collection[int], now: int, rewind_steps: int) -> set[int]:
 
 
 def steps_to_skip(spike: Spike, target: int, skip_steps: int) -> int:
-    """Returns how many batches from the target on to leave out: `skip_steps`, and all gone wrong.
+    """Returns the number of batches to skip from the target on: `skip_steps`, or more.
 
-    The paper's 200 to 500 cover the batches that were seen before and during the spike.
+    All batches up to the spike are skipped. The paper's 200 to 500 batches also cover those seen
+    before and during the spike.
     """
     return max(skip_steps, spike.found - target)

@@ -1,4 +1,4 @@
-"""The training state, sharded from birth: no device or host ever holds a whole copy."""
+"""The training state, created sharded: no device or host ever holds a full copy."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from palmscale.partition.shardings import logical_axes, make_shardings, path_nam
 
 @struct.dataclass
 class TrainState:
-    """What a step takes and returns: the number of steps done, parameters, optimizer state."""
+    """The state of training: completed steps, parameters and optimizer state."""
 
     step: jax.Array
     params: Any
@@ -28,12 +28,12 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StatePlan:
-    """Everything known of the state before it exists.
+    """The shapes, axes and shardings of the state, before it is created.
 
     Attributes:
-        boxed: TrainState of shapes, with the logical axes of each leaf.
-        abstract: the same without boxes, each shape with its sharding: what restore asks for.
-        transformation: the optimizer, which knows the parameters' layer axes.
+        boxed: TrainState of shapes, each boxed with its logical axes.
+        abstract: the same without boxes, each shape with its sharding, as a restore needs it.
+        transformation: the optimizer, built for the parameters' layer axes.
     """
 
     boxed: TrainState
@@ -49,10 +49,10 @@ class StatePlan:
 def plan_state(
     *, model: nn.Module, optimizer: Optimizer, mesh: Mesh, rules: Mapping[str, MeshAxes]
 ) -> StatePlan:
-    """Returns the plan of the state of `model` under `optimizer`, by tracing alone.
+    """Returns the state plan of `model` and `optimizer`, by tracing only.
 
     Raises:
-        UserError: a parameter without logical axes, or one that does not divide over the mesh.
+        UserError: a parameter has no logical axes, or does not divide over the mesh.
     """
     boxed, transformation = abstract_state(model, optimizer)
     shardings = make_shardings(boxed, mesh, rules)
@@ -67,18 +67,18 @@ def plan_state(
 def abstract_state(
     model: nn.Module, optimizer: Optimizer
 ) -> tuple[TrainState, optax.GradientTransformation]:
-    """Returns the shapes of the whole state, boxed with their logical axes, and the optimizer.
+    """Returns the shapes of the state, boxed with their logical axes, and the optimizer.
 
     Raises:
-        UserError: a parameter without logical axes.
+        UserError: a parameter has no logical axes.
     """
     boxed_params = abstract_params(model)
     transformation = optimizer.build(logical_axes(boxed_params))
     boxed = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=boxed_params,
-        # The boxes pass through init, which only maps over the parameters: the optimizer's
-        # moments get the parameters' logical axes without anything knowing its state's classes.
+        # The boxes pass through init, which only maps over the parameters. So the moments get the
+        # parameters' logical axes, and no code needs to know the optimizer's state classes.
         optimizer_state=jax.eval_shape(transformation.init, boxed_params),
     )
     return boxed, transformation
@@ -88,10 +88,10 @@ def abstract_params(model: nn.Module) -> Any:
     """Returns the shapes of the model's parameters, boxed with their logical axes.
 
     Raises:
-        UserError: a parameter without logical axes; it would be replicated without a word.
+        UserError: a parameter has no logical axes; Flax would silently replicate it.
     """
 
-    def init() -> Any:  # The key is made inside too: the layout's devices may not exist.
+    def init() -> Any:  # The key is created inside too, since the layout's devices may not exist.
         return model.init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))["params"]
 
     boxed = jax.eval_shape(init)
@@ -100,8 +100,8 @@ def abstract_params(model: nn.Module) -> Any:
     ):
         if not isinstance(leaf, nn.Partitioned):
             raise UserError(
-                f"parameter {path_name(path)} of {type(model).__name__} has no logical axes; "
-                "wrap its initializer in nn.with_logical_partitioning."
+                f"parameter {path_name(path)} of {type(model).__name__} has no logical axes;"
+                " wrap its initializer in nn.with_logical_partitioning."
             )
     return boxed
 
@@ -109,9 +109,9 @@ def abstract_params(model: nn.Module) -> Any:
 def init_state(
     plan: StatePlan, model: nn.Module, *, seed: int, given: Mapping[str, jax.Array] = {}
 ) -> TrainState:
-    """Returns the state at step 0: a pure function of the seed, the same on any mesh.
+    """Returns the state at step 0, a pure function of the seed that is the same on any mesh.
 
-    Parameters that are `given`, by path and in their shardings, take the place of the seed's.
+    Parameters that are `given`, by path and in their shardings, replace the initialized ones.
     """
 
     def init_params() -> Any:

@@ -1,4 +1,4 @@
-"""One train step: a pure (state, batch) -> (state, metrics), the same for training and planning."""
+"""The train step: a pure (state, batch) -> (state, metrics), shared by training and planning."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -29,9 +29,9 @@ def batch_loss(
     chunk_length: int,
     rngs: Mapping[str, jax.Array] | None = None,
 ) -> TokenLoss:
-    """Returns the summed losses of a batch: each target given what precedes it in its row.
+    """Returns the summed losses of a batch, for each target given the tokens before it in its row.
 
-    Rows are read as T5X does: the first input is `bos_id`, the last token is only a target.
+    As in T5X, the first input of a row is `bos_id`, and its last token is only a target.
     """
     target_BL = constrain(batch.target_BL, (axes.BATCH, axes.LENGTH))
     input_BL = jnp.pad(target_BL[:, :-1], ((0, 0), (1, 0)), constant_values=bos_id)
@@ -60,23 +60,25 @@ def make_train_step(
     seed: int,
     z_loss: float,
     loss_chunk_length: int,
-    microbatches: int = 1,
+    gradient_accumulation_steps: int = 1,
     edit_gradients: Callable[[Any], Any] = lambda grads: grads,
 ) -> TrainStep:
-    """Returns the step, not yet compiled; jit it with the state donated.
+    """Returns the step, not compiled yet; jit it with the state donated.
 
-    A step whose loss or gradient is not finite keeps the old parameters and optimizer state, and
-    says so in `skipped`. Metrics are means per token over the batch, float32 scalars.
+    If the loss or a gradient is not finite, the step keeps the old parameters and optimizer state
+    and sets the metric `skipped` to 1. Losses are means per token of the batch; all metrics are
+    float32 scalars.
 
     Args:
-        model: offers `hidden` and `unembed`.
-        plan: of the state; its transformation is the optimizer.
+        model: a module with `hidden` and `unembed`.
+        plan: the state plan; its transformation is the optimizer.
         bos_id: id before the first token of a row or segment.
-        seed: of the run; randomness is a function of it and the step.
+        seed: the run's seed; randomness is a function of it and the step.
         z_loss: coefficient of log(Z)^2.
-        loss_chunk_length: positions whose logits exist at a time.
-        microbatches: parts of the batch whose gradients are summed one after another.
-        edit_gradients: applied to the mean gradients before anything reads them.
+        loss_chunk_length: number of positions whose logits exist at a time.
+        gradient_accumulation_steps: number of parts of the batch whose gradients are computed one
+            after another and summed.
+        edit_gradients: applied to the mean gradients before they are used.
     """
 
     def objective(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, TokenLoss]:
@@ -94,7 +96,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         gradients = functools.partial(jax.grad(objective, has_aux=True), state.params)
-        grads, loss = sum_over_parts(gradients, batch, key, microbatches)
+        grads, loss = sum_over_parts(gradients, batch, key, gradient_accumulation_steps)
         tokens = jnp.sum(token_weights(batch))
         grads, loss = jax.tree.map(lambda a: a / jnp.maximum(tokens, 1.0), (grads, loss))
         grads = edit_gradients(grads)
@@ -131,9 +133,9 @@ def make_train_step(
 def sum_over_parts(
     compute: Callable[[Batch, jax.Array], Any], batch: Batch, key: jax.Array, parts: int
 ) -> Any:
-    """Returns the sum of `compute(part, its key)` over `parts` parts of a batch, taken in turn.
+    """Returns the sum of `compute(part, key)` over `parts` parts of a batch, one after another.
 
-    With one part, `compute(batch, key)`. Only one part's activations exist at a time.
+    With one part, this is `compute(batch, key)`. Only one part's activations exist at a time.
     """
     if parts == 1:
         return compute(batch, key)
@@ -148,16 +150,17 @@ def sum_over_parts(
 
 
 def split_rows(a_B: jax.Array, parts: int) -> jax.Array:
-    """Returns [B, ...] as [parts, B / parts, ...], part i being rows i, i + parts, ...
+    """Returns [B, ...] as [parts, B / parts, ...], where part i has the rows i, i + parts, ...
 
-    A device holds consecutive rows, so each has its share of every part: none waits, none moves.
+    A device holds consecutive rows, so it holds a share of every part: no device is idle, and no
+    row moves to another device.
     """
     a = a_B.reshape(a_B.shape[0] // parts, parts, *a_B.shape[1:])
     return jnp.moveaxis(a, 1, 0)
 
 
 def token_weights(batch: Batch) -> jax.Array:
-    """Returns weight_BL, float32: 1 for every token where the batch gives none."""
+    """Returns float32 weight_BL; 1 for every token if the batch has no weights."""
     if batch.weight_BL is None:
         return jnp.ones(batch.target_BL.shape, jnp.float32)
     return batch.weight_BL.astype(jnp.float32)

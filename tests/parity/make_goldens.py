@@ -21,7 +21,7 @@ import sys
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "support"))
+sys.path.insert(0, str(HERE.parent / "support/programs"))
 import formula_weights  # noqa: E402
 import original_palm_flax  # noqa: E402
 

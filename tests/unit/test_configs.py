@@ -7,8 +7,9 @@ import jax
 import pytest
 import source_tree
 
-from palmscale.cli import gin_config, main
-from palmscale.cli.run import load_run
+from palmscale.cli import main
+from palmscale.cli.config import load, moved
+from palmscale.cli.config.load import load_run
 from palmscale.partition.shardings import unbox
 from palmscale.train.state import abstract_params
 
@@ -28,7 +29,7 @@ POD_RECIPES = [name for name in names("recipes") if name.startswith("palm_")]
 @pytest.fixture(autouse=True)
 def no_configuration_is_left():
     yield
-    gin_config.reset()
+    load.reset()
 
 
 def model_of(name):
@@ -88,7 +89,7 @@ def test_an_optimizer_file_replaces_the_optimizer(name):
 
 @pytest.mark.parametrize("name", [n for n in names("runs") if n != "pretrain"])
 def test_a_run_loads_by_itself(name):
-    assert load_run([f"configs/runs/{name}.gin"], []).train_steps > 0
+    assert load_run([f"configs/runs/{name}.gin"], []).training.steps > 0
 
 
 @pytest.mark.parametrize("name", names("recipes"))
@@ -105,18 +106,22 @@ def test_a_recipe_loads_and_is_explained(name, capsys):
 def test_a_recipe_says_what_it_is_and_what_to_override(name):
     folder = "recipes" if name in names("recipes") else "runs"
     text = (CONFIGS / f"{folder}/{name}.gin").read_text()
-    header = text[: text.index("\nfrom ")]
+    header = text[: text.index("\n\n")]
     assert all(line.startswith("#") for line in header.split("\n") if line)
     assert re.search("overrid", header, re.IGNORECASE)
 
 
 def test_the_papers_runs_train_on_the_papers_number_of_sequences():
     runs = {name: load_run([f"configs/runs/{name}.gin"], []) for name in PUBLISHED}
-    sequences = {r.batch_schedule.rows_before(r.train_steps) for r in runs.values()}
+    sequences = {r.training.batch_schedule.rows_before(r.training.steps) for r in runs.values()}
     assert sequences == {378_880_000}  # x 2,048 tokens = 775.9 billion
     assert {run.data.sequence_length for run in runs.values()} == {2048}
-    assert runs["palm_540b"].batch_schedule.stages == ((0, 512), (50_000, 1024), (115_000, 2048))
-    assert runs["palm_540b"].train_steps == 255_000
+    assert runs["palm_540b"].training.batch_schedule.stages == (
+        (0, 512),
+        (50_000, 1024),
+        (115_000, 2048),
+    )
+    assert runs["palm_540b"].training.steps == 255_000
 
 
 @pytest.mark.parametrize("name", POD_RECIPES)
@@ -133,7 +138,7 @@ def test_a_pod_recipe_is_for_the_chips_that_its_name_and_header_state(name):
     stated = f"# PaLM {size.upper()} on {chips:,} TPU {chip}"
     assert header.startswith(stated) and f"data {mesh.data} x model {mesh.model}" in header
     assert count_of_size(run.model) == PUBLISHED[f"palm_{size}"]
-    run.check_batches(mesh.replicas * mesh.data)
+    run.training.check_batches(mesh.replicas * mesh.data)
     assert layout.tpu_options
 
 
@@ -148,3 +153,10 @@ def test_the_540b_table_divides_over_both_axes_in_whole_tiles(name):
     assert (mesh.replicas, mesh.data, mesh.model) == (run.layout.slices, 256, 12)
     assert rows % mesh.model == 0 and rows % (16 * mesh.data) == 0
     assert rows - 256_000 < 12 * 16 * mesh.data
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.gin")), ids=lambda path: path.stem)
+def test_palmscales_own_files_use_short_names_of_today(path):
+    text = path.read_text()
+    assert "palmscale." not in text and "dynamic_registration" not in text
+    assert not any(old in text for old in moved.MACROS)

@@ -4,13 +4,14 @@ import types
 from pathlib import Path
 
 import pytest
+import small_plan
 
-from palmscale.train.compiled import CompiledStep
+from palmscale.train.compile import CompiledStep
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import backtest_page  # noqa: E402
 import plan_backtest  # noqa: E402
-from backtest_page import Outcome  # noqa: E402
+from backtest_page import Outcome, Result  # noqa: E402
 from published_runs import PUBLISHED_RUNS, PublishedRun  # noqa: E402
 
 TINY = PublishedRun(
@@ -31,19 +32,21 @@ PEAK, PARAMETERS, ATTENTION = 100e12, 10**9, 10**9  # 6e9 + 1e9 FLOPs a token
 def outcome(low=0.5, high=0.7, **run):
     """A row on a chip that reaches 100 TFLOP/s, and a plan of it between two MFUs."""
 
-    def speed(mfu):
-        return {"mfu": mfu, "step_seconds": 7e9 * 2048 / (mfu * PEAK)}
+    def step_seconds(mfu):
+        return 7e9 * 2048 / (mfu * PEAK)
 
-    plan = {
-        "fits": True,
-        "parameters": PARAMETERS,
-        "chips": 1,
-        "batch_sequences": 8,
-        "sequence_length": 256,
-        "memory": {"needed_bytes": 2**30, "offered_bytes": 2**31},
-        "prediction": {"at_best": speed(high), "if_nothing_overlaps": speed(low)},
-    }
-    result = {"peak_flops": PEAK, "attention_flops_per_token": ATTENTION, "plan": plan}
+    bounds = small_plan.prediction(step_seconds(high), step_seconds(low))
+    prediction = dataclasses.replace(
+        bounds,
+        lower_bound=dataclasses.replace(bounds.lower_bound, mfu=high),
+        upper_bound=dataclasses.replace(bounds.upper_bound, mfu=low),
+    )
+    verdict = small_plan.fits(
+        parameters=PARAMETERS, chips=1, batch_sequences=8, sequence_length=256,
+        prediction=prediction,
+    )  # fmt: skip
+    result = Result(versions={}, peak_flops=PEAK, attention_flops_per_token=ATTENTION,
+                    plan=small_plan.plan(verdict))  # fmt: skip
     given = {"tokens_per_second_per_chip": None, **run}
     return Outcome(run=dataclasses.replace(TINY, **given), result=result)
 
@@ -81,8 +84,8 @@ def test_the_mean_is_over_rows_with_a_prediction():
 def test_rows_without_a_prediction_say_why():
     not_run = dataclasses.replace(outcome(mfu=0.5), result=None)
     clockless = dataclasses.replace(not_run, run=dataclasses.replace(TINY, topology="tpu7x:4x4x4"))
-    large = outcome(mfu=0.5)
-    large.result["plan"]["fits"] = False
+    result = dataclasses.replace(outcome().result, plan=small_plan.plan(small_plan.does_not_fit()))
+    large = dataclasses.replace(outcome(mfu=0.5), result=result)
     states = [row[2] for row in backtest_page.table([not_run, large, clockless])[1:]]
     assert states == ["not run", "does not fit", "unknown: no clock"]
     page = backtest_page.page([not_run, large], {"date": "today"}, "command", "\nRemarks.\n")
@@ -124,11 +127,10 @@ def compilations(monkeypatch):
 
 
 def test_a_row_is_planned_and_its_program_remembered(tmp_path, monkeypatch, compilations):
-    first = plan_backtest.predict(TINY, tmp_path)
-    assert first["plan"]["fits"] and first["plan"]["parameters"] > 0
-    prediction = first["plan"]["prediction"]
-    assert prediction["at_best"]["step_seconds"] == 3_000_000 / 1.5e9
-    assert plan_backtest.predict(TINY, tmp_path)["plan"]["prediction"] == prediction
+    first = plan_backtest.predict(TINY, tmp_path).plan.verdict
+    assert first.fits and first.parameters > 0
+    assert first.prediction.lower_bound.step_seconds == 3_000_000 / 1.5e9
+    assert plan_backtest.predict(TINY, tmp_path).plan.verdict.prediction == first.prediction
     assert len(compilations) == 1
     plan_backtest.predict(dataclasses.replace(TINY, options={"another": True}), tmp_path)
     assert len(compilations) == 2

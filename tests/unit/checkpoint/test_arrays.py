@@ -22,7 +22,7 @@ def test_arrays_come_back_and_what_has_none_is_left_out(tmp_path):
 def test_a_part_of_a_tree_comes_back_where_it_is_asked_for(tmp_path):
     save_arrays(tmp_path / "1", {"params": {"a": jnp.ones(3), "b": jnp.zeros(2)}}).result()
     wanted = {"params": {"b": jax.ShapeDtypeStruct((2,), jnp.float32)}}
-    loaded = load_arrays(tmp_path / "1", wanted, in_part=True)
+    loaded = load_arrays(tmp_path / "1", wanted, partial=True)
     assert loaded["params"].keys() == {"b"} and not loaded["params"]["b"].any()
 
 

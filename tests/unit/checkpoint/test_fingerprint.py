@@ -1,8 +1,8 @@
 import json
 import os
-import subprocess
 import sys
 
+import forked
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,7 +92,7 @@ def test_it_compiles_once_for_a_structure():
 
 ON_EIGHT = """
 import json, sys
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = {path!r}
 from test_fingerprint import *
 found = [fingerprint(tree())]
 for kind, shapes in (jax.sharding.AxisType.Auto, [(8, 1), (2, 4), (1, 1)]), (
@@ -115,14 +115,13 @@ print(json.dumps(found))
 
 
 def test_it_is_the_same_on_every_mesh():
-    script = ON_EIGHT.format(tests=os.path.dirname(__file__))
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(
+    script = ON_EIGHT.format(path=[os.path.dirname(__file__), *sys.path])
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    done = forked.run(
         [sys.executable, "-c", script],
-        env=os.environ | flags,
+        env=os.environ | {"XLA_FLAGS": flags},
         text=True,
         capture_output=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)

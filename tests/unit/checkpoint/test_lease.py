@@ -44,7 +44,7 @@ def test_other_processes_of_the_job_do_not_lock(tmp_path):
 def test_an_unwritable_workdir_is_the_users_mistake(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for workdir in tmp_path / "file", tmp_path / "file/below":
-        with pytest.raises(UserError, match="cannot write in the workdir"):
+        with pytest.raises(UserError, match="cannot write to workdir="):
             Lease(workdir)
 
     def denied(*_, **__):

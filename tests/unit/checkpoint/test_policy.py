@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from palmscale.checkpoint.policy import KeepPolicy, Retries, ranked_by_metric, steps_to_delete
 from palmscale.errors import UserError
 
-METRIC = "held_out_loss"
+METRIC = "eval_loss"
 policies = st.builds(
     KeepPolicy,
     latest=st.integers(1, 5),
@@ -62,7 +62,7 @@ def test_one_step_is_kept_each_time_that_the_seconds_have_passed():
 
 def test_the_default_metric_is_one_that_every_evaluation_has():
     # Packed rows have no bits per byte, and a mixture's mean is under the plain name.
-    assert KeepPolicy().best_metric == "held_out_loss"
+    assert KeepPolicy().best_metric == "eval_loss"
 
 
 @pytest.mark.parametrize("wrong", [{"failures": -1}, {"wait_seconds": -1.0}])

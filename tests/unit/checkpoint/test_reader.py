@@ -48,7 +48,7 @@ def test_nothing_saved_restores_to_none(tmp_path):
 def test_restores_the_step_asked_for_or_the_best(two_steps):
     assert restore(CheckpointReader(two_steps), 10).step == 10
     assert restore(CheckpointReader(two_steps), "best").step == 20
-    with pytest.raises(UserError, match="there are 10, 20"):
+    with pytest.raises(UserError, match="verified steps: 10, 20"):
         restore(CheckpointReader(two_steps), 15)
     with pytest.raises(UserError, match="no checkpoint in .* has accuracy"):
         restore(CheckpointReader(two_steps, keep=KeepPolicy(best_metric="accuracy")), "best")

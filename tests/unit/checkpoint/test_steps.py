@@ -77,7 +77,7 @@ def test_an_unpinned_step_goes_like_any_other(folders, tmp_path):
 def test_room_is_there_or_an_error_says_how_much_is_missing(folders, tmp_path):
     folders.check_room(1)
     assert not (tmp_path / "probe.orbax-checkpoint-tmp").exists()
-    with pytest.raises(OSError, match=r"No space left: .* bytes free, and .*000 are needed"):
+    with pytest.raises(OSError, match=r"No space left: .* bytes free; .*000 are needed"):
         folders.check_room(10**18)
     with pytest.raises(OSError, match="absent"):
         StepFolders(tmp_path / "absent").check_room(1)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import forked
 import optax
 import pytest
 import small_state
@@ -101,11 +102,11 @@ def test_keep_policy_is_applied_after_each_save(tmp_path):
     with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "c", keep=keep, lease=lease) as store:
         store.protect([1])
         for step, bits in [(1, 5.0), (2, 1.0), (3, 3.0), (4, 3.0), (5, 3.0), (6, 3.0)]:
-            save(store, step, metrics={"held_out_loss": bits})
+            save(store, step, metrics={"eval_loss": bits})
         store.wait()
         assert [info.step for info in store.steps()] == [1, 2, 4, 6]
         store.discard_newer(2)
-        assert [(info.step, info.metrics["held_out_loss"]) for info in store.steps()] == [
+        assert [(info.step, info.metrics["eval_loss"]) for info in store.steps()] == [
             (1, 5.0),
             (2, 1.0),
         ]
@@ -166,12 +167,13 @@ def test_after_more_failures_in_a_row_than_allowed_the_run_ends_with_the_reason(
             save(store, 50)
             save(store, 60)
             save(store, 70)
-            assert caplog.text.count("The run goes on, and saves again") == 4
-            assert (
-                "step 60 was not saved: [Errno 28] No space left on device; the last good one"
-                in (caplog.text)
+            assert caplog.text.count("The run continues and will save again") == 4
+            assert "step 60 was not saved: [Errno 28] No space left on device; the last good" in (
+                caplog.text
             )
-            with pytest.raises(RuntimeError, match="that of step 40 - 3 save.s. failed one after"):
+            with pytest.raises(
+                RuntimeError, match="good checkpoint is step 40. 3 consecutive save.s. failed"
+            ):
                 store.restore(abstract_params=None)
             assert [info.step for info in store.steps()] == [10, 40]
 
@@ -181,9 +183,9 @@ def test_a_full_or_unwritable_disk_is_seen_before_anything_is_written(store, mon
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     save(store, 10)
     assert re.search(
-        r"step 10 was not saved: No space left: .* 100 bytes free, and [\d,]+ are", caplog.text
+        r"step 10 was not saved: No space left: .* 100 bytes free; [\d,]+ are", caplog.text
     )
-    assert "there is none yet. The run goes on" in caplog.text
+    assert "there is no earlier one. The run continues" in caplog.text
     store.wait()
     assert not list(store.directory.iterdir())
 
@@ -277,8 +279,8 @@ def test_a_storage_that_shows_nothing_either_fails_a_save_and_not_the_run(
                     patched.setattr(f"palmscale.checkpoint.steps.StepFolders.{what}", failing)
                 save(store, 20)
                 assert "step 20 was not saved: " in caplog.text
-                assert "cannot be seen at the moment. The run goes on" in caplog.text
-                with pytest.raises(RuntimeError, match="2 save.s. failed one after another"):
+                assert "cannot be listed at the moment. The run continues" in caplog.text
+                with pytest.raises(RuntimeError, match="2 consecutive save.s. failed"):
                     save(store, 30)
             assert store.verified_steps() == [10]
 
@@ -295,12 +297,12 @@ def test_an_error_in_flight_is_not_hidden_by_a_failed_save(tmp_path, monkeypatch
 def test_damage_between_memory_and_disk_is_seen_by_the_fingerprint(store, monkeypatch):
     right = params_at(10)
     monkeypatch.setattr(
-        "palmscale.checkpoint.describe.fingerprint",
+        "palmscale.checkpoint.summary.fingerprint",
         lambda tree: dict.fromkeys(("embed", "scale"), "0" * 16),
     )
     store.save(10, params=right, optimizer_state={}, cursor={}, meta={})
     store.wait()
-    with pytest.raises(CorruptionError, match="the array embed is not the one saved"):
+    with pytest.raises(CorruptionError, match="the array embed was not restored exactly"):
         restore(store, abstract_optimizer_state=None)
 
 
@@ -336,7 +338,7 @@ def test_killed_at_any_moment_the_last_verified_step_restores(tmp_path):
     script = KILLED.format(support=os.path.dirname(small_state.__file__), workdir=str(workdir))
     last = 0
     for delay_seconds in (random.uniform(0, 0.1), random.uniform(0, 0.1)):
-        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        with forked.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
             assert process.stdout.readline() == b"ready\n"
             reader = CheckpointStore(workdir / "checkpoints")
             while (reader.latest_verified() or 0) <= last:
@@ -407,13 +409,12 @@ def on_eight_devices(tmp_path_factory):
     script = EIGHT_DEVICES.format(
         support=os.path.dirname(small_state.__file__), workdir=str(tmp_path_factory.mktemp("eight"))
     )
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    done = forked.run(
         [sys.executable, "-c", script],
-        env=os.environ | flags,
+        env=os.environ | {"XLA_FLAGS": flags},
         text=True,
         capture_output=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -46,13 +46,13 @@ def test_fresh_and_unused_ones_are_left_out():
 @pytest.mark.parametrize(
     ("here", "fields", "answer"),
     [
-        ([*STORED, "bias"], {}, "in this run and not stored: bias"),
-        (STORED[:3], {}, "stored and not in this run: head"),
-        (STORED, {"rename": {"head": "tail"}}, "stored and not in this run: head (as tail); in"),
-        (STORED, {"unused": ("head",)}, "in this run and not stored: head"),
+        ([*STORED, "bias"], {}, "in this run but not stored: bias"),
+        (STORED[:3], {}, "stored but not in this run: head"),
+        (STORED, {"rename": {"head": "tail"}}, "stored but not in this run: head (as tail); in"),
+        (STORED, {"unused": ("head",)}, "in this run but not stored: head"),
         (STORED, {"rename": {"encoder/*": "x/*"}}, "rename has encoder/*, which matches no"),
-        (STORED, {"fresh": ("bias",)}, "fresh has bias, which matches no parameter - this run's"),
-        (STORED, {"unused": ("x", "y")}, "unused has x, y, which matches no parameter - stored"),
+        (STORED, {"fresh": ("bias",)}, "fresh has bias, which matches no parameter; this run's"),
+        (STORED, {"unused": ("x", "y")}, "unused has x, y, which matches no parameter; stored"),
         (STORED, {"rename": {STORED[0]: STORED[1]}}, f"both become {STORED[1]}"),
     ],
 )
@@ -66,7 +66,7 @@ def test_whatever_is_not_named_is_a_mistake(here, fields, answer):
     ("fields", "answer"),
     [
         ({"checkpoint": "last"}, "checkpoint='last'"),
-        ({"rename": {"a/*": "b"}}, "write as many in both"),
+        ({"rename": {"a/*": "b"}}, "use the same number of"),
     ],
 )
 def test_a_warm_start_that_cannot_be_is_refused(fields, answer):
@@ -84,7 +84,7 @@ def other(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("other")
     with Lease(workdir) as lease, CheckpointStore(workdir / "c", lease=lease) as store:
         for step in (1, 2):
-            metrics = {"held_out_loss": float(step)}
+            metrics = {"eval_loss": float(step)}
             save = {"params": values(step), "optimizer_state": {"m": jnp.ones(3)}, "cursor": {}}
             store.save(step, **save, meta={}, metrics=metrics)
     return workdir / "c"

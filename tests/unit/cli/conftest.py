@@ -2,10 +2,11 @@
 
 import pytest
 
-from palmscale.cli import gin_config, rows
-from palmscale.cli.run import Data
-from palmscale.data.files import TextFiles
-from palmscale.data.sources import Corpus
+from palmscale.cli.config import load
+from palmscale.data.dataset import Data
+from palmscale.data.open import open_or_build
+from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.text_files import TextFiles
 
 TEXTS = {"a.txt": "alpha beta\n" * 40, "b.txt": "γάμμα \x1b[2J\n" * 30, "c.txt": "delta\n" * 50}
 
@@ -29,7 +30,7 @@ def data(text, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(data):
     """The folder of the built cache. Not to be written to."""
-    return rows.open_rows(data).directory
+    return open_or_build(data).directory
 
 
 @pytest.fixture
@@ -45,19 +46,17 @@ def gin_flags(data):
         "--gin.BATCH_SCHEDULE=((0, 8),)",
         "--gin.TRAIN_STEPS=1",
     ]
-    gin_config.reset()
+    load.reset()
 
 
 MIXTURE = """\
-from __gin__ import dynamic_registration
-from palmscale.cli import run
-run.Data.corpus = None
-run.Data.components = (@first/run.Component(), @second/run.Component())
-run.Component.weight = 1
-first/run.Component.name = 'first'
-second/run.Component.name = 'second'
-first/run.Component.cache = '{first}'
-second/run.Component.cache = '{second}'
+Data.corpus = None
+Data.components = (@first/Component(), @second/Component())
+Component.weight = 1
+first/Component.name = 'first'
+second/Component.name = 'second'
+first/Component.cache = '{first}'
+second/Component.cache = '{second}'
 """
 
 
@@ -70,7 +69,7 @@ def mixture_flags(gin_flags, text, folder, tmp_path):
         seed=0,
         cache_directory=str(tmp_path),
     )
-    folders = [folder, rows.open_rows(lone).directory]
+    folders = [folder, open_or_build(lone).directory]
     names = dict(zip(("first", "second"), folders))
     (tmp_path / "mixture.gin").write_text(MIXTURE.format(**names))
     of_text = ("--gin.TEXT_FILES=", "--gin.HELD_OUT_FRACTION=")

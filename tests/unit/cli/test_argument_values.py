@@ -35,10 +35,10 @@ def test_text_becomes_the_value(convert, text, value):
         (at_least(int, 1, 9), "10", "give 1 to 9"),
         (at_least(float, 0), "inf", "out of range"),
         (at_least(float, 0), "nan", "out of range"),
-        (workdir, "s3://bucket/run", "s3://bucket/run is no place for a run; give a folder that"),
+        (workdir, "s3://bucket/run", "s3://bucket/run is not a folder or bucket for a run"),
         (workdir, "gs://", "give a folder that all hosts see, or gs://BUCKET/PATH"),
-        (workdir, "gs://b/run", "no place for a run"),
-        (workdir, "gs://bucket//run", "no place for a run"),
+        (workdir, "gs://b/run", "not a folder or bucket for a run"),
+        (workdir, "gs://bucket//run", "not a folder or bucket for a run"),
         (share, "0", "more than 0 and at most 1"),
     ],
 )

@@ -1,3 +1,5 @@
+import argparse
+import inspect
 import subprocess
 import sys
 import time
@@ -7,20 +9,32 @@ import pytest
 
 import palmscale
 from palmscale.cli import main
+from palmscale.cli.commands import explain, train
+from palmscale.cli.config import load
 from palmscale.errors import UserError
 
 COMMANDS = [
     "train",
+    "verify-resume",
     "eval",
     "generate",
+    "plan",
     "explain",
+    "env",
     "checkpoint",
     "checkpoint ls",
     "checkpoint show",
+    "checkpoint verify",
+    "checkpoint diff",
+    "checkpoint pin",
+    "checkpoint unpin",
     "data",
     "data build",
     "data verify",
     "data show",
+    "vocab",
+    "vocab train",
+    "vocab check",
 ]
 
 
@@ -33,10 +47,8 @@ def answer(monkeypatch):
         fake.args = args
         return fake.does(args)
 
-    for name, function in (("training", "train"), ("plan", "explain")):
-        module = types.ModuleType(f"palmscale.cli.{name}")
-        setattr(module, function, command)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(train, "train", command)
+    monkeypatch.setattr(explain, "explain", command)
     return fake
 
 
@@ -107,15 +119,15 @@ def _raise(error):
     ("error", "code", "message"),
     [
         (
-            UserError("DIM = 3 is odd - an even number is needed"),
+            UserError("DIM = 3 is odd; use an even number"),
             2,
-            "error: DIM = 3 is odd - an even number is needed",
+            "error: DIM = 3 is odd; use an even number",
         ),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (
             RuntimeError("lost\nsecond line"),
             1,
-            "error: RuntimeError: lost - run again with --debug for the traceback",
+            "error: RuntimeError: lost; run again with --debug for the traceback",
         ),
         (RuntimeError(), 1, "error: RuntimeError: no message"),
     ],
@@ -129,7 +141,7 @@ def test_an_exception_is_one_line_and_its_exit_code(answer, capsys, error, code,
 def test_interrupted_training_says_how_to_go_on(answer, capsys):
     answer.does = _raise(KeyboardInterrupt())
     assert main.run(["train", "--gin_file=a.gin", "--workdir=w"]) == 130
-    assert "to go on from w, run the same command again" in _error_line(capsys)
+    assert "to continue from w, run the same command again" in _error_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +162,8 @@ def test_a_command_may_return_its_exit_code(answer, returned, code):
 
 def test_a_reader_that_leaves_is_no_fault():
     script = (
-        "import sys, types; from palmscale.cli import main; fake = types.ModuleType('w');"
-        "fake.explain = lambda args: print('line\\n' * 100_000);"
-        "sys.modules['palmscale.cli.plan'] = fake;"
+        "import sys; from palmscale.cli import main; from palmscale.cli.commands import explain;"
+        "explain.explain = lambda args: print('line\\n' * 100_000);"
         "sys.exit(main.run(['explain', '--gin_file=a.gin']))"
     )
     process = subprocess.Popen(
@@ -177,3 +188,28 @@ def test_python_dash_m_is_the_command():
         [sys.executable, "-m", "palmscale", "trian"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "did you mean train?" in done.stderr
+
+
+def test_a_mistake_that_names_a_field_says_how_it_is_set(answer, capsys):
+    def does(args):
+        load.load_run("configs/runs/quickstart.gin")
+        raise UserError("Training.steps=0 must be at least 1, and workdir=w must be empty.")
+
+    answer.does = does
+    assert main.run(["train", "--gin_file=a.gin"]) == 2
+    load.reset()
+    ways = "(set Training.steps by --gin.TRAIN_STEPS, workdir by --workdir)"
+    assert _error_line(capsys).endswith(f"must be empty. {ways}\n")
+
+
+def test_every_command_has_a_function_that_takes_its_arguments():
+    top = main.parser()
+    pending, found = [top], []
+    while pending:
+        for action in pending.pop()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                pending += action.choices.values()
+                found += [one.get_default("function") for one in action.choices.values()]
+    functions = [function for function in found if function is not None]
+    assert len(functions) >= 17
+    assert all(list(inspect.signature(one).parameters) == ["args"] for one in functions)

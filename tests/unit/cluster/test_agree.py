@@ -50,7 +50,7 @@ def test_who_does_not_come_is_named_with_what_for():
     peers = board.peers(3)
     for error in each(peers[:2], lambda own: own.gather("colors", "red", 0.2)):
         assert isinstance(error, HostLost)
-        assert "process 2 on c did not come to the colors within 0.2 s" in str(error)
+        assert "process 2 on c did not reach the colors within 0.2 s" in str(error)
 
 
 def test_a_single_process_answers_at_once():
@@ -78,14 +78,14 @@ def test_equal_facts_pass_and_a_differing_one_is_named_with_both_values():
         peers, lambda own: check_alike(own, facts | {"jax": "2"} if own.index == 2 else facts, 5)
     ):
         assert isinstance(error, UserError)
-        assert str(error).startswith("process 0 on a and process 2 on c differ in jax: 1 against 2")
+        assert str(error).startswith("process 0 on a and process 2 on c differ in jax: 1 and 2")
 
 
 def test_a_fact_that_only_one_states_is_a_difference():
     errors = each(
         board.peers(2), lambda own: check_alike(own, {"flag": "on"} if own.index else {}, 5)
     )
-    assert all("flag: None against on" in str(error) for error in errors)
+    assert all("flag: None and on" in str(error) for error in errors)
 
 
 def test_what_is_used_of_jaxs_private_client_is_there():

@@ -10,7 +10,7 @@ import pytest
 import tiny_job
 
 from palmscale.cluster import join
-from palmscale.cluster.join import Deadlines, Place, detect, roll_call
+from palmscale.cluster.join import Deadlines, ProcessPlace, detect, roll_call
 from palmscale.errors import HostLost, UserError
 
 
@@ -30,7 +30,7 @@ def called(places, seconds=20):
 def places(count, *, of=None, indices=None):
     coordinator = f"localhost:{tiny_job.free_port()}"
     return [
-        Place(coordinator=coordinator, num_processes=of or count, process_id=index)
+        ProcessPlace(coordinator=coordinator, num_processes=of or count, process_id=index)
         for index in indices or range(count)
     ]
 
@@ -43,7 +43,7 @@ def test_all_learn_every_hosts_name(count):
 def test_the_missing_are_named_to_all_who_came():
     for error in called(places(2, of=4), seconds=1):
         assert isinstance(error, HostLost)
-        assert "process 2, 3 of 4 did not come within 1 s; here are 0 (" in str(error)
+        assert "process 2, 3 of 4 did not join within 1 s; joined: 0 (" in str(error)
         assert "tpu_pod.sh run" in str(error)
 
 
@@ -55,16 +55,16 @@ def test_without_process_0_the_others_say_where_they_looked():
 
 def test_two_that_say_they_are_the_same_are_refused():
     errors = called(places(3, of=3, indices=[0, 1, 1]), seconds=5)
-    assert all("both say that they are process 1" in str(error) for error in errors)
+    assert all("both have process_id=1" in str(error) for error in errors)
     assert all(isinstance(error, UserError) for error in errors)
 
 
 def test_two_that_count_differently_are_refused():
     first, second = places(2)
-    more = Place(coordinator=second.coordinator, num_processes=3, process_id=1)
+    more = ProcessPlace(coordinator=second.coordinator, num_processes=3, process_id=1)
     for error in called([first, more], seconds=5):
         assert isinstance(error, UserError)
-        assert "counts 3 processes and process 0" in str(error)
+        assert "has num_processes=3 and process 0" in str(error)
 
 
 def test_a_stranger_at_the_port_is_passed_over():
@@ -91,8 +91,8 @@ def test_a_stranger_at_the_port_is_passed_over():
 def test_a_port_in_use_is_the_users_to_change():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        place = Place(coordinator=f"localhost:{port}", num_processes=2, process_id=0)
-        with pytest.raises(UserError, match=f"cannot listen at port {port}"):
+        place = ProcessPlace(coordinator=f"localhost:{port}", num_processes=2, process_id=0)
+        with pytest.raises(UserError, match=f"cannot listen on port {port}"):
             roll_call(place, 1)
 
 
@@ -108,17 +108,20 @@ def test_whom_it_waits_for_is_said_once_while_it_waits(monkeypatch):
 @pytest.mark.parametrize("coordinator", ["localhost", "localhost:", ":80", "a:b", "a:70000"])
 def test_an_address_that_is_none_is_refused(coordinator):
     with pytest.raises(UserError, match="HOST:PORT"):
-        Place(coordinator=coordinator, num_processes=2, process_id=0)
+        ProcessPlace(coordinator=coordinator, num_processes=2, process_id=0)
 
 
 def test_an_address_may_be_of_ip_6():
-    assert Place(coordinator="[::1]:80", num_processes=2, process_id=0).address == ("::1", 80)
+    assert ProcessPlace(coordinator="[::1]:80", num_processes=2, process_id=0).address == (
+        "::1",
+        80,
+    )
 
 
 @pytest.mark.parametrize(("count", "index"), [(2, 2), (2, -1), (0, 0)])
 def test_a_number_out_of_range_is_refused(count, index):
-    with pytest.raises(UserError, match="cannot be"):
-        Place(coordinator="a:80", num_processes=count, process_id=index)
+    with pytest.raises(UserError, match="is out of range"):
+        ProcessPlace(coordinator="a:80", num_processes=count, process_id=index)
 
 
 def test_deadlines_are_at_least_a_second():

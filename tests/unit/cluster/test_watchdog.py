@@ -59,10 +59,10 @@ def test_standing_still_ends_the_process_and_names_the_host(capfd):
         assert watched.over.wait(10)
     assert watched.codes == [75]
     assert "waits for devices at step 4; the others wait for process 1 on b" in watched.warnings[0]
-    assert any("process 1 on b waits for input at step 3" in line for line in watched.warnings)
+    assert any("process 1 on b has waited for input at step 3" in line for line in watched.warnings)
     assert said_by_others(second) == (
         75,
-        "process 0 on a ended: process 1 on b stood still for 0.3 s",
+        "process 0 on a ended: process 1 on b made no progress for 0.3 s",
     )
     assert "most recent call first" in capfd.readouterr().err
 

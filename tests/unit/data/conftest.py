@@ -3,9 +3,9 @@
 import memory_source
 import pytest
 
-from palmscale.data import build as building
-from palmscale.data import shards, spill
-from palmscale.data.vocab import ByteVocabulary
+from palmscale.data.build import builder as building
+from palmscale.data.build import row_files, spill
+from palmscale.data.vocabulary import ByteVocabulary
 
 
 class Builder:
@@ -35,7 +35,7 @@ def flip():
 
 
 @pytest.fixture
-def small_shards(monkeypatch):
+def small_files(monkeypatch):
     """Twenty rows each, from runs of some documents, in this process."""
-    monkeypatch.setattr(shards, "_SHARD_BYTES", 20 * Builder.sequence_length * 2)
+    monkeypatch.setattr(row_files, "_FILE_BYTES", 20 * Builder.sequence_length * 2)
     monkeypatch.setattr(spill, "_RUN_TOKENS", 100)

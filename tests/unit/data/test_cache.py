@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from palmscale.data import cache as caching
-from palmscale.data.cache import RowCache, open_or_build, verify
-from palmscale.data.files import TextFiles
-from palmscale.data.processes import LocalProcesses
-from palmscale.data.sources import Corpus
-from palmscale.data.vocab import ByteVocabulary
+from palmscale.data.build.processes import LocalProcesses
+from palmscale.data.cache import RowCache, find_or_build, verify
+from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.jsonl_parquet import Jsonl
+from palmscale.data.sources.text_files import SourceDirectories, TextFiles
+from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import CorruptionError, UserError
 
 LENGTH = 16
@@ -24,7 +25,7 @@ def open_text(tmp_path, **options):
         "seed": 0,
     }
     defaults |= {"sequence_length": LENGTH, "cache_directory": tmp_path / "caches"}
-    return open_or_build(**(defaults | options))
+    return find_or_build(**(defaults | options))
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_the_digest_is_of_rows_not_of_paths(tmp_path, build):
 
 @pytest.mark.parametrize("part", ["train-00001.arrayrecord", "validation-00000.arrayrecord"])
 def test_a_flipped_bit_anywhere_in_a_shard_is_found_by_verify(
-    tmp_path, small_shards, part, build, flip
+    tmp_path, small_files, part, build, flip
 ):
     build(tmp_path / "c")
     for place in (5, 66_000, -30, -1):
@@ -56,7 +57,7 @@ def test_a_flipped_bit_anywhere_in_a_shard_is_found_by_verify(
     verify(tmp_path / "c")
 
 
-def test_verify_counts_every_byte_and_may_use_several_processes(tmp_path, small_shards, build):
+def test_verify_counts_every_byte_and_may_use_several_processes(tmp_path, small_files, build):
     cache, calls = build(tmp_path / "c", packing="segments", sequence_length=64), []
     size = sum(path.stat().st_size for path in (tmp_path / "c").glob("*.arrayrecord"))
     verify(tmp_path / "c", progress=lambda *call: calls.append(call))
@@ -100,7 +101,7 @@ def test_a_changed_file_of_a_large_corpus_is_refused_and_a_touched_one_is_not(te
     os.utime(texts / "3.txt", (1, 1))
     assert open_text(texts).directory == first.directory
     (texts / "3.txt").write_text((texts / "3.txt").read_text().upper())
-    with pytest.raises(UserError, match="3.txt has changed since .*CACHE="):
+    with pytest.raises(UserError, match="3.txt has changed since .*Data.cache="):
         open_text(texts)
 
 
@@ -131,3 +132,43 @@ def test_text_comes_back_from_the_rows(texts):
         ends = np.flatnonzero(tokens == BYTES.eod_id) + 1
         found |= {BYTES.decode(document) for document in np.split(tokens, ends)[:-1]}
     assert found == {f"the text of file {i}, " * 9 for i in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("source", "packing", "name"),
+    [
+        (TextFiles(files="text/*.txt"), "concatenate", "textfiles-dc4751df757d-3aa6703b16ab"),
+        (
+            SourceDirectories(directories="text", suffixes=(".txt",)),
+            "concatenate",
+            "sourcedirectories-c63d89e574eb-3aa6703b16ab",
+        ),
+        (
+            Jsonl(files=("text/*.jsonl",), group_key="set"),
+            "concatenate",
+            "jsonl-04548cff73b6-ed73c4632cf6",
+        ),
+        (
+            Jsonl(files=("text/*.jsonl",), prompt_key="set"),
+            "segments",
+            "jsonl-22a9f42e93c3-ed73c4632cf6",
+        ),
+    ],
+)
+def test_caches_of_version_0_1_0_are_found(tmp_path, monkeypatch, source, packing, name):
+    """The names are those that version 0.1.0 gave to the caches of the same text."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.txt").write_text("alpha beta\n" * 40)
+    (tmp_path / "text/c.txt").write_text("delta\n" * 50)
+    lines = [{"text": f"line {i} of the text", "set": "ab"[i % 2]} for i in range(200)]
+    (tmp_path / "text/x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.chdir(tmp_path)
+    cache = find_or_build(
+        corpus=Corpus(source=source, held_out_fraction=0.1),
+        vocabulary=ByteVocabulary(),
+        sequence_length=32,
+        seed=3,
+        packing=packing,
+        cache_directory=tmp_path / "caches",
+    )
+    assert cache.directory.name == name

@@ -162,7 +162,7 @@ def test_closing_ends_the_thread_and_the_iteration(sharding):
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_read():
     mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    with pytest.raises(UserError, match="6 sequences does not divide over data=4.*multiple of 4"):
+    with pytest.raises(UserError, match="6 sequences is not divisible by data=4.*multiple of 4"):
         Feed(stream_of(stages=((0, 4), (5, 6))), sharding, Cursor())
 
 

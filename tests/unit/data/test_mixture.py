@@ -203,7 +203,7 @@ def test_epochs_are_counted_for_each_component():
 
 
 def test_a_component_without_rows_is_named():
-    with pytest.raises(UserError, match="the split of b has no rows"):
+    with pytest.raises(UserError, match="the training split of b has no rows"):
         Mixed(SPLITS | {"b": Numbers("b", 0)}, STAGES, seed=0)
 
 
@@ -220,7 +220,7 @@ def cache(digest="v", sequence_length=8, is_packed=False):
     ("different", "what"),
     [
         ({"digest": "w"}, "vocabularies"),
-        ({"sequence_length": 16}, "row lengths"),
+        ({"sequence_length": 16}, "sequence lengths"),
         ({"is_packed": True}, "packings"),
     ],
 )

@@ -58,7 +58,7 @@ def test_ids_are_stored_in_two_bytes_as_far_as_they_fit():
 
 
 def test_an_unknown_packing_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="PACKING='dense'.*'concatenate' and 'segments'"):
+    with pytest.raises(UserError, match="Data.packing='dense'.*'concatenate' or 'segments'"):
         fields_of("dense", 259)
 
 

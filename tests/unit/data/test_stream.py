@@ -81,8 +81,8 @@ def test_the_papers_schedule_consumes_what_the_paper_says():
         16,
     ],
 )
-def test_a_wrong_schedule_is_refused_by_its_macro_name(stages):
-    with pytest.raises(UserError, match="BATCH_SCHEDULE=") as caught:
+def test_a_wrong_schedule_is_refused_by_its_field(stages):
+    with pytest.raises(UserError, match="BatchSchedule.stages=") as caught:
         BatchSchedule(stages)
     assert "\n" not in str(caught.value)
 
@@ -211,7 +211,7 @@ def test_skips_out_of_order_are_refused(skips):
 
 
 def test_a_split_without_rows_is_refused():
-    with pytest.raises(UserError, match="the split has no rows.*SEQUENCE_LENGTH"):
+    with pytest.raises(UserError, match="the training split has no rows.*Data.sequence_length"):
         stream_of(0)
-    with pytest.raises(UserError, match="the split of books has no rows"):
+    with pytest.raises(UserError, match="the training split of books has no rows"):
         Shuffled(Numbers(0), seed=0, name="books")

@@ -103,5 +103,5 @@ def test_what_cannot_generate_is_refused(params):
     with pytest.raises(UserError, match="the prompt has no token.*bos id"):
         tokens(params, GREEDY, prompt=np.array([], np.int32))
     arguments = dict(params=params, prompt=PROMPT, sampling=GREEDY, seed=0, max_tokens=1)
-    with pytest.raises(UserError, match="Deaf cannot generate: it needs `extend"):
+    with pytest.raises(UserError, match="Deaf cannot generate text: it has no `extend"):
         next(generate(model=Deaf(), **arguments))

@@ -7,8 +7,9 @@ from eight_devices import facts_on_eight_devices
 from tiny_training import BOS, MODEL
 
 from palmscale.infer.generate import generate
-from palmscale.infer.partition import parameter_bytes, spread
+from palmscale.infer.partition import generation_layout, parameter_bytes, placed
 from palmscale.infer.sampling import Sampling
+from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import unbox
 from palmscale.train.state import abstract_params
 
@@ -33,11 +34,13 @@ def spread_facts():
     boxed = abstract_params(MODEL)
     facts = {"one": generated(params)}
     for data, model in ((4, 2), (2, 4), (16, 1)):
-        with spread(boxed, {"data": data, "model": model}) as shapes:
-            placed = jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, shapes)
-            facts[f"{data}x{model}"] = generated(placed)
-            kernel = placed["layers"]["query"] if "query" in placed["layers"] else None
-            leaves = jax.tree.leaves(placed) if kernel is None else [kernel]
+        layout = generation_layout({"data": data, "model": model}, layout_rules("2d"))
+        shapes = placed(boxed, layout)
+        on_mesh = jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, shapes)
+        with layout.entered():
+            facts[f"{data}x{model}"] = generated(on_mesh)
+            kernel = on_mesh["layers"]["query"] if "query" in on_mesh["layers"] else None
+            leaves = jax.tree.leaves(on_mesh) if kernel is None else [kernel]
             largest = max(leaves, key=lambda leaf: leaf.size)
             facts[f"share {data}x{model}"] = largest.addressable_shards[0].data.size / largest.size
     return facts

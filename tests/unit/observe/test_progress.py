@@ -37,7 +37,7 @@ METRICS = {
 def test_the_line_shows_what_is_known_and_the_time_left(clock):
     progress = Progress(total_steps=1100, start_step=100, clock=clock)
     clock.seconds = 50  # compilation does not count
-    progress.update(101, {"held_out_bits_per_byte": 2.1})
+    progress.update(101, {"eval_bits_per_byte": 2.1})
     assert progress.text() == "step 101/1,100  held-out 2.100 bits/byte  0:00:50"
     clock.seconds = 60
     progress.update(111, METRICS)

@@ -76,7 +76,10 @@ def test_an_outage_loses_no_line_and_is_warned_of_once(bucket, path, caplog):
         writer.flush()
         writer.flush()
     warnings = [record.getMessage() for record in caplog.records if record.name == "palmscale"]
-    assert len(warnings) == 1 and "metrics.jsonl is not written, and is tried again" in warnings[0]
+    assert (
+        len(warnings) == 1
+        and "metrics.jsonl could not be written and will be retried" in warnings[0]
+    )
     writer.write(2, {})
     writer.close()
     assert steps(path) == [1, 2]

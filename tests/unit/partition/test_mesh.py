@@ -13,7 +13,7 @@ from palmscale.errors import UserError
 from palmscale.partition.mesh import MeshSpec, layout, make_mesh
 from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import constrain
-from palmscale.plan.topology import parse
+from palmscale.plan.hardware.topology import parse
 
 SIZE = st.integers(1, 6)
 
@@ -125,7 +125,7 @@ def test_replicas_may_be_parts_of_slices_and_lie_over_no_two():
     for replica, members in enumerate(mesh.devices):
         assert {device.slice_index for device in members.flat} == {replica // 2}
     six = [one for one in devices if one.coords[1] < 3]
-    with pytest.raises(UserError, match="REPLICAS=3 over 2 slices"):
+    with pytest.raises(UserError, match="MeshSpec.replicas=3 over 2 slices"):
         make_mesh(MeshSpec(replicas=3, data=4, model=1), six)
-    with pytest.raises(UserError, match="REPLICAS=1 over 2 slices.* use a multiple of 2"):
+    with pytest.raises(UserError, match="MeshSpec.replicas=1 over 2 slices.* use a multiple of 2"):
         make_mesh(MeshSpec(data=16), devices)

@@ -39,10 +39,10 @@ def test_the_loss_is_that_of_whole_logits_with_no_dropout_and_no_z_loss(params, 
     found = evaluate(
         eval_step, params, [batch(target_BL, np.ones((ROWS, LENGTH)))], bytes_per_token=1.5
     )
-    np.testing.assert_allclose(found["held_out_loss"], loss, rtol=1e-5)
-    np.testing.assert_allclose(found["held_out_bits_per_byte"], loss / math.log(2) / 1.5, rtol=1e-5)
+    np.testing.assert_allclose(found["eval_loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(found["eval_bits_per_byte"], loss / math.log(2) / 1.5, rtol=1e-5)
     accuracy = (logits_BLV.argmax(-1) == target_BL).mean()
-    np.testing.assert_allclose(found["held_out_accuracy"], accuracy)
+    np.testing.assert_allclose(found["eval_accuracy"], accuracy)
 
 
 def test_rows_that_fill_up_a_batch_do_not_count(params, eval_step):
@@ -70,9 +70,9 @@ def test_bits_a_byte_are_nats_a_token_over_log_two_and_the_bytes_of_a_token():
     found = evaluate(constant_step, 2.0, batches, bytes_per_token=4.0)
     assert found == pytest.approx(
         {
-            "held_out_loss": 2.0,
-            "held_out_bits_per_byte": 2.0 / math.log(2) / 4.0,
-            "held_out_accuracy": 1 / 3,
+            "eval_loss": 2.0,
+            "eval_bits_per_byte": 2.0 / math.log(2) / 4.0,
+            "eval_accuracy": 1 / 3,
         }
     )
 
@@ -80,7 +80,7 @@ def test_bits_a_byte_are_nats_a_token_over_log_two_and_the_bytes_of_a_token():
 def test_where_tokens_have_no_weight_there_are_no_bits_a_byte_and_means_are_per_weighted_token():
     half = np.tile([1.0, 0.0], (3, LENGTH // 2))
     found = evaluate(constant_step, 2.0, [batch(targets(3), half)], bytes_per_token=None)
-    assert found == pytest.approx({"held_out_loss": 2.0, "held_out_accuracy": 1 / 3})
+    assert found == pytest.approx({"eval_loss": 2.0, "eval_accuracy": 1 / 3})
 
 
 def test_each_token_weighs_the_same_in_whichever_batch_it_is():
@@ -90,7 +90,7 @@ def test_each_token_weighs_the_same_in_whichever_batch_it_is():
 
     batches = [batch(targets(n), np.ones((n, LENGTH))) for n in (3, 1)]
     found = evaluate(loss_is_number_of_rows, None, batches, bytes_per_token=1.0)
-    assert found["held_out_loss"] == (3 * 3 + 1 * 1) / 4
+    assert found["eval_loss"] == (3 * 3 + 1 * 1) / 4
 
 
 def test_nothing_held_out_is_no_metric():

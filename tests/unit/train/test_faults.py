@@ -29,7 +29,7 @@ def test_a_list_of_faults_is_read():
 
 @pytest.mark.parametrize("text", ["spike", "spike@", "nan@x", "nan@3;spike@4", "hang@3"])
 def test_what_is_no_fault_is_refused_with_an_example(text):
-    with pytest.raises(UserError, match="--inject=spike@120,nan@200"):
+    with pytest.raises(UserError, match="for example spike@120,nan@200"):
         parse_faults(text)
 
 

@@ -71,7 +71,7 @@ def step_facts():
             if (data, model) == (1, 1):
                 facts["metrics"] = metric_facts(here, start)
     for parts in 2, 4:
-        with training(4, 2, microbatches=parts) as here:
+        with training(4, 2, gradient_accumulation_steps=parts) as here:
             facts["parts"][str(parts)] = part_facts(here, start)
     return facts | {"dropout": dropout_facts(start), "layouts": layout_facts(start)}
 
@@ -261,7 +261,7 @@ def test_a_step_that_is_not_finite_keeps_the_old_bits_and_counts(facts):
         assert skip["steps"] == [1, 2]
 
 
-def test_microbatches_give_the_whole_batchs_gradient_and_metrics(facts):
+def test_accumulated_gradients_give_the_whole_batchs_gradient_and_metrics(facts):
     """Weights are uneven, so that a mean of the parts' means would show."""
     whole = facts["parts"]["1"]
     assert len(facts["parts"]) == 3

@@ -1,0 +1,29 @@
+"""How the fields that a message of the library names are set: by which flag or macro."""
+
+import re
+import sys
+from collections.abc import Mapping
+
+_FIELD = re.compile(r"(?<![\w.])[A-Za-z]\w*\.[a-z]\w*(?!\w|\.\w|\()")
+_KEYWORD = re.compile(r"(?<![\w.-])([a-z]\w*)=")
+
+
+def hint(message: str, flags: Mapping[str, str]) -> str:
+    """Returns ` (set Training.steps by --gin.TRAIN_STEPS)`, or nothing to add.
+
+    `flags` are those of the command, by the keyword that the library knows each by.
+    """
+    ways = {field: f"--gin.{macro}" for field, macro in _macros(message).items()}
+    ways |= {word: flags[word] for word in _KEYWORD.findall(message) if word in flags}
+    # What the message says itself need not be said again.
+    told = [f"{name} by {way}" for name, way in ways.items() if way not in message]
+    return f" (set {', '.join(told)})" if told else ""
+
+
+def _macros(message: str) -> dict[str, str]:
+    # Without it nothing has been loaded: importing it would cost more than the message.
+    load = sys.modules.get("palmscale.cli.config.load")
+    if load is None:
+        return {}
+    fields = dict.fromkeys(_FIELD.findall(message))
+    return {field: macro for field in fields if (macro := load.setting_of(field)) != field}

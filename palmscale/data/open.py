@@ -1,0 +1,122 @@
+"""The row caches that a run reads, opened or built on first use."""
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+
+from palmscale.data import cache as caches
+from palmscale.data.build.processes import Executor, LocalProcesses
+from palmscale.data.dataset import Data
+from palmscale.data.mixture import Mixed, check_alike
+from palmscale.data.pack import SEGMENTS
+from palmscale.data.row_cache import RowCache
+from palmscale.data.sources.source import TRAIN, VALIDATION
+from palmscale.data.stream import BatchSchedule, NumberedRows, RowStream, Shuffled
+from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from palmscale.errors import UserError
+from palmscale.observe import log, progress
+
+
+def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, RowCache]:
+    """Returns the caches of `data` by component; without components, its one cache, named "".
+
+    A cache that does not exist is built by `executor`, by default with one process per core.
+
+    Raises:
+        UserError: a cache cannot be opened or built, has another sequence length than
+            `data.sequence_length`, or cannot be mixed with the others.
+    """
+    opened = {}
+    for name, part in data.parts().items():
+        cache = opened[name] = open_or_build(part, executor=executor)
+        train, held_out = (cache.split(split).num_rows for split in (TRAIN, VALIDATION))
+        log.say(
+            f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out,"
+            f" in {cache.directory}."
+        )
+    check_alike(opened)
+    return opened
+
+
+def open_or_build(data: Data, *, executor: Executor | None = None) -> RowCache:
+    """Returns the cache of `data`, which has no components; see `open_caches`."""
+    if data.cache is not None:
+        cache = RowCache.open(data.cache)
+        if cache.sequence_length != data.sequence_length:
+            raise UserError(
+                f"Data.cache={data.cache} has rows of {cache.sequence_length} tokens, but"
+                f" Data.sequence_length={data.sequence_length}; make them equal."
+            )
+        return cache
+    _import(data.import_modules)
+    with progress.bars() as show_progress:
+        return caches.find_or_build(
+            corpus=data.corpus,
+            vocabulary=vocabulary_of(data),
+            sequence_length=data.sequence_length,
+            packing=data.packing,
+            seed=data.seed,
+            cache_directory=data.cache_directory,
+            executor=executor or local_processes(None, data.import_modules),
+            progress=show_progress,
+        )
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(
+                f"Data.import_modules contains {module!r}, which cannot be imported ({error});"
+                " correct it, or start where the module can be found."
+            ) from None
+
+
+def local_processes(count: int | None, import_modules: Sequence[str] = ()) -> LocalProcesses:
+    """Returns an executor with `count` processes, or one per core if None.
+
+    The processes import `import_modules` first.
+    """
+    return LocalProcesses(count or len(os.sched_getaffinity(0)), import_modules)
+
+
+def vocabulary_of(data: Data) -> Vocabulary:
+    """Returns the vocabulary that `data` describes; does not open or build its rows.
+
+    Raises:
+        UserError: the SentencePiece model cannot be read.
+    """
+    if data.cache is not None:
+        return RowCache.open(data.cache).vocabulary
+    if data.sentencepiece_model is None:
+        return ByteVocabulary()
+    return SentencePieceVocabulary(data.sentencepiece_model)
+
+
+def is_packed(data: Data) -> bool:
+    """Returns whether rows contain several documents, each attending only to itself."""
+    if data.cache is not None:
+        return RowCache.open(data.cache).split(TRAIN).is_packed
+    return data.packing == SEGMENTS
+
+
+def training_rows(
+    data: Data, opened: Mapping[str, RowCache], schedule: BatchSchedule
+) -> NumberedRows:
+    """Returns the rows to train on, in training order.
+
+    `opened` are the caches that `open_caches` returned.
+    """
+    splits = {name: cache.split(TRAIN) for name, cache in opened.items()}
+    if not data.components:
+        return Shuffled(splits[""], seed=data.seed)
+    stages = [(schedule.rows_before(step), weights) for step, weights in data.weight_stages()]
+    return Mixed(splits, stages, seed=data.seed)
+
+
+def training_stream(
+    data: Data, opened: Mapping[str, RowCache], schedule: BatchSchedule
+) -> RowStream:
+    """Returns the batches to train on; see `training_rows`."""
+    return RowStream(rows=training_rows(data, opened, schedule), schedule=schedule)

@@ -1,0 +1,155 @@
+"""Hugging Face datasets as a source, from the hub or a local folder. Needs the extra `hf`."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palmscale.data.sources.jsonl_parquet import broken, columns, from_record
+from palmscale.data.sources.source import (
+    TRAIN,
+    VALIDATION,
+    BadDocument,
+    Document,
+    SourceShard,
+    TextSource,
+)
+from palmscale.errors import UserError
+
+_SHARD_ROWS = 100_000
+_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(TextSource):
+    """A dataset of the Hugging Face `datasets` library; its split "validation" is used if present.
+
+    Attributes:
+        dataset: a name on the hub, a folder of JSON, Parquet or Arrow files, or a folder that
+            `save_to_disk` wrote.
+        config: of the dataset; None: its default.
+        revision: of the repository on the hub; set it to make the run reproducible.
+        text_key: column of the text.
+        prompt_key: column of the prompt, which precedes the text and has no loss; None: no prompt.
+        group_key: column of the group in which a document is counted; None: one group.
+        streaming: whether to read without first downloading the dataset to the local disk.
+    """
+
+    field = "HuggingFace.dataset"
+    dataset: str
+    config: str | None = None
+    revision: str | None = None
+    text_key: str = "text"
+    prompt_key: str | None = None
+    group_key: str | None = None
+    streaming: bool = False
+
+    def shards(self) -> list[SourceShard]:
+        """Returns the dataset's files when streaming, and ranges of its rows otherwise.
+
+        Raises:
+            UserError: the dataset cannot be loaded or has no split "train".
+        """
+        splits, stamp = _load(self)
+        if TRAIN not in splits:
+            raise UserError(
+                f"{self.field}={self.dataset!r} has no split 'train' (it has {', '.join(splits)});"
+                " choose another dataset or HuggingFace.config."
+            )
+        both = VALIDATION in splits
+        shards = []
+        for name in (TRAIN, VALIDATION) if both else (TRAIN,):
+            part = splits[name]
+            rows = None if self.streaming else len(part)
+            count = part.num_shards if rows is None else -(-rows // _SHARD_ROWS)
+            shards += [
+                SourceShard(
+                    name=f"{name}-{number:05d}-of-{count:05d}",
+                    split=name if both else None,
+                    bytes=0 if rows is None else _stored_bytes(part, count),
+                    stamp=stamp,
+                    has_many_documents=True,
+                )
+                for number in range(count)
+            ]
+        return shards
+
+    def documents(self, shard: SourceShard) -> Iterator[Document | BadDocument]:
+        """Yields one document per row.
+
+        Raises:
+            UserError: a column is missing.
+        """
+        split, number, _, count = shard.name.split("-")
+        part = _load(self)[0][split]
+        keys = columns(self)
+        if missing := [key for key in keys if part.column_names and key not in part.column_names]:
+            raise UserError(
+                f"{self.field}={self.dataset!r} has no column {missing[0]!r} (it has"
+                f" {', '.join(part.column_names)}); set HuggingFace.text_key,"
+                " HuggingFace.prompt_key and HuggingFace.group_key to existing columns."
+            )
+        part = part.select_columns(keys) if part.column_names else part
+        part = part.shard(num_shards=int(count), index=int(number))
+        row = 0
+        try:
+            for row, record in enumerate(part, 1):
+                yield from_record(record, f"{self.dataset}/{shard.name}:{row}", self)
+        except ValueError as error:  # what Arrow raises for a damaged file
+            yield broken(f"{self.dataset}/{shard.name}:{row + 1}", error)
+        except OSError as error:
+            raise RuntimeError(
+                f"reading {self.dataset!r} failed in {shard.name} ({error}); start again: finished"
+                " work is kept."
+            ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _load(source: HuggingFace) -> tuple[dict[str, Any], str]:
+    """Returns the splits by name, and a stamp that changes when their data does."""
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{source.field}={source.dataset!r} needs the library `datasets`, which is not"
+            " installed; install it with `pip install 'palmscale[hf]'`."
+        ) from None
+    datasets.disable_progress_bars()
+    folder = Path(source.dataset).expanduser()
+    try:
+        if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(str(folder))
+            splits = dict(loaded) if isinstance(loaded, dict) else {TRAIN: loaded}
+            return splits, "-".join(part._fingerprint for part in splits.values())
+        name, files = source.dataset, None
+        if folder.is_dir():
+            kinds = {_FORMATS.get(path.suffix) for path in folder.iterdir()} - {None}
+            if len(kinds) == 1:
+                (name,), files = kinds, _files_by_split(folder)
+        builder = datasets.load_dataset_builder(
+            name, source.config, data_files=files, revision=source.revision
+        )
+        # The hash is that of the commit for the hub, but that of the library's code for files.
+        stamp = builder.config_id if files else f"{builder.config_id}-{builder.hash}"
+        if source.streaming:
+            return dict(builder.as_streaming_dataset()), stamp
+        builder.download_and_prepare()
+        return dict(builder.as_dataset()), stamp
+    except Exception as error:  # the library's exceptions have no common base class
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{source.field}={source.dataset!r} cannot be loaded ({first}); expected a dataset on"
+            " a hub that this machine can reach, or a folder of JSON, Parquet or Arrow files."
+        ) from None
+
+
+def _files_by_split(folder: Path) -> dict[str, list[str]]:
+    files = sorted(path for path in folder.iterdir() if path.suffix in _FORMATS)
+    held_out = [path for path in files if path.stem.startswith(VALIDATION)]
+    splits = {TRAIN: [str(path) for path in files if path not in held_out]}
+    return splits | ({VALIDATION: [str(path) for path in held_out]} if held_out else {})
+
+
+def _stored_bytes(part: Any, count: int) -> int:
+    return (part.data.nbytes or 0) // max(1, count)

@@ -1,0 +1,287 @@
+"""Sources whose files hold many documents each: JSON lines, The Pile, Parquet. All are streamed."""
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import zstandard
+
+from palmscale.data.sources import paths
+from palmscale.data.sources.source import BadDocument, Document, SourceShard, TextSource
+from palmscale.errors import UserError
+
+_PLAIN_BYTES = 1 << 20
+_COMPRESSED_BYTES = 1 << 14  # decompressed at once: the result is held in memory
+_WINDOW_BYTES = 1 << 31  # that of `zstd --long=31`, the maximum; the default is 128 MiB
+_PARQUET_ROWS = 512
+
+
+class _Broken(Exception):
+    """The rest of a file cannot be read; the message is the reason."""
+
+
+class _ManyDocuments(TextSource):
+    """Base of the sources whose files hold many documents each."""
+
+    field: str
+    files: str | tuple[str, ...]
+
+    def shards(self) -> list[SourceShard]:
+        """Returns one shard per file, sorted by name."""
+        return [
+            SourceShard(
+                name=file.name,
+                path=file.path,
+                bytes=file.bytes,
+                stamp=file.stamp,
+                has_many_documents=True,
+            )
+            for file in paths.find(self.files, self.field)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jsonl(_ManyDocuments):
+    """Files with a JSON object on each line: .jsonl, .jsonl.gz or .jsonl.zst.
+
+    A dot in a key enters a nested object: `meta.pile_set_name`.
+
+    Attributes:
+        files: a glob pattern, or several; local paths or URLs such as gs://bucket/*.jsonl.zst.
+        text_key: key of the document's text.
+        prompt_key: key of the prompt, which precedes the text and has no loss; None: no prompt.
+        group_key: key of the group in which a document is counted; None: one group.
+    """
+
+    field = "Jsonl.files"
+    files: str | tuple[str, ...]
+    text_key: str = "text"
+    prompt_key: str | None = None
+    group_key: str | None = None
+
+    def documents(self, shard: SourceShard) -> Iterator[Document | BadDocument]:
+        """Yields one document per line that is not blank; stops where the file is damaged."""
+        for location, line in _lines(shard):
+            if isinstance(line, BadDocument):
+                yield line
+            elif line.strip():
+                yield _document(line, location, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pile(_ManyDocuments):
+    """The Pile's files (Gao et al. 2020): *.jsonl.zst with `text` and `meta.pile_set_name`.
+
+    Attributes:
+        files: a glob pattern, or several.
+        sets: names of the sets to include, such as "ArXiv"; None: all.
+    """
+
+    field = "Pile.files"
+    files: str | tuple[str, ...]
+    sets: tuple[str, ...] | None = None
+
+    def documents(self, shard: SourceShard) -> Iterator[Document | BadDocument]:
+        """Yields the documents, grouped by set; those of excluded sets have no text."""
+        lines = Jsonl(files=self.files, group_key="meta.pile_set_name")
+        for document in lines.documents(shard):
+            if isinstance(document, Document) and self.sets is not None:
+                if document.group not in self.sets:
+                    document = Document("")
+            yield document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(_ManyDocuments):
+    """Parquet files, one document per row; needs pyarrow, the extra `hf`.
+
+    Attributes:
+        files: a glob pattern, or several.
+        text_key: column of the text.
+        prompt_key: column of the prompt, which precedes the text and has no loss; None: no prompt.
+        group_key: column of the group in which a document is counted; None: one group.
+    """
+
+    field = "Parquet.files"
+    files: str | tuple[str, ...]
+    text_key: str = "text"
+    prompt_key: str | None = None
+    group_key: str | None = None
+
+    def documents(self, shard: SourceShard) -> Iterator[Document | BadDocument]:
+        """Yields one document per row; stops where the file is damaged.
+
+        Raises:
+            UserError: pyarrow is not installed, or a column is missing.
+        """
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ModuleNotFoundError:
+            raise UserError(
+                f"reading {shard.path} needs pyarrow, which is not installed; install it with"
+                " `pip install 'palmscale[hf]'`."
+            ) from None
+        keys = columns(self)
+        number = 0
+        try:
+            with paths.open_binary(shard.path) as stream:
+                file = parquet.ParquetFile(stream, page_checksum_verification=True)
+                if missing := [key for key in keys if key not in file.schema_arrow.names]:
+                    raise UserError(
+                        f"{shard.path} has no column {missing[0]!r} (it has"
+                        f" {', '.join(file.schema_arrow.names)}); set Parquet.text_key,"
+                        " Parquet.prompt_key and Parquet.group_key to existing columns."
+                    )
+                for batch in file.iter_batches(_PARQUET_ROWS, columns=keys):
+                    for row in _rows(batch):
+                        number += 1
+                        location = f"{shard.path}:{number}"
+                        if isinstance(row, UnicodeDecodeError):
+                            yield _not_utf8(location, row, "the text")
+                        else:
+                            yield from_record(row, location, self)
+        except (OSError, pyarrow.ArrowException) as error:
+            yield broken(f"{shard.path}:{number + 1}", error)
+
+
+def columns(keys: Any) -> list[str]:
+    """Returns the columns of `keys.text_key`, `keys.prompt_key` and `keys.group_key`."""
+    given = filter(None, (keys.text_key, keys.prompt_key, keys.group_key))
+    return list(dict.fromkeys(key.partition(".")[0] for key in given))
+
+
+def from_record(record: dict[str, Any], location: str, keys: Any) -> Document | BadDocument:
+    """Returns the document that `keys.text_key`, `.prompt_key` and `.group_key` find in a record.
+
+    A dot in a key enters a nested record: `meta.pile_set_name`. Bytes are decoded as UTF-8.
+    """
+    try:
+        text = _value(record, keys.text_key)
+        prompt = "" if keys.prompt_key is None else _value(record, keys.prompt_key)
+        group = "" if keys.group_key is None else _value(record, keys.group_key)
+    except UnicodeDecodeError as error:
+        return _not_utf8(location, error, "the text")
+    for key, value in ((keys.text_key, text), (keys.prompt_key, prompt)):
+        if not isinstance(value, str):
+            return BadDocument(
+                location,
+                f'there is no string under the key "{key}"; correct the document, or the key.',
+            )
+    return Document(text, "" if group is None else str(group), prompt)
+
+
+def _value(record: Any, key: str) -> Any:
+    for part in key.split("."):
+        record = record.get(part) if isinstance(record, dict) else None
+    return record.decode("utf-8") if isinstance(record, bytes) else record
+
+
+def _document(line: bytes, location: str, keys: Any) -> Document | BadDocument:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return _not_utf8(location, error, "the line")
+    except json.JSONDecodeError as error:
+        return _not_json(location, f"{error.msg} at column {error.colno}", keys)
+    except (ValueError, RecursionError):
+        return _not_json(location, "a number has too many digits, or objects nest too deeply", keys)
+    document = from_record(record, location, keys)
+    if (b"\\ud" in line or b"\\uD" in line) and isinstance(document, Document):
+        try:
+            "".join(document).encode("utf-8")
+        except UnicodeEncodeError as error:
+            return BadDocument(
+                location,
+                f"character {error.start} of the text is an unpaired surrogate, which UTF-8 cannot"
+                " represent; correct the line.",
+            )
+    return document
+
+
+def _lines(shard: SourceShard) -> Iterator[tuple[str, bytes | BadDocument]]:
+    """Yields (location, line) of each line, and a BadDocument if the rest cannot be read."""
+    number, begun = 0, []  # parts of a line, joined once it is complete: a long one is copied once
+    try:
+        with paths.open_binary(shard.path) as stream:
+            for chunk in _chunks(stream, shard.path):
+                *lines, rest = chunk.split(b"\n")
+                if lines:
+                    lines[0] = b"".join([*begun, lines[0]])
+                    begun = []
+                for line in lines:
+                    number += 1
+                    yield f"{shard.path}:{number}", line
+                begun.append(rest)
+    except _Broken as error:
+        yield "", broken(f"{shard.path}:{number + 1}", error)
+        return
+    if rest := b"".join(begun):
+        yield f"{shard.path}:{number + 1}", rest
+
+
+def _rows(batch: Any) -> list[dict[str, Any] | UnicodeDecodeError]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:  # some row's; the error does not say which
+        if len(batch) == 1:
+            return [error]
+        return [row for i in range(len(batch)) for row in _rows(batch.slice(i, 1))]
+
+
+def broken(location: str, error: Exception) -> BadDocument:
+    """Returns the stand-in for the rest of a file that is damaged or truncated at `location`."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return BadDocument(
+        location,
+        f"the file cannot be read from here on ({first}); fetch it again, or leave it out.",
+    )
+
+
+def _not_json(location: str, why: str, keys: Any) -> BadDocument:
+    return BadDocument(
+        location,
+        f'not JSON ({why}); expected an object with the key "{keys.text_key}": correct the line.',
+    )
+
+
+def _not_utf8(location: str, error: UnicodeDecodeError, what: str) -> BadDocument:
+    return BadDocument(
+        location,
+        f"byte {error.start} of {what} is not UTF-8; convert the file, or leave the document out.",
+    )
+
+
+def _chunks(stream: BinaryIO, path: str) -> Iterator[bytes]:
+    if path.endswith(".zst"):
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+        return _decompressed(stream, decompressor.decompressobj, zstandard.ZstdError)
+    if path.endswith(".gz"):
+        # gzip ignores zeros at the end, which tapes leave.
+        return _decompressed(stream, lambda: zlib.decompressobj(wbits=31), zlib.error, b"\0")
+    return iter(lambda: stream.read(_PLAIN_BYTES), b"")
+
+
+def _decompressed(
+    stream: BinaryIO, begin: Any, error_type: type[Exception], padding: bytes = b""
+) -> Iterator[bytes]:
+    # Frame by frame, each to its end: the libraries' own streams accept a truncated file.
+    frame, is_after_frame = None, False
+    while data := stream.read(_COMPRESSED_BYTES):
+        while data:
+            if frame is None:
+                data = data.lstrip(padding) if is_after_frame else data
+                if not data:
+                    break
+                frame = begin()
+            try:
+                yield frame.decompress(data)
+            except (error_type, EOFError) as error:
+                raise _Broken(f"damaged: {error}") from None
+            data = b""
+            if frame.eof:
+                data, frame, is_after_frame = frame.unused_data, None, True
+    if frame is not None:
+        raise _Broken("truncated")

@@ -1,0 +1,48 @@
+"""What an exception means to whoever started the command: an exit code and one line.
+
+Exit codes: 0 done, 1 a fault, 2 the user's mistake, 3 a plan that does not fit, 75 restart me, 130
+interrupted, 141 the reader of the output is gone.
+"""
+
+from typing import Any
+
+from palmscale.errors import HostLost, UserError
+
+FAULT, MISTAKE, DOES_NOT_FIT, RESTART_ME, INTERRUPTED, UNREAD = 1, 2, 3, 75, 130, 141
+
+_LINE = 1000  # characters at most
+# Words of the runtime's errors when another host is gone: gloo on CPUs, gRPC and XLA elsewhere.
+_LOST = (
+    "Gloo",
+    "gloo",
+    "Connection reset",
+    "Connection closed",
+    "Socket closed",
+    "heartbeat",
+    "UNAVAILABLE",
+    "coordination service",
+)
+
+
+def exit_code_and_line(error: BaseException) -> tuple[int, str]:
+    """Returns the exit code of an exception, and one line that says what happened."""
+    if isinstance(error, UserError):
+        return MISTAKE, one_line(error)
+    if isinstance(error, HostLost):
+        return RESTART_ME, one_line(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    return FAULT, f"{type(error).__name__}: {one_line(error)}"
+
+
+def is_lost_host(error: BaseException) -> bool:
+    """Returns whether the runtime reports that another host is gone."""
+    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and any(
+        word in str(error) for word in _LOST
+    )
+
+
+def one_line(message: Any) -> str:
+    """Returns the first line of a message."""
+    lines = str(message).strip().splitlines()
+    return lines[0][:_LINE] if lines else "no message"

@@ -1,0 +1,78 @@
+"""The log-probability of given text under a model."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+_LEAST_LENGTH = 128  # rows are padded to a power of two from here: one program for each
+_CHUNK_LENGTH = 128  # positions whose logits exist at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a model says of a text.
+
+    Attributes:
+        token_ids: of the text, int32 [L].
+        log_probabilities: of each token given those before it, natural, float32 [L].
+        bits_per_byte: of the text's UTF-8 bytes; nan for an empty text.
+    """
+
+    token_ids: np.ndarray
+    log_probabilities: np.ndarray
+    bits_per_byte: float
+
+    @property
+    def log_probability(self) -> float:
+        """Of the whole text."""
+        return float(self.log_probabilities.sum(dtype=np.float64))
+
+
+def score(*, model: nn.Module, params: Any, row: np.ndarray, text_bytes: int) -> Score:
+    """Returns the score of a text.
+
+    Args:
+        model: offers `hidden` and `unembed`.
+        params: of the model.
+        row: int32 [1 + L]: the bos id, then the text's ids.
+        text_bytes: UTF-8 bytes of the text.
+    """
+    length = _LEAST_LENGTH
+    while length < len(row) - 1:
+        length *= 2
+    padded_BL = np.zeros((1, length + 1), np.int32)
+    padded_BL[0, : len(row)] = row
+    log_probabilities_L = np.asarray(_log_probabilities(model, params, padded_BL))[0]
+    log_probabilities_L = log_probabilities_L[: len(row) - 1]
+    nats = -float(log_probabilities_L.sum(dtype=np.float64))
+    return Score(
+        token_ids=row[1:],
+        log_probabilities=log_probabilities_L,
+        bits_per_byte=nats / math.log(2) / text_bytes if text_bytes else math.nan,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_probabilities(model: nn.Module, params: Any, row_BL: jax.Array) -> jax.Array:
+    """Returns the log-probability, float32 [B, L], of each of row_BL[:, 1:] given those before."""
+    variables = {"params": params}
+    x_BLD = model.apply(variables, row_BL[:, :-1], method="hidden")
+    B, L, D = x_BLD.shape
+
+    def of_chunk(x_and_target: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x_BCD, target_BC = x_and_target
+        logits_BCV = model.apply(variables, x_BCD, method="unembed").astype(jnp.float32)
+        chosen_BC = jnp.take_along_axis(logits_BCV, target_BC[..., None], axis=-1)[..., 0]
+        return chosen_BC - jax.nn.logsumexp(logits_BCV, axis=-1)
+
+    chunks = L // _CHUNK_LENGTH
+    x_NBCD = jnp.moveaxis(x_BLD.reshape(B, chunks, _CHUNK_LENGTH, D), 1, 0)
+    target_NBC = jnp.moveaxis(row_BL[:, 1:].reshape(B, chunks, _CHUNK_LENGTH), 1, 0)
+    log_probabilities_NBC = jax.lax.map(of_chunk, (x_NBCD, target_NBC))
+    return jnp.moveaxis(log_probabilities_NBC, 0, 1).reshape(B, L)

@@ -1,0 +1,67 @@
+"""Parameter counts and FLOPs of a model.
+
+A run's MFU, its plan's MFU and `palmscale explain` all use these functions.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from palmscale import axes
+from palmscale.model import interface
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterCounts:
+    """Numbers of parameters.
+
+    Attributes:
+        stored: all of them.
+        without_norms: without norm scales.
+        model: the paper's count, without norm scales and vocabulary padding.
+    """
+
+    stored: int
+    without_norms: int
+    model: int
+
+
+def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
+    """Returns the parameter counts of `model`, from its shapes boxed with logical axes."""
+    tokens = interface.num_tokens(model)
+    stored = without_norms = counted = 0
+    for leaf in jax.tree.leaves(boxed_params, is_leaf=_is_box):
+        shape = leaf.value.shape if _is_box(leaf) else leaf.shape
+        names = leaf.names if _is_box(leaf) else (None,) * len(shape)
+        stored += math.prod(shape)
+        if axes.NORM in names:
+            continue
+        without_norms += math.prod(shape)
+        counted += math.prod(
+            min(size, tokens) if tokens is not None and name == axes.VOCAB else size
+            for size, name in zip(shape, names, strict=True)
+        )
+    return ParameterCounts(stored=stored, without_norms=without_norms, model=counted)
+
+
+def training_flops_per_token(
+    model: nn.Module, num_params: int, sequence_length: int
+) -> tuple[int, int]:
+    """Returns the model FLOPs of training per token: (matmuls with weights, attention).
+
+    This is the paper's count (appendix B): 6 per parameter, and 12 N H K L for attention, half of
+    which a causal mask would leave.
+
+    Args:
+        model: the module.
+        num_params: `ParameterCounts.model`.
+        sequence_length: L.
+    """
+    return 6 * num_params, interface.attention_flops_per_token(model, sequence_length)
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.Partitioned)

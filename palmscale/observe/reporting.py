@@ -1,0 +1,68 @@
+"""What a run reports while it trains: throughput, and the writers of its metrics."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from palmscale.observe import writers
+from palmscale.observe.throughput import Throughput, peak_flops_per_device
+from palmscale.observe.uploaded_lines import json_lines
+from palmscale.storage.place import Place
+
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """What a run reports in addition to its progress line and metrics.jsonl.
+
+    Attributes:
+        tensorboard: also write TensorBoard event files (extra `tensorboard`).
+        wandb_project: also log to this Weights & Biases project (extra `wandb`).
+        wandb_mode: `online`, or `offline` to sync later.
+        peak_flops_per_device: peak FLOP/s for MFU; None: the vendor's figure, for known devices.
+        sample_prompt: prompt that the trained model continues at the end; None: no sample.
+        sample_tokens: length of the sample in tokens.
+    """
+
+    tensorboard: bool = False
+    wandb_project: str | None = None
+    wandb_mode: str = "online"
+    peak_flops_per_device: float | None = None
+    sample_prompt: str | None = None
+    sample_tokens: int = 200
+
+
+def throughput(
+    reporting: Reporting, *, flops_per_token: float, device_kind: str, devices: int
+) -> Throughput:
+    """Returns the counter of tokens per second and, if the devices' peak is known, of MFU."""
+    peak = reporting.peak_flops_per_device or peak_flops_per_device(device_kind)
+    return Throughput(
+        flops_per_token=flops_per_token, peak_flops=None if peak is None else peak * devices
+    )
+
+
+def metric_writers(reporting: Reporting, workdir: Place) -> writers.Writers:
+    """Returns the requested metric writers, which write to `workdir`."""
+    chosen: list[writers.MetricWriter] = [json_lines(workdir / METRICS)]
+    if reporting.tensorboard:
+        chosen.append(writers.TensorBoard(workdir / TENSORBOARD))
+    if reporting.wandb_project is not None:
+        chosen.append(
+            writers.WeightsAndBiases(
+                workdir,
+                project=reporting.wandb_project,
+                name=workdir.name,
+                mode=reporting.wandb_mode,
+            )
+        )
+    return writers.Writers(chosen)
+
+
+def current_names(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Returns stored metrics by today's names; 0.1.0 wrote `held_out_loss` for `eval_loss`."""
+    old = "held_out_"
+    return {
+        f"eval_{name.removeprefix(old)}" if name.startswith(old) else name: value
+        for name, value in metrics.items()
+    }

@@ -1,0 +1,44 @@
+"""Tables and sizes on standard output, for a person or for the next program in a pipe."""
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+
+_PIPED_WIDTH = 120
+
+
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+) -> None:
+    """Prints rows under headings, the columns numbered in `right` aligned to the right.
+
+    Cells wrap at the terminal's width; without a terminal lines are longer and have no colors.
+    """
+    # Here, not above: `palmscale --help` does not wait for it.
+    import rich.box
+    import rich.console
+    import rich.table
+    import rich.text
+
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, heading in enumerate(headings):
+        justify = "right" if number in right else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*map(rich.text.Text, row))  # Not a str, whose [brackets] would be markup.
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    rich.console.Console(width=width, highlight=False).print(table)
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Prints pairs of a name and its value, the values below each other.
+
+    Values wrap at the terminal's width; without a terminal each fact is one line.
+    """
+    indent = max(len(name) for name, _ in facts) + 2
+    room = shutil.get_terminal_size().columns - indent
+    for name, value in facts:
+        wraps = sys.stdout.isatty() and room > 20
+        lines = textwrap.wrap(value, room, break_on_hyphens=False) if wraps else [value]
+        print(f"{name:<{indent}}" + f"\n{'':<{indent}}".join(lines))

@@ -1,0 +1,101 @@
+"""Evaluates the checkpoints of a run on its held-out rows."""
+
+import dataclasses
+from collections.abc import Callable
+
+from palmscale.cluster.join import ProcessPlace
+from palmscale.data.sources.source import VALIDATION
+from palmscale.errors import UserError
+from palmscale.observe import log
+from palmscale.run.job import joined
+from palmscale.run.run import Run
+from palmscale.run.session import Session, open_session
+from palmscale.run.workdir import Workdir, checkpoints
+from palmscale.train.evaluate import HeldOutLoss, make_eval_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The evaluation of a checkpoint.
+
+    Attributes:
+        step: of the checkpoint.
+        metrics: `eval_loss` (nats a token) and others, by name.
+        leads: whether this is the process that prints for all.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    leads: bool = True
+
+
+def evaluate(
+    run: Run,
+    workdir: Workdir,
+    *,
+    checkpoint: int | str = "latest",
+    place: ProcessPlace | None = None,
+    debug: bool = False,
+) -> Evaluated:
+    """Returns the evaluation of a checkpoint on all held-out rows of the run's data.
+
+    Args:
+        run: whose data, layout and model to evaluate with.
+        workdir: the folder of the run that trained.
+        checkpoint: `latest`, `best` or a step.
+        place: coordinator and rank; None: as the environment tells.
+        debug: whether a job of several processes prints the traceback of an error.
+
+    Raises:
+        UserError: there is no such checkpoint, its arrays are not those of the model, or nothing is
+            held out.
+    """
+    layout, deadlines = run.layout, run.deadlines
+    with (
+        joined(
+            place,
+            simulated_devices=layout.simulated_devices,
+            deadlines=deadlines,
+            debug=debug,
+        ) as job,
+        open_session(run) as session,
+    ):
+        reader = checkpoints(workdir, peers=job.peers)
+        which = None if checkpoint == "latest" else checkpoint
+        snapshot = reader.restore(which, abstract_params=session.state_plan.abstract.params)
+        if snapshot is None:
+            raise UserError(f"there is no checkpoint in {workdir}; train first.")
+        evaluation = eval_loss(run, session, max_sequences=None)
+        metrics = evaluation(snapshot)
+        if not metrics:
+            raise UserError("nothing is held out in this data; see Corpus.held_out_fraction.")
+        return Evaluated(step=snapshot.step, metrics=metrics, leads=job.leads)
+
+
+def eval_loss(
+    run: Run,
+    session: Session,
+    *,
+    max_sequences: int | None,
+    beat: Callable[[], None] = lambda: None,
+) -> HeldOutLoss:
+    """Returns the evaluation of a run's held-out rows, `max_sequences` of each component."""
+    splits = {name: cache.split(VALIDATION) for name, cache in session.caches.items()}
+    for name, split in splits.items():
+        if not split.num_rows:
+            of = f" of {name}" if name else ""
+            log.warn(f"no rows{of} are held out (the text is a single unit): no evaluation{of}.")
+    return HeldOutLoss(
+        every_steps=run.training.eval_every_steps,
+        splits=splits,
+        weights_at=run.data.weights_at,
+        eval_step=make_eval_step(
+            model=run.model,
+            bos_id=session.vocabulary.bos_id,
+            loss_chunk_length=run.training.loss_chunk_length,
+        ),
+        sharding=session.layout.batch_sharding,
+        batch_sequences=run.training.batch_schedule.stages[0][1],
+        max_sequences=max_sequences,
+        beat=beat,
+    )

@@ -1,0 +1,34 @@
+"""The metrics of a run, step by step, as arrays."""
+
+import json
+
+import numpy as np
+
+from palmscale.errors import UserError
+from palmscale.observe.reporting import METRICS, current_names
+from palmscale.run.workdir import Workdir
+from palmscale.storage.place import place
+
+
+def history(workdir: Workdir) -> dict[str, np.ndarray]:
+    """Returns the metrics that a run has written, by name, float64 [steps]; `step` is int64.
+
+    A metric that a step does not have, such as the evaluation loss between two evaluations, is nan
+    there.
+
+    Raises:
+        UserError: the folder has no metrics.
+    """
+    path = place(workdir) / METRICS
+    if not path.is_file():
+        raise UserError(f"there are no metrics in {workdir} ({METRICS} is missing); train first.")
+    lines = [current_names(json.loads(line)) for line in path.read_text().splitlines()]
+    names = dict.fromkeys(name for line in lines for name in line)
+    found = {
+        name: np.array([_number(line.get(name)) for line in lines], np.float64) for name in names
+    }
+    return {**found, "step": np.array([line["step"] for line in lines], np.int64)}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")

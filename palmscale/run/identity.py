@@ -1,0 +1,120 @@
+"""What a run is, as JSON: described, built again, and compared with what a checkpoint stores."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from palmscale.errors import UserError
+from palmscale.run import stable_names
+from palmscale.run.run import Run
+
+# Entries of identities that earlier versions wrote, by the names of today.
+_RENAMED = {"microbatches": "gradient_accumulation_steps"}
+
+
+def describe(value: Any) -> Any:
+    """Returns a frozen value as JSON: a dataclass is its class's stable name and its fields."""
+    if dataclasses.is_dataclass(value):
+        fields = {
+            field.name: describe(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            # Linen adds these to every module; they say where it sits in another.
+            if field.name not in ("parent", "name") or not hasattr(value, "apply")
+        }
+        return {"class": stable_names.name_of(type(value)), **fields}
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+
+
+def rebuild(described: Any) -> Any:
+    """Returns the value that `describe` wrote down, in this or an earlier version.
+
+    Raises:
+        UserError: a class cannot be imported here.
+    """
+    if isinstance(described, Mapping):
+        fields = {key: rebuild(value) for key, value in described.items() if key != "class"}
+        return stable_names.find(described["class"])(**fields) if "class" in described else fields
+    if isinstance(described, (list, tuple)):
+        return tuple(rebuild(item) for item in described)
+    return described
+
+
+def identity(run: Run, digests: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what must stay the same for a run to go on: names to JSON values.
+
+    `digests` are those of the caches, by the names that `Data.parts` gives. The mesh, hosts,
+    periods, number of steps and reports may change between two starts.
+    """
+    data: dict[str, Any] = {"digest": digests.get("", dict(digests)), "seed": run.data.seed}
+    if run.data.components:
+        data["weight"] = {part.name: part.weights for part in run.data.components}
+    training = run.training
+    parts = {
+        "model": run.model,
+        "optimizer": run.optimizer,
+        "batch_schedule": training.batch_schedule,
+        "seed": training.seed,
+        "skip_rows": training.skip_rows,
+        "z_loss": training.z_loss,
+        "loss_chunk_length": training.loss_chunk_length,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "data": data,
+    }
+    return {name: describe(value) for name, value in parts.items()}
+
+
+def check_same_run(
+    old: Mapping[str, Any], new: Mapping[str, Any], allow_changes: tuple[str, ...]
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the changes between two identities that `allow_changes` names.
+
+    Raises:
+        UserError: any other difference; all are listed.
+    """
+    allowed = [_RENAMED.get(name, name) for name in allow_changes]
+    changed = changes(_current(dict(old)), _current(dict(new)))
+    refused = {
+        name: values
+        for name, values in changed.items()
+        if not any(name == one or name.startswith(f"{one}.") for one in allowed)
+    }
+    if refused:
+        listing = ", ".join(f"{name}: {a!r} -> {b!r}" for name, (a, b) in refused.items())
+        raise UserError(
+            f"the workdir holds another run ({listing}); use another workdir, undo the change, or"
+            f" allow it: Run.allow_changes={tuple(refused)}."
+        )
+    return changed
+
+
+def changes(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Returns the entries in which two JSON values differ: dotted name to (old, new)."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted(old.keys() | new.keys()):
+            found |= changes(old.get(key), new.get(key), f"{prefix}{key}.")
+        return found
+    return {} if old == new else {prefix.removesuffix("."): (old, new)}
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Returns the leaves of a JSON value by their dotted names."""
+    if isinstance(value, Mapping):
+        return [leaf for key, inner in value.items() for leaf in flat(inner, f"{name}.{key}")]
+    return [(name.removeprefix("."), value)]
+
+
+def _current(stored: Any) -> Any:
+    """Returns a stored identity with the names of today."""
+    if isinstance(stored, Mapping):
+        return {
+            _RENAMED.get(key, key): stable_names.current(value)
+            if key == "class"
+            else _current(value)
+            for key, value in stored.items()
+        }
+    return [_current(item) for item in stored] if isinstance(stored, (list, tuple)) else stored

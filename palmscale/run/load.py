@@ -1,0 +1,208 @@
+"""A trained model from a run's folder: what its checkpoint stores, on any devices."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+
+from palmscale.cluster.agree import Peers
+from palmscale.cluster.jointly import ALONE
+from palmscale.data.vocabulary import Vocabulary, load_vocabulary
+from palmscale.errors import UserError
+from palmscale.infer.generate import generate
+from palmscale.infer.partition import (
+    generation_layout,
+    generation_rules,
+    parameter_bytes,
+    placed,
+)
+from palmscale.infer.sampling import Sampling
+from palmscale.infer.score import Score, score
+from palmscale.infer.text import before_end, encode_prompt, stream_text
+from palmscale.partition.layout import DeviceLayout, Layout
+from palmscale.partition.mesh import make_mesh
+from palmscale.partition.rules import TABLES, MeshAxes
+from palmscale.partition.shardings import unbox
+from palmscale.run.identity import rebuild
+from palmscale.run.run import Run
+from palmscale.run.workdir import VOCABULARY, Workdir, checkpoints
+from palmscale.storage.place import on_disk, place
+from palmscale.train.state import abstract_params
+
+# Larger models are spread over all devices.
+ONE_DEVICE_BYTES = 2 << 30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained model, ready for use.
+
+    Attributes:
+        model: the module.
+        params: its parameters.
+        vocabulary: of its tokens.
+        step: at which it was saved.
+        meta: what the checkpoint says of its run.
+        layout: of the parameters; None: they are on one device.
+    """
+
+    model: nn.Module
+    params: Any
+    vocabulary: Vocabulary
+    step: int
+    meta: Mapping[str, Any]
+    layout: DeviceLayout | None
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> str:
+        """Returns the text that the model writes after `prompt`, up to the end of the document.
+
+        Args:
+            prompt: the text to continue.
+            max_tokens: tokens to write at most.
+            temperature: divides the logits; 0 always takes the likeliest token.
+            top_k: choose among the k likeliest tokens; None: all.
+            top_p: choose among the likeliest tokens that hold this probability; None: all.
+            seed: the same seed writes the same text.
+
+        Raises:
+            UserError: the model cannot generate, or a value is out of range.
+        """
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        return "".join(self.stream(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed))
+
+    def stream(
+        self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int
+    ) -> Iterator[str]:
+        """Yields the text of `generate` as it grows."""
+
+        def token_ids() -> Iterator[int]:
+            for token_B in self.tokens(
+                prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=1
+            ):
+                if token_B[0] == self.vocabulary.eod_id:  # on every process: at the same token
+                    return
+                yield int(token_B[0])
+
+        return stream_text(token_ids(), self.vocabulary)
+
+    def samples(
+        self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int, num_samples: int
+    ) -> list[str]:
+        """Returns `num_samples` texts that continue `prompt`, drawn side by side."""
+        tokens = self.tokens(
+            prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=num_samples
+        )
+        rows = np.stack(list(tokens), axis=1).tolist()
+        return [self.vocabulary.decode(before_end(ids, self.vocabulary)) for ids in rows]
+
+    def tokens(
+        self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int, num_samples: int
+    ) -> Iterator[np.ndarray]:
+        """Yields the next token of each sample, int32 [num_samples], `max_tokens` times."""
+        with self._entered():
+            yield from generate(
+                model=self.model,
+                params=self.params,
+                prompt=encode_prompt(self.vocabulary, prompt),
+                sampling=sampling,
+                seed=seed,
+                num_samples=num_samples,
+                max_tokens=max_tokens,
+            )
+
+    def score(self, texts: Iterable[str]) -> list[Score]:
+        """Returns the log-probabilities of each text, as a document of its own."""
+        with self._entered():
+            return [
+                score(
+                    model=self.model,
+                    params=self.params,
+                    row=encode_prompt(self.vocabulary, text),
+                    text_bytes=len(text.encode()),
+                )
+                for text in texts
+            ]
+
+    def _entered(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.layout is None else self.layout.entered()
+
+
+def load(
+    workdir: Workdir,
+    checkpoint: int | str = "latest",
+    layout: Layout | None = None,
+    *,
+    peers: Peers = ALONE,
+) -> Trained:
+    """Returns the model of a run's folder, as its checkpoint describes it.
+
+    Args:
+        workdir: the run's folder.
+        checkpoint: `latest`, `best` or a step.
+        layout: mesh and rules, over all devices; the axes of a user's own module that it does not
+            name lie as in training. None: one device, or all of them laid out as in training where
+            the parameters exceed 2 GiB or there are several processes.
+        peers: the processes that load it together.
+
+    Raises:
+        UserError: there is no such checkpoint, or the model's class cannot be imported here.
+    """
+    reader = checkpoints(workdir, peers=peers)
+    meta = reader.read_meta(checkpoint if isinstance(checkpoint, int) else None)
+    if meta is None:
+        raise UserError(f"there is no checkpoint in {workdir}; train first, or name another.")
+    model = rebuild(meta["identity"]["model"])
+    boxed = abstract_params(model)
+    shapes, placed_on = unbox(boxed), None
+    if layout is not None:
+        rules = generation_rules(_trained_rules(meta) | layout.table())
+        placed_on = DeviceLayout(mesh=make_mesh(layout.mesh), rules=rules)
+    elif peers.count > 1 or parameter_bytes(shapes) > ONE_DEVICE_BYTES:
+        placed_on = generation_layout(meta["mesh"], _trained_rules(meta))
+    if placed_on is not None:
+        shapes = placed(boxed, placed_on)
+    snapshot = reader.restore(
+        None if checkpoint == "latest" else checkpoint, abstract_params=shapes
+    )
+    if snapshot is None:
+        raise UserError(f"there is no checkpoint in {workdir}; train first, or name another.")
+    with on_disk(place(workdir) / VOCABULARY) as folder:
+        vocabulary = load_vocabulary(meta["vocabulary"], folder)
+    return Trained(
+        model=model,
+        params=snapshot.params,
+        vocabulary=vocabulary,
+        step=snapshot.step,
+        meta=snapshot.meta,
+        layout=placed_on,
+    )
+
+
+def _trained_rules(meta: Mapping[str, Any]) -> dict[str, MeshAxes]:
+    """Returns the rules that a checkpoint's model trained by; 0.1.0 did not keep them."""
+    stored = meta.get("rules", TABLES["2d"])
+    return {name: tuple(to) if isinstance(to, list) else to for name, to in stored.items()}
+
+
+def stored_run(workdir: Workdir) -> Run:
+    """Returns the run that the newest checkpoint describes.
+
+    Raises:
+        UserError: there is no checkpoint, or it is of 0.1.0, which kept the run as gin alone.
+    """
+    meta = checkpoints(workdir).read_meta()
+    if meta is None or "run" not in meta:
+        raise UserError(f"the checkpoints in {workdir} describe no run; name its gin file.")
+    return rebuild(meta["run"])

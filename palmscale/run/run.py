@@ -1,0 +1,52 @@
+"""What a run is: frozen values, and nothing started yet."""
+
+import dataclasses
+
+from flax import linen as nn
+
+from palmscale.checkpoint.saving import Saving
+from palmscale.checkpoint.warm_start import WarmStart
+from palmscale.cluster.join import Deadlines
+from palmscale.data.dataset import Data
+from palmscale.model import interface
+from palmscale.observe.reporting import Reporting
+from palmscale.optim.build import Optimizer
+from palmscale.partition.layout import Layout
+from palmscale.train.training import Training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        model: a Linen module with `hidden` and `unembed`; see palmscale.model.interface.
+        optimizer: built for the model's parameters.
+        data: rows.
+        training: steps, batches and loss.
+        layout: devices and where arrays lie on them.
+        saving: when to save, and what to keep.
+        reporting: metric writers and samples.
+        deadlines: of the hosts for one another.
+        warm_start: parameters of another run to begin with; None: the seed's. Once the run has a
+            checkpoint of its own, it has no effect.
+        allow_changes: entries of the identity (`model.remat`, or `optimizer`) in which this run
+            may differ from the checkpoint that it resumes.
+
+    Raises:
+        UserError: the model cannot be trained.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    data: Data
+    training: Training
+    layout: Layout = Layout()
+    saving: Saving = Saving()
+    reporting: Reporting = Reporting()
+    deadlines: Deadlines = Deadlines()
+    warm_start: WarmStart | None = None
+    allow_changes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        interface.check_trainable(self.model)

@@ -1,0 +1,132 @@
+"""What is built from a run before its first step: layout, rows, vocabulary and state plan."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from palmscale.data import open as data
+from palmscale.data.row_cache import RowCache
+from palmscale.data.vocabulary import Vocabulary
+from palmscale.errors import UserError
+from palmscale.model import interface, sizes
+from palmscale.model.sizes import ParameterCounts
+from palmscale.partition import layout
+from palmscale.partition.layout import DeviceLayout
+from palmscale.run.identity import describe, identity
+from palmscale.run.run import Run
+from palmscale.run.versions import versions
+from palmscale.train.compile import CompiledStep
+from palmscale.train.state import StatePlan, plan_state
+from palmscale.train.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Session:
+    """A run's layout on its devices, its rows and the plan of its state.
+
+    Attributes:
+        layout: entered.
+        caches: by component; that of a run without a mixture is named ""; empty in a plan.
+        vocabulary: of the rows.
+        state_plan: shapes and shardings of parameters and optimizer state.
+        counts: of the parameters.
+        flops_per_token: model FLOPs of training on a token, attention included.
+    """
+
+    layout: DeviceLayout
+    caches: Mapping[str, RowCache]
+    vocabulary: Vocabulary
+    state_plan: StatePlan
+    counts: ParameterCounts
+    flops_per_token: int
+
+
+@contextlib.contextmanager
+def open_session(run: Run) -> Iterator[Session]:
+    """Enters the run's layout on the devices of the job, and opens or builds its rows.
+
+    Raises:
+        UserError: the parts of the run do not fit one another or the devices.
+    """
+    run.training.check_batches(layout.data_parallel(run.layout, jax.device_count()))
+    caches = data.open_caches(run.data)
+    with layout.enter(run.layout) as entered:
+        yield _session(run, entered, caches, next(iter(caches.values())).vocabulary)
+
+
+@contextlib.contextmanager
+def plan_session(run: Run, devices: Sequence[jax.Device] | None = None) -> Iterator[Session]:
+    """Enters the run's layout on `devices`, which need not exist; neither reads nor builds rows.
+
+    Raises:
+        UserError: the parts of the run do not fit one another or the devices.
+    """
+    with layout.enter(run.layout, devices) as entered:
+        run.training.check_batches(entered.data_parallel)
+        yield _session(run, entered, {}, data.vocabulary_of(run.data))
+
+
+def _session(
+    run: Run, entered: DeviceLayout, caches: Mapping[str, RowCache], vocabulary: Vocabulary
+) -> Session:
+    num_tokens = interface.num_tokens(run.model)
+    if num_tokens is not None and vocabulary.size > num_tokens:
+        raise UserError(
+            f"the vocabulary {vocabulary.name} has {vocabulary.size} tokens and"
+            f" {type(run.model).__name__}.num_tokens={num_tokens}; the model needs at least as"
+            " many."
+        )
+    plan = plan_state(
+        model=run.model, optimizer=run.optimizer, mesh=entered.mesh, rules=entered.rules
+    )
+    counts = sizes.count_parameters(plan.boxed.params, run.model)
+    flops = sizes.training_flops_per_token(run.model, counts.model, run.data.sequence_length)
+    return Session(
+        layout=entered,
+        caches=caches,
+        vocabulary=vocabulary,
+        state_plan=plan,
+        counts=counts,
+        flops_per_token=sum(flops),
+    )
+
+
+def compiled_step(run: Run, session: Session, **options: Any) -> CompiledStep:
+    """Returns the train step of a run, the same to train with and to plan; not yet compiled."""
+    step = make_train_step(
+        model=run.model,
+        plan=session.state_plan,
+        bos_id=session.vocabulary.bos_id,
+        seed=run.training.seed,
+        z_loss=run.training.z_loss,
+        loss_chunk_length=run.training.loss_chunk_length,
+        gradient_accumulation_steps=run.training.gradient_accumulation_steps,
+        **options,
+    )
+    return CompiledStep(step, session.state_plan, run.layout.tpu_options)
+
+
+def session_identity(run: Run, session: Session) -> dict[str, Any]:
+    """Returns what must stay the same for the run to go on; see `palmscale.run.identity`."""
+    return identity(run, {name: cache.digest for name, cache in session.caches.items()})
+
+
+def meta(run: Run, session: Session, config: str) -> dict[str, Any]:
+    """Returns what every checkpoint says of its run, as JSON.
+
+    `config` is the text of the gin configuration; empty for a run that was built in Python.
+    """
+    return {
+        "identity": session_identity(run, session),
+        "run": describe(run),
+        "vocabulary": session.vocabulary.description(),
+        "sequence_length": run.data.sequence_length,
+        "num_params": session.counts.stored,
+        "operative_config": config,
+        "mesh": {name: int(size) for name, size in session.layout.mesh.shape.items()},
+        "rules": dict(session.layout.rules),
+        "versions": versions(),
+    }

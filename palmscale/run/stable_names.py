@@ -1,0 +1,77 @@
+"""The short names by which stored files know palmscale's classes, wherever their code lies.
+
+Checkpoints and `config.gin` say `PaLM`, not `palmscale.model.palm:PaLM`: a file may move, and the
+runs of before still resume. A user's own class is known by `module:name`.
+"""
+
+import importlib
+from typing import Any
+
+from palmscale.errors import UserError
+
+# Every class and function that a gin file or a checkpoint may name. Names are never reused.
+MODULES: dict[str, str] = {
+    "PaLM": "palmscale.model.palm",
+    "Adafactor": "palmscale.optim.build",
+    "AdamW": "palmscale.optim.build",
+    "InverseSqrt": "palmscale.optim.schedules",
+    "Constant": "palmscale.optim.schedules",
+    "WarmupCosine": "palmscale.optim.schedules",
+    "Run": "palmscale.run.run",
+    "Training": "palmscale.train.training",
+    "SpikePolicy": "palmscale.train.spike",
+    "BatchSchedule": "palmscale.data.stream",
+    "Data": "palmscale.data.dataset",
+    "Component": "palmscale.data.dataset",
+    "Corpus": "palmscale.data.sources.corpus",
+    "one_of": "palmscale.data.sources.corpus",
+    "TextFiles": "palmscale.data.sources.text_files",
+    "SourceDirectories": "palmscale.data.sources.text_files",
+    "StandardLibrary": "palmscale.data.sources.text_files",
+    "Jsonl": "palmscale.data.sources.jsonl_parquet",
+    "Pile": "palmscale.data.sources.jsonl_parquet",
+    "Parquet": "palmscale.data.sources.jsonl_parquet",
+    "HuggingFace": "palmscale.data.sources.huggingface",
+    "SeqioTask": "palmscale.data.sources.seqio_tasks",
+    "Tfds": "palmscale.data.sources.seqio_tasks",
+    "Layout": "palmscale.partition.layout",
+    "MeshSpec": "palmscale.partition.mesh",
+    "Saving": "palmscale.checkpoint.saving",
+    "KeepPolicy": "palmscale.checkpoint.policy",
+    "Retries": "palmscale.checkpoint.policy",
+    "WarmStart": "palmscale.checkpoint.warm_start",
+    "Reporting": "palmscale.observe.reporting",
+    "Deadlines": "palmscale.cluster.join",
+}
+
+
+def name_of(kind: type) -> str:
+    """Returns the stable name of a class: `PaLM`, or `module:name` of a user's own."""
+    if MODULES.get(kind.__qualname__) == kind.__module__:
+        return kind.__qualname__
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def current(name: str) -> str:
+    """Returns the stable name of what a file may know by the path it had in an earlier version."""
+    module, _, short = name.rpartition(":")
+    is_ours = module.partition(".")[0] == "palmscale" and short in MODULES
+    return short if is_ours else name
+
+
+def find(name: str) -> Any:
+    """Returns the class of a name, of this or an earlier version.
+
+    Raises:
+        UserError: it cannot be imported here.
+    """
+    name = current(name)
+    module, _, short = name.rpartition(":")
+    module = module or MODULES.get(name, "")
+    try:
+        return getattr(importlib.import_module(module), short)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"the stored class {name} cannot be imported ({error}); start where its module can be"
+            " found."
+        ) from None

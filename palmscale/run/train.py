@@ -1,0 +1,258 @@
+"""Trains a run, from where its folder stands to its last step, on one process or many."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from palmscale.checkpoint.fingerprint import named_leaves
+from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.reader import CheckpointReader
+from palmscale.checkpoint.store import CheckpointStore
+from palmscale.checkpoint.warm_start import warm_parameters
+from palmscale.cluster.job import Job
+from palmscale.cluster.join import ProcessPlace
+from palmscale.data.open import training_stream
+from palmscale.observe import log
+from palmscale.observe.reporting import metric_writers, throughput
+from palmscale.observe.writers import Writers
+from palmscale.run.evaluate import eval_loss
+from palmscale.run.identity import check_same_run, describe, flat
+from palmscale.run.job import joined
+from palmscale.run.plan_check import compare_with_plan
+from palmscale.run.run import Run
+from palmscale.run.sample import say_sample
+from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
+from palmscale.run.versions import compiler_versions, versions
+from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir
+from palmscale.storage.place import Place
+from palmscale.storage.place import place as _place
+from palmscale.train.compile import Load
+from palmscale.train.evaluate import Evaluation
+from palmscale.train.faults import Fault, faulty, spoil
+from palmscale.train.step_file import load_step
+from palmscale.train.step_log import StepLog
+from palmscale.train.trainer import InitialParams, Trainer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How training ended.
+
+    Attributes:
+        step: steps done in all.
+        metrics: of the last step, by name; empty where there was nothing to do.
+        workdir: the run's folder.
+        finished: whether `step` is the run's last one; else it was preempted, having saved.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    workdir: Place
+    finished: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Debugging:
+    """What helps to test a run, and is not part of it.
+
+    Attributes:
+        faults: to inject; see `palmscale.train.faults`.
+        step_file: a trusted file with the compiled step, to load in place of compiling.
+        step_log: a file that logs what each step consumed.
+        tracebacks: whether a job of several processes prints the traceback of an error.
+    """
+
+    faults: Sequence[Fault] = ()
+    step_file: str | None = None
+    step_log: str | None = None
+    tracebacks: bool = False
+
+
+def train(
+    run: Run,
+    workdir: Workdir,
+    place: ProcessPlace | None = None,
+    *,
+    evaluations: Sequence[Evaluation] = (),
+    config: str = "",
+    debugging: Debugging = Debugging(),
+) -> TrainResult:
+    """Trains a run from where `workdir` stands to its last step, and returns how it ended.
+
+    Ctrl-C raises KeyboardInterrupt with the folder released; the same call resumes from the last
+    checkpoint. In a job of several processes an exception ends the process.
+
+    Args:
+        run: what to train.
+        workdir: the run's folder, on storage that all hosts share.
+        place: coordinator and rank; None: as the environment tells, see `place_from`.
+        evaluations: to run at their periods besides the held-out loss.
+        config: the run as text, kept in the folder and in every checkpoint; the command line's.
+        debugging: faults and logs, for tests.
+
+    Raises:
+        UserError: the folder holds another run, or the parts of the run do not fit.
+        HostLost: another host is gone; starting again may help.
+    """
+    folder = _place(workdir)
+    with joined(
+        place,
+        simulated_devices=run.layout.simulated_devices,
+        deadlines=run.deadlines,
+        debug=debugging.tracebacks,
+    ) as job:
+        with (
+            Lease(
+                folder,
+                process_index=job.peers.index,
+                stale_seconds=run.deadlines.heartbeat_seconds,
+            ) as lease,
+            open_session(run) as session,
+            CheckpointStore(
+                folder / CHECKPOINTS,
+                keep=run.saving.keep,
+                lease=lease,
+                retries=run.saving.retries,
+                peers=job.peers,
+                timeout_seconds=run.deadlines.agree_seconds,
+            ) as store,
+        ):
+            writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
+            trainer = _trainer(run, session, job, folder, store, writers, config, debugging)
+            trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
+            trainer.agree(_facts(run, session, folder))
+            _check_resumes(run, session, store)
+            digest = trainer.compile(_loader(debugging.step_file))
+            if job.leads:
+                compare_with_plan(
+                    folder,
+                    step_digest=digest,
+                    batch_sequences=run.training.batch_schedule.sequences(0),
+                    run=describe(run),
+                    versions=versions(),
+                )
+            state, cursor = trainer.resume_or_begin(f"{session.counts.stored:,} parameters")
+            if cursor.step >= run.training.steps:
+                return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
+            if job.leads:
+                _write_descriptions(folder, session, config)
+            state, cursor = trainer.train(state, cursor)
+        finished = cursor.step >= run.training.steps
+        # Outside the run's mesh: one device writes the sample.
+        if finished and job.peers.count == 1:
+            say_sample(run, session.vocabulary, state.params)
+    return TrainResult(
+        step=cursor.step, metrics=trainer.last_metrics, workdir=folder, finished=finished
+    )
+
+
+def _trainer(
+    run: Run,
+    session: Session,
+    job: Job,
+    workdir: Place,
+    store: CheckpointStore,
+    writers: Writers,
+    config: str,
+    debugging: Debugging,
+) -> Trainer:
+    step = compiled_step(run, session)
+    # Compiled only where a fault asks for it.
+    nan_step = compiled_step(run, session, edit_gradients=spoil)
+    stream = training_stream(run.data, session.caches, run.training.batch_schedule)
+    mesh = session.layout.mesh
+    evaluation = eval_loss(
+        run,
+        session,
+        max_sequences=run.training.eval_sequences,
+        beat=job.watchdog.go_on,
+    )
+    return Trainer(
+        training=run.training,
+        saving=run.saving,
+        job=job,
+        workdir=workdir,
+        model=run.model,
+        state_plan=session.state_plan,
+        step=step,
+        step_at=faulty(step, nan_step, debugging.faults, stream),
+        stream=stream,
+        batch_sharding=session.layout.batch_sharding,
+        store=store,
+        writers=writers,
+        throughput=throughput(
+            run.reporting,
+            flops_per_token=session.flops_per_token,
+            device_kind=jax.devices()[0].device_kind,
+            devices=mesh.size,
+        ),
+        evaluations=[evaluation],
+        initial_params=_warm_start(run, session, job),
+        meta=meta(run, session, config),
+        step_log=StepLog(debugging.step_log, seed=run.training.seed, leads=job.leads),
+    )
+
+
+def _facts(run: Run, session: Session, workdir: Place) -> dict[str, str]:
+    """Returns what must be equal on all hosts, by name."""
+    return {
+        "the workdir": str(workdir.absolute()),
+        **{f"the version of {name}": version for name, version in versions().items()},
+        **{f"the rows of {name or 'data'}": c.digest for name, c in session.caches.items()},
+        **{f"Run.{name}": repr(value) for name, value in flat(describe(run))},
+    }
+
+
+def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
+    """Raises UserError where the folder holds another run; warns of the changes allowed."""
+    stored = store.read_meta()
+    if stored is None:
+        return
+    identity = session_identity(run, session)
+    allowed = check_same_run(stored["identity"], identity, run.allow_changes)
+    for name, (old, new) in allowed.items():
+        log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
+
+
+def _write_descriptions(workdir: Place, session: Session, config: str) -> None:
+    if config:
+        (workdir / CONFIG).write_text(config)
+    vocabulary = workdir / VOCABULARY
+    vocabulary.mkdir(parents=True, exist_ok=True)
+    session.vocabulary.save(vocabulary)
+
+
+def _loader(step_file: str | None) -> Load | None:
+    if step_file is None:
+        return None
+    return functools.partial(_load, _place(step_file))
+
+
+def _load(path: Place, lowered: jax.stages.Lowered, digest: str) -> jax.stages.Compiled:
+    return load_step(path, lowered, digest=digest, versions=compiler_versions())
+
+
+def _warm_start(run: Run, session: Session, job: Job) -> InitialParams:
+    def nothing() -> tuple[Mapping[str, Any], None]:
+        return {}, None
+
+    def given() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        reader = CheckpointReader(
+            _place(warm.workdir) / CHECKPOINTS,
+            peers=job.peers,
+            timeout_seconds=run.deadlines.agree_seconds,
+        )
+        params = named_leaves(session.state_plan.abstract.params)
+        step, found = warm_parameters(warm, reader, params)
+        fresh = len(params) - len(found)
+        log.say(
+            f"Warm start: {len(found)} arrays of parameters from step {step:,} of {warm.workdir}"
+            f"{f'; {fresh} initialized' if fresh else ''}."
+        )
+        return found, {**describe(warm), "step": step}
+
+    warm = run.warm_start
+    return nothing if warm is None else given

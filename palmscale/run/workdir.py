@@ -1,0 +1,69 @@
+"""A run's folder: every name in it, and which of its checkpoints is meant."""
+
+import os
+from typing import Any
+
+from palmscale.checkpoint.lease import LEASE
+from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
+from palmscale.checkpoint.reader import CheckpointReader
+from palmscale.checkpoint.steps import StepInfo
+from palmscale.errors import UserError
+from palmscale.observe.reporting import METRICS, TENSORBOARD
+from palmscale.storage.objects import ObjectPath
+from palmscale.storage.place import place
+
+CHECKPOINTS, CONFIG, VOCABULARY = "checkpoints", "config.gin", "vocabulary"
+PLAN, PLAN_PAGE = "plan.json", "plan.html"
+NAMES = (CHECKPOINTS, CONFIG, VOCABULARY, PLAN, PLAN_PAGE, LEASE, METRICS, TENSORBOARD)
+
+Workdir = str | os.PathLike[str] | ObjectPath
+
+
+def checkpoints(workdir: Workdir, **options: Any) -> CheckpointReader:
+    """Returns the checkpoints of a run, to be read.
+
+    Raises:
+        UserError: there is no run.
+    """
+    directory = place(workdir) / CHECKPOINTS
+    if not directory.is_dir():
+        raise UserError(
+            f"there is no run in {workdir} ({CHECKPOINTS}/ is missing); name its folder."
+        )
+    return CheckpointReader(directory, **options)
+
+
+def choose(reader: CheckpointReader, which: int | str) -> StepInfo:
+    """Returns the verified step that `latest`, `best` or a number names.
+
+    Raises:
+        UserError: there is none.
+    """
+    infos = {info.step: info for info in saved_steps(reader)}
+    verified = [info for info in infos.values() if info.verified]
+    step: Any = which
+    if which == "latest":
+        step = max((info.step for info in verified), default=None)
+    elif which == "best":
+        metrics = {info.step: info.metrics for info in verified}
+        step = next(iter(ranked_by_metric(metrics, KeepPolicy.best_metric)), None)
+    if step not in infos or not infos[step].verified:
+        known = ", ".join(str(info.step) for info in verified) or "none"
+        raise UserError(
+            f"there is no verified checkpoint {which} in {reader.directory}; verified: {known}."
+        )
+    return infos[step]
+
+
+def saved_steps(reader: CheckpointReader) -> list[StepInfo]:
+    """Returns every step on disk, oldest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    infos = reader.steps()
+    if not infos:
+        raise UserError(
+            f"there is no checkpoint in {reader.directory}; train first, or name another folder."
+        )
+    return infos

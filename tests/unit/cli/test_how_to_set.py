@@ -1,0 +1,40 @@
+"""A message of the library is completed by the flags and macros that set what it names."""
+
+import pytest
+
+from palmscale.cli import how_to_set
+from palmscale.cli.config import load
+
+FLAGS = {"workdir": "--workdir", "steps": "--steps"}
+
+
+@pytest.fixture
+def loaded():
+    load.load_run("configs/runs/quickstart.gin")
+    yield
+    load.reset()
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        ("Training.steps=0 must be at least 1.", " (set Training.steps by --gin.TRAIN_STEPS)"),
+        (
+            "MeshSpec.data=3 x MeshSpec.model=2 do not fit.",
+            " (set MeshSpec.data by --gin.DATA, MeshSpec.model by --gin.MODEL_PARALLEL)",
+        ),
+        ("TextFiles.files=x matches no file.", " (set TextFiles.files by --gin.TEXT_FILES)"),
+        ("PaLM.dim=3 is odd.", ""),  # bound to a number, by its own name
+        ("workdir=x is not empty.", " (set workdir by --workdir)"),
+        ("--workdir=x is not empty.", ""),
+        ("num_steps=3 and a.txt are fine.", ""),
+        ("no field at all", ""),
+    ],
+)
+def test_fields_and_keywords_are_told_by_how_they_are_set(loaded, message, hint):
+    assert how_to_set.hint(message, FLAGS) == hint
+
+
+def test_without_a_configuration_only_flags_are_told():
+    load.reset()
+    assert how_to_set.hint("Training.steps and steps=3", FLAGS) == " (set steps by --steps)"

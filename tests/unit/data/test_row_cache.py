@@ -1,0 +1,127 @@
+import subprocess
+import sys
+import threading
+
+import memory_source
+import numpy as np
+import pytest
+
+from palmscale.data.row_cache import RowCache
+from palmscale.data.vocabulary import ByteVocabulary
+from palmscale.errors import CorruptionError, UserError
+
+LENGTH = 16
+
+
+def test_rows_come_in_the_order_asked_for_across_shards(tmp_path, small_files, build):
+    split = build(tmp_path / "c").split("train")
+    every = split.read(np.arange(split.num_rows))["target"]
+    wanted = np.random.default_rng(0).integers(0, split.num_rows, 200)
+    assert np.array_equal(split.read(wanted)["target"], every[wanted]) and every.dtype == np.int32
+    assert split.read(np.array([], int))["target"].shape == (0, LENGTH)
+    for outside in (-1, split.num_rows):
+        with pytest.raises(IndexError):
+            split.read(np.array([outside]))
+
+
+def test_packed_rows_bring_their_segments_positions_and_weights(tmp_path, build):
+    cache = build(tmp_path / "c", corpus=memory_source.corpus(prompts=True), packing="segments",
+                  sequence_length=64)  # fmt: skip
+    rows = cache.split("train").read(np.array([1, 0]))
+    assert {name: (value.dtype.name, value.shape) for name, value in rows.items()} == {
+        "target": ("int32", (2, 64)),
+        "segment": ("int32", (2, 64)),
+        "position": ("int32", (2, 64)),
+        "weight": ("float32", (2, 64)),
+    }
+
+
+def test_threads_may_read_at_once(tmp_path, small_files, build):
+    split = build(tmp_path / "c").split("train")
+    every, wrong = split.read(np.arange(split.num_rows))["target"], []
+
+    def read(seed):
+        for rows in np.random.default_rng(seed).integers(0, split.num_rows, (30, 16)):
+            if not np.array_equal(split.read(rows)["target"], every[rows]):
+                wrong.append(rows)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not wrong
+
+
+def test_ids_above_65535_come_back(tmp_path, build):
+    class Large(ByteVocabulary):
+        size = 256_000
+
+    corpus = memory_source.corpus(below=256_000)
+    split = build(tmp_path / "c", vocabulary=Large(), corpus=corpus).split("train")
+    documents = memory_source.expected_documents(corpus.source, "train", 0)
+    largest = max(max(ids) for ids, _ in documents)
+    assert split.read(np.arange(split.num_rows))["target"].max() == largest > 65_535
+
+
+def test_a_flipped_bit_in_a_row_is_refused_on_reading_with_shard_and_row(
+    tmp_path, small_files, build, flip
+):
+    split = build(tmp_path / "c").split("train")
+    every = split.read(np.arange(split.num_rows))["target"]
+    path = tmp_path / "c" / "train-00001.arrayrecord"
+    place = path.read_bytes().find(every[25].astype("<u2").tobytes()[:8])
+    assert place > 0
+    flip(path, place)
+    split = RowCache.open(tmp_path / "c").split("train")
+    with pytest.raises(CorruptionError, match=r"train-00001.arrayrecord: row 5 "):
+        split.read(np.arange(split.num_rows)[24:27])
+    assert np.array_equal(split.read(np.array([0, 24, 26]))["target"], every[[0, 24, 26]])
+
+
+def test_shards_that_changed_places_are_refused_on_reading(tmp_path, small_files, build):
+    build(tmp_path / "c")
+    a, b, t = (
+        tmp_path / "c" / name
+        for name in ("train-00000.arrayrecord", "train-00001.arrayrecord", "t")
+    )
+    a.rename(t), b.rename(a), t.rename(b)
+    with pytest.raises(CorruptionError, match="train-00000"):
+        RowCache.open(tmp_path / "c").split("train").read(np.array([3]))
+
+
+def test_missing_short_and_edited_files_are_refused_on_opening(tmp_path, build):
+    build(tmp_path / "c")
+    shard, manifest = tmp_path / "c" / "train-00000.arrayrecord", tmp_path / "c" / "manifest.json"
+    content, text = shard.read_bytes(), manifest.read_text()
+    shard.write_bytes(content[:-100])
+    with pytest.raises(CorruptionError, match="train-00000.arrayrecord has"):
+        RowCache.open(tmp_path / "c")
+    shard.unlink()
+    with pytest.raises(CorruptionError, match="train-00000.arrayrecord is missing"):
+        RowCache.open(tmp_path / "c")
+    shard.write_bytes(content)
+    for damaged in (
+        text[:200],
+        text.replace(f'"sequence_length": {LENGTH}', '"sequence_length": 8'),
+        "[]",
+        "{}",
+    ):
+        manifest.write_text(damaged)
+        with pytest.raises(UserError, match="manifest.json"):
+            RowCache.open(tmp_path / "c")
+    manifest.write_text(text.replace('"format": 2', '"format": 99'))
+    with pytest.raises(UserError, match="format 99"):
+        RowCache.open(tmp_path / "c")
+    with pytest.raises(UserError, match="manifest.json"):
+        RowCache.open(tmp_path / "none")
+
+
+def test_reading_a_cache_imports_neither_tensorflow_nor_jax(tmp_path, build):
+    build(tmp_path / "c")
+    script = (
+        "import sys; from palmscale.data.cache import verify; verify(sys.argv[1]);"
+        "print([m for m in ('tensorflow', 'seqio', 'jax') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "c")]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -1,0 +1,20 @@
+import jax
+import jax.numpy as jnp
+
+from palmscale import PaLM
+from palmscale.model.sizes import count_parameters, training_flops_per_token
+
+MODEL = PaLM(dim=16, num_tokens=30, padded_tokens=32, depth=2, heads=2, dim_head=8)
+
+
+def test_the_papers_count_leaves_out_norms_and_padding():
+    boxed = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    counts = count_parameters(boxed, MODEL)
+    layer = 16 * 2 * 8 + 2 * 16 * 8 + 2 * 8 * 16 + 3 * 16 * 64
+    assert counts.model == 2 * layer + 30 * 16
+    assert counts.without_norms == counts.model + 2 * 16
+    assert counts.stored == counts.without_norms + 3 * 16
+
+
+def test_flops_are_six_a_parameter_and_those_of_attention():
+    assert training_flops_per_token(MODEL, 100, 10) == (600, 12 * 2 * 2 * 8 * 10)

@@ -1,0 +1,87 @@
+"""A loaded model is the one that was trained, and needs nothing but its checkpoint."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from small_run import MODEL
+
+import palmscale
+from palmscale.data.vocabulary import ByteVocabulary
+from palmscale.errors import UserError
+from palmscale.infer.sampling import Sampling
+from palmscale.partition.shardings import unbox
+from palmscale.run import load
+from palmscale.run.load import Trained, stored_run
+
+
+@pytest.fixture
+def trained():
+    params = unbox(MODEL.init(jax.random.key(0), jax.numpy.zeros((1, 1), int))["params"])
+    return Trained(
+        model=MODEL, params=params, vocabulary=ByteVocabulary(), step=1, meta={}, layout=None
+    )
+
+
+def test_nothing_is_drawn_after_the_end_of_the_document(trained, monkeypatch):
+    def tokens(**keywords):
+        for token_id in [*trained.vocabulary.encode("ab"), trained.vocabulary.eod_id]:
+            yield [token_id]
+        raise AssertionError("asked for more")
+
+    monkeypatch.setattr(load, "generate", tokens)
+    assert trained.generate("x") == "ab"
+
+
+def test_samples_are_cut_at_the_end_of_their_documents(trained):
+    wanted = {"max_tokens": 3, "sampling": Sampling(temperature=1.0), "seed": 0}
+    texts = trained.samples("x", num_samples=4, **wanted)
+    assert len(texts) == 4 and trained.samples("x", num_samples=4, **wanted) == texts
+
+
+def test_a_value_out_of_range_is_refused(trained):
+    with pytest.raises(UserError, match="temperature=-1"):
+        trained.generate("x", temperature=-1)
+
+
+def test_a_loaded_model_is_what_was_trained_and_needs_no_configuration(small_run, result, workdir):
+    trained = palmscale.load(workdir)
+    assert trained.model == small_run.model and trained.step == 4 and trained.layout is None
+    assert trained.vocabulary.name == "bytes" or trained.vocabulary.size == 259
+    text = trained.generate("def ", max_tokens=12, temperature=0)
+    assert text == trained.generate("def ", max_tokens=12, temperature=0, seed=5)
+    assert palmscale.generate(workdir, "def ", max_tokens=12, temperature=0) == text
+    assert palmscale.load(workdir, checkpoint=2).step == 2
+
+
+def test_the_score_of_a_text_is_its_log_probability(result, workdir):
+    trained = palmscale.load(workdir)
+    likely, unlikely, empty = trained.score(["def a(x):\n    return x", "\x00\x01 quartz!", ""])
+    assert likely.bits_per_byte < unlikely.bits_per_byte
+    assert likely.log_probability == pytest.approx(likely.log_probabilities.sum(), rel=1e-5)
+    row = np.concatenate([[trained.vocabulary.bos_id], likely.token_ids])[None].astype(np.int32)
+    logits_LV = np.float64(trained.model.apply({"params": trained.params}, row))[0, :-1]
+    log_p_LV = logits_LV - np.log(np.exp(logits_LV).sum(-1, keepdims=True))
+    wanted_L = log_p_LV[np.arange(len(likely.token_ids)), likely.token_ids]
+    np.testing.assert_allclose(likely.log_probabilities, wanted_L, atol=1e-5)
+    assert empty.log_probability == 0 and math.isnan(empty.bits_per_byte)
+
+
+def test_a_model_lands_on_a_mesh_that_is_asked_for(result, workdir):
+    layout = palmscale.run.run.Layout()
+    trained = palmscale.load(workdir, layout=layout)
+    assert trained.layout.mesh.size == 1
+    alone = palmscale.load(workdir)
+    assert trained.generate("x", max_tokens=4, temperature=0) == alone.generate(
+        "x", max_tokens=4, temperature=0
+    )
+
+
+def test_the_checkpoint_describes_the_run(small_run, result, workdir):
+    assert stored_run(workdir) == small_run
+
+
+def test_a_folder_that_holds_no_run_says_so(tmp_path):
+    with pytest.raises(UserError, match="no run in"):
+        palmscale.load(tmp_path)

@@ -1,0 +1,99 @@
+"""A small run through the Python API, in one process."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from small_run import TRAINING
+
+import palmscale
+from palmscale.checkpoint.warm_start import WarmStart
+from palmscale.errors import UserError
+from palmscale.run.train import Debugging
+from palmscale.train.faults import Fault
+
+
+def longer(run, steps):
+    return dataclasses.replace(run, training=dataclasses.replace(run.training, steps=steps))
+
+
+def test_training_returns_where_it_ended(result, workdir):
+    assert (result.step, result.workdir, result.finished) == (4, workdir, True)
+    assert 0 < result.metrics["eval_loss"] < 6 and math.isfinite(result.metrics["loss"])
+
+
+def test_a_finished_run_has_nothing_to_do_and_more_steps_train_on(
+    small_run, result, workdir, tmp_path
+):
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    again = palmscale.train(small_run, workdir)
+    assert (again.step, again.metrics, again.finished) == (4, {}, True)
+    assert palmscale.train(longer(small_run, 5), workdir).step == 5
+
+
+def test_another_run_is_refused_before_anything_is_compiled(small_run, result, workdir, caplog):
+    other = dataclasses.replace(small_run, training=dataclasses.replace(small_run.training, seed=5))
+    with caplog.at_level("INFO"), pytest.raises(UserError, match="seed: 0 -> 5"):
+        palmscale.train(other, workdir)
+    assert "Compiling" not in caplog.text
+
+
+def test_evaluations_of_ones_own_come_at_their_period(small_run, folder):
+    class Norm:
+        every_steps = 3
+
+        def __call__(self, state):
+            return {"my_metric": float(state.step)}
+
+    result = palmscale.train(small_run, folder / "own", evaluations=[Norm()])
+    mine = palmscale.history(folder / "own")["my_metric"]
+    np.testing.assert_array_equal(mine, [np.nan, np.nan, 3, 4])
+    assert result.metrics["my_metric"] == 4
+
+
+def test_an_interrupted_run_releases_its_folder_and_resumes(small_run, folder):
+    class Stop:
+        every_steps = 3
+
+        def __call__(self, state):
+            if int(state.step) == 3:
+                raise KeyboardInterrupt
+            return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        palmscale.train(small_run, folder / "stopped", evaluations=[Stop()])
+    assert palmscale.train(small_run, folder / "stopped").finished
+    assert palmscale.history(folder / "stopped")["step"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_warm_start_begins_with_the_other_runs_parameters(
+    small_run, result, workdir, folder, caplog
+):
+    warm = dataclasses.replace(small_run, warm_start=WarmStart(workdir=str(workdir)))
+    with caplog.at_level("INFO"):
+        palmscale.train(longer(warm, 1), folder / "warm")
+    assert "arrays of parameters from step" in caplog.text
+    meta = palmscale.load(folder / "warm").meta
+    assert meta["warm_start"]["workdir"] == str(workdir) and meta["warm_start"]["step"] == 4
+
+
+def test_an_injected_fault_is_survived(small_run, folder):
+    debugging = Debugging(faults=(Fault("nan", 2),), step_log=str(folder / "steps.jsonl"))
+    palmscale.train(small_run, folder / "faulty", debugging=debugging)
+    assert palmscale.history(folder / "faulty")["skipped"].tolist() == [0, 0, 1, 0]
+    lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_a_vocabulary_that_the_model_has_no_ids_for_is_refused(small_run, folder):
+    small = dataclasses.replace(small_run, model=small_run.model.clone(num_tokens=200))
+    with pytest.raises(UserError, match="259 tokens and PaLM.num_tokens=200"):
+        palmscale.train(small, folder / "small")
+
+
+def test_the_package_train_is_a_function_too():
+    assert palmscale.train.training.Training is type(TRAINING)
+    assert palmscale.train.verb.__doc__.startswith("Trains a run")

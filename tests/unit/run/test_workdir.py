@@ -1,0 +1,39 @@
+import jax.numpy as jnp
+import pytest
+
+from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.store import CheckpointStore
+from palmscale.errors import UserError
+from palmscale.run.workdir import CHECKPOINTS, NAMES, checkpoints, choose, saved_steps
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with Lease(folder) as lease, CheckpointStore(folder / CHECKPOINTS, lease=lease) as store:
+        for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0)):
+            values = {"params": {"a": jnp.full(2, step)}, "optimizer_state": {}}
+            store.save(step, **values, cursor={}, meta={}, metrics={"eval_loss": loss})
+    return folder
+
+
+@pytest.mark.parametrize(("which", "step"), [("latest", 6), ("best", 4), (2, 2)])
+def test_a_step_is_chosen_by_its_age_its_loss_or_its_number(workdir, which, step):
+    assert choose(checkpoints(workdir), which).step == step
+
+
+def test_a_step_that_is_absent_is_refused_with_those_that_are_there(workdir):
+    with pytest.raises(UserError, match="no verified checkpoint 3 in .*; verified: 2, 4, 6"):
+        choose(checkpoints(workdir), 3)
+
+
+def test_a_folder_that_holds_no_run_says_what_is_missing(tmp_path):
+    with pytest.raises(UserError, match=r"no run in .* \(checkpoints/ is missing\)"):
+        checkpoints(tmp_path)
+    (tmp_path / CHECKPOINTS).mkdir()
+    with pytest.raises(UserError, match="no checkpoint in"):
+        saved_steps(checkpoints(tmp_path))
+
+
+def test_no_two_things_in_the_folder_have_one_name():
+    assert len(set(NAMES)) == len(NAMES)
