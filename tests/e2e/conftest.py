@@ -43,7 +43,7 @@ def tiny(text, caches):
 def undisturbed(tiny, tmp_path_factory):
     """The workdir of a run that nobody disturbed, and the folder of the cache that it built."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    said = tiny_run.run(*tiny(workdir)).stderr
+    said = tiny_run.run(*tiny(workdir), f"--step_log={workdir.with_name('witness')}").stderr
     return workdir, pathlib.Path(re.search(r"^Rows of .*, in (.*)\.$", said, re.MULTILINE)[1])
 
 
@@ -51,6 +51,12 @@ def undisturbed(tiny, tmp_path_factory):
 def finished(undisturbed):
     """The workdir of a run that nobody disturbed; it built the cache. Not to be written to."""
     return undisturbed[0]
+
+
+@pytest.fixture(scope="session")
+def witness(finished):
+    """Batch and key of each step of the finished run, as --step_log noted them."""
+    return tiny_run.witnessed(finished.with_name("witness"))
 
 
 @pytest.fixture(scope="session")

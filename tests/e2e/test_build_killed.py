@@ -15,11 +15,11 @@ import tiny_run
 
 SCRIPT = """
 import sys
-from palmscale.data.build import build_cache
-from palmscale.data.processes import LocalProcesses
-from palmscale.data.records import Jsonl
-from palmscale.data.sources import Corpus
-from palmscale.data.vocab import ByteVocabulary
+from palmscale.data.build.builder import build_cache
+from palmscale.data.build.processes import LocalProcesses
+from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.jsonl_parquet import Jsonl
+from palmscale.data.vocabulary import ByteVocabulary
 
 if __name__ == "__main__":
     text, target, processes = sys.argv[1:]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import forked
 import pytest
 
 # One of several processes. `act` gets the store, the function that makes a state of a step, and the
@@ -163,7 +164,7 @@ def run(act, workdir, processes, mesh):
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             # Only process 0 would find what it compiled before, and arrive too early.
             environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
-            started.append(subprocess.Popen(command, env=environment, **pipes))
+            started.append(forked.Popen(command, env=environment, **pipes))
         outcomes = [process.communicate(timeout=100) for process in started]
     finally:
         for process in started:

@@ -61,7 +61,7 @@ def test_eval_covers_all_held_out_rows_and_equals_the_metrics_of_such_a_run(
 ):
     lines = dict(line.split() for line in answers["eval"].stdout.splitlines())
     assert lines["step"] == "16"
-    tiny_run.run(*tiny(tmp_path / "run", HELD_OUT_SEQUENCES=None))
+    tiny_run.run(*tiny(tmp_path / "run", EVAL_SEQUENCES=None))
     last = tiny_run.metrics(tmp_path / "run")[-1]
-    for name in ("held_out_bits_per_byte", "held_out_loss"):
+    for name in ("eval_bits_per_byte", "eval_loss"):
         assert float(lines[name]) == pytest.approx(last[name], abs=1e-6)

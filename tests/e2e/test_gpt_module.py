@@ -1,9 +1,10 @@
 """A user's own Flax module, beside a user's own gin file, in a user's own folder."""
 
-import os
 import pathlib
 import random
 import shutil
+import subprocess
+import sys
 
 import pytest
 import tiny_run
@@ -37,7 +38,7 @@ BATCH_SCHEDULE = ((0, 8),)
 TRAIN_STEPS = 10
 EVAL_EVERY_STEPS = 5
 SAVE_EVERY_STEPS = 2
-HELD_OUT_SEQUENCES = 16
+EVAL_SEQUENCES = 16
 """
 
 
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def at_home(folder):
     """Starts processes in the user's folder."""
-    return {"cwd": folder, "env": os.environ | {"PYTHONPATH": str(tiny_run.CHECKOUT)}}
+    return {"cwd": folder}
 
 
 def test_trains_by_gin_alone_and_after_a_kill_ends_bit_for_bit_equal(
@@ -91,3 +92,28 @@ def test_without_a_rule_for_one_of_its_names_it_is_refused(folder, at_home, fini
     )  # fmt: skip
     assert "gpt_inner" in refused.stderr.splitlines()[-1]
     assert not list((folder / "lacking").rglob("MANIFEST.json"))
+
+
+GENERATE = """
+import palmscale
+from palmscale import Layout, MeshSpec
+layouts = [None, Layout(mesh=MeshSpec(data=2, model=2)), Layout(mesh=MeshSpec(data=1, model=4))]
+for layout in layouts:
+    trained = palmscale.load("whole", layout=layout)
+    where = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(trained.params)}
+    print(*where, repr(trained.generate("def ", max_tokens=12, temperature=0)))
+"""
+
+
+def test_it_generates_the_same_text_on_one_device_and_on_four(folder, at_home, finished, row_cache):
+    code = f"import jax; jax.config.update('jax_num_cpu_devices', 4)\n{GENERATE}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, **at_home
+    )
+    assert done.returncode == 0, done.stderr
+    texts = [line.partition(" ")[::2] for line in done.stdout.splitlines()]
+    assert [devices for devices, _ in texts] == ["1", "4", "4"]
+    assert len({text for _, text in texts}) == 1
+    flags = ["--workdir=whole", "--prompt=def ", "--max_tokens=12", "--greedy"]
+    written = tiny_run.run("generate", *flags, **at_home).stdout
+    assert repr(written.removeprefix("def ").removesuffix("\n")) == texts[0][1]

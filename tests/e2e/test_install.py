@@ -66,7 +66,7 @@ def test_the_light_install_answers_and_reads_gin(light, tmp_path):
         light.with_name("palmscale"), "train", "--help", cwd=tmp_path
     )
     assert "palmscale 0." in _run(light, "-m", "palmscale", "--version", cwd=tmp_path)
-    _run(light, "-c", "from palmscale.cli import gin_config; gin_config.load([], [])", cwd=tmp_path)
+    _run(light, "-c", "from palmscale.cli.config import load; load.load([])", cwd=tmp_path)
 
 
 def test_the_light_install_trains_explains_and_generates_from_a_built_cache(
@@ -77,7 +77,7 @@ def test_the_light_install_trains_explains_and_generates_from_a_built_cache(
 
     command = tiny(tmp_path / "run", CACHE=row_cache)
     palmscale(*command)
-    assert "held_out_bits_per_byte" in palmscale("eval", f"--workdir={tmp_path / 'run'}")
+    assert "eval_bits_per_byte" in palmscale("eval", f"--workdir={tmp_path / 'run'}")
     assert "layers/query" in palmscale("explain", command[1], *command[3:])
     text = palmscale("generate", f"--workdir={tmp_path / 'run'}", "--prompt=def ", "--max_tokens=5")
     assert text.startswith("def ")
@@ -103,7 +103,7 @@ def test_the_wheel_carries_the_configs(light, checkout, tmp_path):
         cwd=tmp_path,
     )
     code = (
-        f"import sys; sys.path.append({site.strip()!r}); import palmscale.cli.gin_config as g;"
+        f"import sys; sys.path.append({site.strip()!r}); import palmscale.cli.config.load as g;"
         "g.load(['configs/runs/packaged.gin']); print(g.ROOT)"
     )
     assert str(environment) in _run(python, "-c", code, cwd=tmp_path)

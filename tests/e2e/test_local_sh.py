@@ -98,7 +98,7 @@ def test_sigterm_is_passed_on_and_is_no_restart(stand_in):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["two", "train"], "'two' is no number of processes"),
+        (["two", "train"], "'two' is not a number of processes"),
         (["2"], "no command"),
         (["2", "--grace=x", "train"], "--grace=x"),
         (["2", "--max-restarts=-1", "train"], "--max-restarts=-1"),
@@ -126,7 +126,7 @@ def test_two_real_processes_one_killed_or_stopped_go_on_and_end_as_if_nothing_ha
     number, said, tiny, finished, tmp_path
 ):
     workdir = tmp_path / "run"
-    command = tiny(workdir, **(tiny_job.PAIR | {"TRAIN_STEPS": 40}))
+    command = tiny(workdir, **(tiny_job.PAIR | {"TRAIN_STEPS": 20}))
     env = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
     arguments = [LOCAL, "2", "--grace=2", f"--logs={tmp_path}/logs", *command]
     with subprocess.Popen(
@@ -143,7 +143,7 @@ def test_two_real_processes_one_killed_or_stopped_go_on_and_end_as_if_nothing_ha
             job.terminate()
     assert job.returncode == 0, err
     assert said in err and "restart 1 of 3" in err
-    assert tiny_job.steps_done(workdir) == 40
+    assert tiny_job.steps_done(workdir) == 20
 
 
 def process_of(workdir, index):

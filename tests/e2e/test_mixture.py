@@ -8,34 +8,26 @@ import tiny_run
 import zstandard
 
 GIN = """\
-from __gin__ import dynamic_registration
-
-from palmscale.cli import run
-from palmscale.data import files
-from palmscale.data import hub
-from palmscale.data import records
-from palmscale.data import sources
-
 include 'configs/runs/quickstart.gin'
 
-run.Data.corpus = None
-run.Data.components = (@pile/run.Component(), @hub/run.Component(), @text/run.Component())
-run.Component.corpus = @sources.Corpus()
+Data.corpus = None
+Data.components = (@pile/Component(), @hub/Component(), @text/Component())
+Component.corpus = @Corpus()
 
-pile/run.Component.name = 'pile'
-pile/run.Component.weight = 5
-pile/sources.Corpus.source = @records.Pile()
-records.Pile.files = '{folder}/pile/*.jsonl.zst'
+pile/Component.name = 'pile'
+pile/Component.weight = 5
+pile/Corpus.source = @Pile()
+Pile.files = '{folder}/pile/*.jsonl.zst'
 
-hub/run.Component.name = 'hub'
-hub/run.Component.weight = 3
-hub/sources.Corpus.source = @hub.HuggingFace()
-hub.HuggingFace.dataset = '{folder}/parquet'
+hub/Component.name = 'hub'
+hub/Component.weight = 3
+hub/Corpus.source = @HuggingFace()
+HuggingFace.dataset = '{folder}/parquet'
 
-text/run.Component.name = 'text'
-text/run.Component.weight = 2
-text/sources.Corpus.source = @files.TextFiles()
-files.TextFiles.files = '{folder}/text/**/*.py'
+text/Component.name = 'text'
+text/Component.weight = 2
+text/Corpus.source = @TextFiles()
+TextFiles.files = '{folder}/text/**/*.py'
 """
 
 
@@ -46,7 +38,7 @@ def mixture(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("mixture")
     found = {name: sorted((tiny_run.CHECKOUT / "palmscale" / name).glob("*.py")) for name in
-             ("data", "cli", "checkpoint")}  # fmt: skip
+             ("data", "train", "checkpoint")}  # fmt: skip
     texts = {name: [path.read_text() for path in paths] for name, paths in found.items()}
     for name in ("pile", "parquet", "text"):
         (folder / name).mkdir()
@@ -57,7 +49,7 @@ def mixture(tmp_path_factory):
         ]
         compressed = zstandard.compress("\n".join(lines).encode())
         (folder / f"pile/{number:02}.jsonl.zst").write_bytes(compressed)
-        table = Table.from_pydict({"text": [text for text in texts["cli"][number::2] if text]})
+        table = Table.from_pydict({"text": [text for text in texts["train"][number::2] if text]})
         parquet.write_table(table, folder / f"parquet/{number}.parquet")
     for path, text in zip(found["checkpoint"], texts["checkpoint"]):
         (folder / "text" / path.name).write_text(text)
@@ -92,6 +84,6 @@ def test_three_kinds_of_corpora_build_into_one_mixture_train_and_are_shown(
     # The text is this project's own: any one batch may be a hard one.
     assert len(losses) == 16 and sum(losses[8:]) < sum(losses[:8])
     for name in ("pile", "hub", "text"):
-        assert metrics[-1][f"held_out_loss/{name}"] > 0
+        assert metrics[-1][f"eval_loss/{name}"] > 0
         assert f"of the mixture: {name}\n" in shown.stdout
     assert (tmp_path / "mixture.png").read_bytes().startswith(b"\x89PNG")

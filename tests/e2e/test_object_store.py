@@ -100,7 +100,7 @@ def test_killed_at_any_moment_ends_bit_for_bit_equal_to_a_run_on_a_disk(
     ]
     assert sum(outcomes) >= rounds - 1
     said = tiny_run.run(*command).stderr
-    assert "has been silent for more than 4 s: its lease is taken over" in said
+    assert "has been silent for more than 4 s; taking over its lease" in said
     assert "Resuming after step" in said
     workdir = equal_at_the_end(bucket, finished, tmp_path / "run")
     # What the kills left of deletions and saves is gone; the best step is the last.
@@ -110,7 +110,7 @@ def test_killed_at_any_moment_ends_bit_for_bit_equal_to_a_run_on_a_disk(
 
 
 def test_two_processes_killed_and_resumed_end_equal_to_two_on_a_disk(tiny, bucket, tmp_path):
-    pair = tiny_job.PAIR | {"SAVE_EVERY_STEPS": 4, "HEARTBEAT_SECONDS": 8}
+    pair = tiny_job.PAIR | {"SAVE_EVERY_STEPS": 4}
     with tiny_job.Job(tiny(tmp_path / "disk", **pair), tmp_path / "logs", processes=2) as job:
         job.succeed()
     command = tiny(f"{bucket.url}/run", **pair)
@@ -123,7 +123,7 @@ def test_two_processes_killed_and_resumed_end_equal_to_two_on_a_disk(tiny, bucke
         assert job.wait(60)[victim] == -9
     with tiny_job.Job(command, tmp_path / "second", processes=2) as job:
         job.succeed()
-        assert "its lease is taken over" in job.said(0) and "Resuming after step" in job.said(0)
+        assert "taking over its lease" in job.said(0) and "Resuming after step" in job.said(0)
     equal_at_the_end(bucket, tmp_path / "disk", tmp_path / "run")
     manifest = json.loads((tmp_path / "run/checkpoints/16/MANIFEST.json").read_text())
     assert any("ocdbt.process_1" in name for name in manifest["files"])
@@ -158,7 +158,7 @@ def test_a_step_without_its_marker_is_never_used(copied, bucket, tiny, finished,
         tiny(copied, **HELD),
         ["checkpoint", "verify", f"--workdir={copied}"],
     )
-    assert "unfinished" in listed.stdout and "it is never used" in verified.stdout
+    assert "unfinished" in listed.stdout and "never used" in verified.stdout
     assert "step 16 was never finished" in resumed.stderr
     assert "Resuming after step 12" in resumed.stderr and resumed.returncode == 0
     assert again.returncode == 0 and "unfinished" not in again.stdout
@@ -176,7 +176,7 @@ def test_a_second_job_is_refused_while_the_first_holds_the_workdir(copied, bucke
         (second,) = run_each(bucket, tiny(copied))
         assert second.returncode == 2
         line = second.stderr.splitlines()[-1]
-        assert f"in use by another job (pid {first.pid} on " in line and "one job at a time" in line
+        assert f"in use by another job (pid {first.pid} on " in line and "stop that job" in line
         assert first.poll() is None
     finally:
         first.kill()
@@ -278,7 +278,7 @@ def test_a_run_outlives_a_store_that_refuses_for_a_while(fault, bucket, tiny, fi
     warnings = [line for line in answer.stderr.splitlines() if "was not saved" in line]
     for step, warning in zip((8, 12), warnings, strict=True):
         assert f"step {step} was not saved: " in warning
-        assert "the last good one is that of step 4. The run goes on" in warning
+        assert "the last good checkpoint is step 4. The run continues" in warning
     workdir = equal_at_the_end(bucket, finished, tmp_path / "run")
     assert tiny_run.steps(workdir) == [4, 16]
 
@@ -288,7 +288,7 @@ def test_a_run_outlives_a_store_that_does_not_even_show_its_steps(bucket, tiny, 
     assert answer.returncode == 0, answer.stderr
     for step in (8, 12):
         assert f"the checkpoint of step {step} was not saved: " in answer.stderr
-    assert "the good ones before it cannot be seen at the moment. The run goes on" in answer.stderr
+    assert "earlier checkpoints cannot be listed at the moment. The run continues" in answer.stderr
     workdir = equal_at_the_end(bucket, finished, tmp_path / "run")
     assert tiny_run.steps(workdir) == [4, 16]
 
@@ -307,8 +307,8 @@ def test_a_run_ends_with_the_reason_once_too_many_saves_have_failed_and_goes_on_
     answer = disturbed(bucket, command, mend_at=-1, status=403, method="POST|PUT")
     *_, error = answer.stderr.splitlines()
     assert answer.returncode == 1 and "palmscale: error:" in error
-    for part in ("step 12 was not saved: ", "Permission denied", "the last good one is that of",
-                 "step 4 - 2 save(s) failed one after another", "Retries.failures=1"):  # fmt: skip
+    for part in ("step 12 was not saved: ", "Permission denied", "the last good checkpoint",
+                 "step 4. 2 consecutive save(s) failed", "Retries.failures=1"):  # fmt: skip
         assert part in error
     exec(bucket.mended)
     (answer,) = tiny_run.run_each([command])
@@ -325,7 +325,7 @@ def test_a_bucket_that_is_not_there_or_not_ones_own_is_one_line(bucket, tiny):
     with bucket.failing(status=403):
         (denied,) = run_each(bucket, tiny(f"{bucket.url}/run"))
     for answer, words in (
-        (missing, "there is no bucket gs://no-such-bucket - an existing one is needed - create it"),
+        (missing, "the bucket gs://no-such-bucket does not exist; create it"),
         (unlisted, "there is no run in gs://no-such-bucket/run"),
         (denied, "Permission denied"),
     ):

@@ -58,4 +58,4 @@ def test_files_and_a_users_seqio_task_train(tiny, tmp_path):
     assert "QUICK BROWN FOX" in answers[2].stdout
     for workdir in ("files", "task"):
         metrics = tiny_run.metrics(tmp_path / workdir)
-        assert len(metrics) == 2 and metrics[-1]["held_out_bits_per_byte"] > 0
+        assert len(metrics) == 2 and metrics[-1]["eval_bits_per_byte"] > 0

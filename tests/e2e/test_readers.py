@@ -6,16 +6,17 @@ import socket
 import subprocess
 import sys
 
+import forked
 import memory_source
 import numpy as np
 import pytest
 
-from palmscale.data.build import build_cache
+from palmscale.data.build.builder import build_cache
 from palmscale.data.mixture import Mixed
 from palmscale.data.pack import SEGMENTS
-from palmscale.data.rows import RowCache
+from palmscale.data.row_cache import RowCache
 from palmscale.data.stream import BatchSchedule, RowStream
-from palmscale.data.vocab import ByteVocabulary
+from palmscale.data.vocabulary import ByteVocabulary
 
 STEPS, DEVICES = 9, 8
 STAGES = [(0, {"a": 3, "b": 1}), (50, {"a": 1, "b": 1})]  # of a mixture: it changes, too
@@ -34,7 +35,7 @@ if int(processes) > 1:
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from palmscale.data.feed import Feed
 from palmscale.data.mixture import Mixed
-from palmscale.data.rows import RowCache
+from palmscale.data.row_cache import RowCache
 from palmscale.data.stream import BatchSchedule, RowStream
 
 splits = {{name: RowCache.open(folder).split("train") for name, folder in zip("ab", folders)}}
@@ -97,7 +98,7 @@ def read_by(processes, model, folders, folder):
     for process, out in enumerate(outs):
         arguments = [process, processes, model, port, out, *folders]
         command = [sys.executable, "-c", READER, *map(str, arguments)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        started.append(forked.Popen(command, stdout=subprocess.PIPE, text=True))
     asked = [json.loads(p.communicate(timeout=100)[0].splitlines()[-1]) for p in started]
     shards = {}
     for out in outs:

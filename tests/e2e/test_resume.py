@@ -1,6 +1,5 @@
 """A run that is killed, moved, prolonged or changed, and started again by the same command."""
 
-import json
 import random
 import shutil
 
@@ -49,34 +48,20 @@ def test_a_finished_run_says_so_and_changes_nothing(tiny, finished, tmp_path):
     ],
     ids=["2x4", "one device"],
 )
-def test_goes_on_on_another_mesh_with_the_same_state_and_rows(tiny, finished, mesh, tmp_path):
+def test_goes_on_on_another_mesh_with_the_same_state_and_rows(
+    tiny, finished, witness, mesh, tmp_path
+):
     workdir = shutil.copytree(finished, tmp_path / "run")
     for step in (16, 12):
         shutil.rmtree(workdir / f"checkpoints/{step}")
-    # Notes the state as it comes back, and the rows that each step asks for.
-    probe = f"""
-from palmscale.cli.training import Training
-from palmscale.data import stream
-restored, read = Training.resume_or_begin, stream.RowStream.batch_rows
-def resume(self):
-    state, cursor = restored(self)
-    from palmscale.checkpoint.describe import described
-    optimizer = {{"step": state.step, "state": state.optimizer_state}}
-    print(json.dumps({{"params": described(state.params), "optimizer": described(optimizer)}}),
-          file=open({str(tmp_path / "arrays")!r}, "w"))
-    return state, cursor
-def rows(self, cursor):
-    numbers = read(self, cursor)
-    print(cursor.step, *numbers, file=open({str(tmp_path / "rows")!r}, "a"))
-    return numbers
-Training.resume_or_begin, stream.RowStream.batch_rows = resume, rows
-"""
-    (done,) = tiny_run.run_each([tiny(workdir, **mesh)], probe)
-    assert done.returncode == 0 and "Resuming after step 8" in done.stderr, done.stderr
+    noted = tmp_path / "witness"
+    done = tiny_run.run(*tiny(workdir, **mesh), f"--step_log={noted}")
+    assert "Resuming after step 8" in done.stderr
+    restored, *batches = tiny_run.witnessed(noted)
     arrays, _ = tiny_run.saved(finished, 8)
-    assert json.loads((tmp_path / "arrays").read_text()) == arrays
-    rows = [list(map(int, line.split())) for line in (tmp_path / "rows").read_text().splitlines()]
-    assert sorted(rows)[:8] == [[s, *range(8 * s, 8 * s + 8)] for s in range(8, 16)]
+    assert restored == {"restored": 8, "arrays": tiny_run.fingerprints(arrays)}
+    assert [line["step"] for line in batches] == list(range(8, 16))
+    assert batches == witness[8:]
     assert tiny_run.saved(workdir)[1] == tiny_run.saved(finished)[1]
     ours, theirs = tiny_run.metrics(workdir), tiny_run.metrics(finished)
     assert ours[:8] == theirs[:8]
@@ -88,7 +73,7 @@ def test_more_steps_go_on_and_other_changes_are_refused_unless_named(tiny, finis
     workdir = shutil.copytree(finished, tmp_path / "run")
     changes = {
         "seed: 0 -> 1": {"SEED": 1},
-        "model.depth: 2 -> 3": {"palm.PaLM.depth": 3},
+        "model.depth: 2 -> 3": {"PaLM.depth": 3},
         "batch_schedule.stages: [[0, 8]] -> [[0, 16]]": {"BATCH_SCHEDULE": "((0, 16),)"},
         "data.seed: 0 -> 1": {"DATA_SEED": 1},
         "optimizer.clip_global_norm: 1.0 -> 0.5": {"build.Adafactor.clip_global_norm": 0.5},

@@ -49,7 +49,7 @@ def test_a_run_outlives_a_disk_that_fails_for_a_while(fault, small_disk, tiny, f
     warnings = [line for line in answer.stderr.splitlines() if "was not saved" in line]
     for step, warning in zip((8, 12), warnings, strict=True):
         assert f"step {step} was not saved: " in warning and words in warning
-        assert "the last good one is that of step 4. The run goes on" in warning
+        assert "the last good checkpoint is step 4. The run continues" in warning
     assert tiny_run.steps(workdir) == [4, 16]
     tiny_run.assert_same_end(workdir, finished)
 
@@ -63,8 +63,8 @@ def test_a_run_ends_with_the_reason_once_too_many_saves_have_failed(
     (answer,) = tiny_run.run_each([tiny(workdir, MAX_FAILED_SAVES=1)], code)
     *_, error = answer.stderr.splitlines()
     assert answer.returncode == 1 and "palmscale: error:" in error
-    for part in ("step 12 was not saved: No space left", "the last good one is that of step 4",
-                 "2 save(s) failed one after another", "Retries.failures=1"):  # fmt: skip
+    for part in ("step 12 was not saved: No space left", "the last good checkpoint is step 4",
+                 "2 consecutive save(s) failed", "Retries.failures=1"):  # fmt: skip
         assert part in error
     assert tiny_run.steps(workdir) == [4]
     (disk / "filler").unlink()
@@ -99,4 +99,4 @@ def test_a_workdir_that_cannot_be_written_is_refused_at_the_start(small_disk, ti
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     (answer,) = tiny_run.run_each([tiny(disk / "run")])
     assert answer.returncode == 2
-    assert f"cannot write in the workdir {disk}/run: Read-only" in answer.stderr.splitlines()[-1]
+    assert f"cannot write to workdir={disk}/run: Read-only" in answer.stderr.splitlines()[-1]

@@ -23,7 +23,9 @@ def cloud(tmp_path):
     state = tmp_path / "cloud"
     (state / "nodes").mkdir(parents=True)
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/gcloud").symlink_to(tiny_run.CHECKOUT / "tests/support/gcloud_stand_in.py")
+    (tmp_path / "bin/gcloud").symlink_to(
+        tiny_run.CHECKOUT / "tests/support/services/gcloud_stand_in.py"
+    )
     path = [tmp_path / "bin", pathlib.Path(sys.executable).parent, os.environ["PATH"]]
     environment = os.environ | {
         "PATH": ":".join(map(str, path)),
@@ -50,7 +52,7 @@ def pod(action, *arguments, env, code=0, seconds=240):
 def end_processes(folder):
     """Kills every process whose home is the folder, as the stand-in does."""
     code = f"import gcloud_stand_in as g, pathlib; g.end_processes(pathlib.Path({str(folder)!r}))"
-    support = tiny_run.CHECKOUT / "tests/support"
+    support = tiny_run.CHECKOUT / "tests/support/services"
     environment = os.environ | {"STAND_IN_STATE": "", "STAND_IN_WORKERS": "1"}
     subprocess.run([sys.executable, "-c", code], cwd=support, env=environment, check=True)
 
@@ -69,7 +71,7 @@ def test_four_workers_train_one_is_preempted_and_the_job_completes(tiny, finishe
         DATA=2,
         MODEL_PARALLEL=2,
         SAVE_EVERY_STEPS=2,
-        TRAIN_STEPS=30,
+        TRAIN_STEPS=16,
     )
     pod("up", "--type=v4-32", "--spot", env=env)
     job = subprocess.Popen(
@@ -92,12 +94,12 @@ def test_four_workers_train_one_is_preempted_and_the_job_completes(tiny, finishe
     finally:
         job.kill()
     assert job.returncode == 0, err
-    assert "palm is SUSPENDED; it is made again" in err and "tpu_pod.sh: done" in err
-    assert tiny_job.steps_done(workdir) == 30 and tiny_run.steps(workdir)[-1] == 30
+    assert "palm is SUSPENDED; it is created again" in err and "tpu_pod.sh: done" in err
+    assert tiny_job.steps_done(workdir) == 16 and tiny_run.steps(workdir)[-1] == 16
     made = [line for line in commands(state) if line[2:4] == ["queued-resources", "create"]]
     assert len(made) == 2
     log = pod("logs", "--worker=0", env=env).stdout
-    assert "Resuming after step" in log and "Trained 30 steps" in log
+    assert "Resuming after step" in log and "Trained 16 steps" in log
     pod("down", env=env)
     assert not (state / "nodes/palm").exists()
 

@@ -102,7 +102,7 @@ def test_a_look_that_fails_neither_deletes_nor_makes_anything(pod, states):
 )
 def test_a_preempted_run_is_made_again(pod, end):
     asked, err = pod("run", ["ACTIVE", *end, *end, "gone", "ACTIVE"], DONE, code=0)
-    assert asked.count("create") == 1 and "it is made again" in err and "done" in err
+    assert asked.count("create") == 1 and "it is created again" in err and "done" in err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import tiny_run
 def verified(tiny, workdir, *flags, **changes):
     """The certificate, and the verdicts by what was compared."""
     command = [flag for flag in tiny(workdir, **changes) if flag != "train"]
-    done = tiny_run.run("verify-resume", *command, "--steps=8", "--more=40", *flags)
+    done = tiny_run.run("verify-resume", *command, "--steps=8", "--more=12", *flags)
     certificate = json.loads((workdir / "certificate.json").read_text())
     assert certificate["good"] and "Verified" in done.stderr
     return certificate, {check["what"]: check["verdict"] for check in certificate["checks"]}

@@ -51,7 +51,7 @@ def test_train_eval_explain_and_generate_work_from_a_built_cache(
     for workdir in (by_name, by_definition):
         tiny_run.assert_same_end(workdir, finished)
     _, _, evaluated, explained, verified, _ = answers
-    assert "held_out_bits_per_byte" in evaluated.stdout
+    assert "eval_bits_per_byte" in evaluated.stdout
     assert "layers/query" in explained.stdout and str(row_cache) in verified.stdout
 
 
@@ -78,4 +78,4 @@ def test_text_becomes_rows_and_a_seqio_task_is_refused_with_the_ways_out(
     assert built.returncode == 0 and "Writing rows" in built.stderr
     assert refused.returncode == 2
     line = refused.stderr.splitlines()[-1]
-    assert "not installed" in line and "data build" in line and "pip install" in line
+    assert "not installed" in line and "build the cache on another machine" in line and "pip install" in line

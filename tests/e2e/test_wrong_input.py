@@ -9,7 +9,7 @@ import tiny_run
 MISTAKES = {
     "unknown macro": (lambda at: at.train(TRAIN_STEP=5), "TRAIN_STEP", "TRAIN_STEPS"),
     "unknown parameter": (
-        lambda at: at.train(**{"palm.PaLM.dims": 5}), "palm.PaLM", "dims", "did you mean dim"),
+        lambda at: at.train(**{"PaLM.dims": 5}), "PaLM", "dims", "did you mean dim"),
     "wrong type": (lambda at: at.train(TRAIN_STEPS="'many'"), "TRAIN_STEPS", "int"),
     "missing gin file": (
         lambda at: ["train", "--gin_file=configs/runs/quickstrat.gin"],
@@ -18,32 +18,36 @@ MISTAKES = {
     "missing text": (
         lambda at: at.train(TEXT_FILES=at.folder / "no/*.txt"), "TEXT_FILES", "matches no file"),
     "heads that do not divide": (
-        lambda at: at.train(**{"palm.PaLM.heads": 3}), "heads", "3", "multiple of 2"),
+        lambda at: at.train(**{"PaLM.heads": 3}), "heads", "3", "multiple of 2"),
     "vocabulary too large": (
-        lambda at: at.train(NUM_TOKENS=200), "259 tokens", "NUM_TOKENS=200"),
+        lambda at: at.train(NUM_TOKENS=200), "259 tokens", "num_tokens=200", "NUM_TOKENS"),
     "unwritable workdir": (
-        lambda at: at.train(at.file / "run"), "cannot write in the workdir", "--workdir"),
+        lambda at: at.train(at.file / "run"), "cannot write to workdir=", "--workdir"),
     "empty corpus": (
         lambda at: at.train(TEXT_FILES=at.empty), "corpus is empty", "TEXT_FILES"),
     "too little text": (
-        lambda at: at.train(TEXT_FILES=at.short), "SEQUENCE_LENGTH=32", "5 tokens"),
+        lambda at: at.train(TEXT_FILES=at.short),
+        "sequence_length=32", "SEQUENCE_LENGTH", "5 tokens"),
     "invalid UTF-8": (
         lambda at: at.train(TEXT_FILES=at.latin), "latin.txt: byte 3 is not UTF-8"),
     "batch that does not divide": (
         lambda at: at.train(BATCH_SCHEDULE="((0, 6),)"), "BATCH_SCHEDULE", "multiple of 4"),
     "batch that does not divide over microbatches": (
-        lambda at: at.train(MICROBATCHES=3), "MICROBATCHES=3", "multiple of 12"),
+        lambda at: at.train(GRADIENT_ACCUMULATION_STEPS=3),
+        "gradient_accumulation_steps=3", "GRADIENT_ACCUMULATION_STEPS", "multiple of 12"),
     "mesh that does not fit": (lambda at: at.train(DATA=3), "data=3", "SIMULATED_DEVICES"),
     "two corpora": (
-        lambda at: at.train(JSONL_FILES="x.jsonl"), "TEXT_FILES and JSONL_FILES"),
+        lambda at: at.train(JSONL_FILES="x.jsonl"),
+        "one_of.text_files and one_of.jsonl_files", "TEXT_FILES", "JSONL_FILES"),
     "missing cache": (lambda at: at.train(CACHE=at.folder / "no"), "manifest.json"),
     "unregistered mixture": (
-        lambda at: at.train(TEXT_FILES=None, MIXTURE_OR_TASK="mine"), "MIXTURE_OR_TASK='mine'"),
+        lambda at: at.train(TEXT_FILES=None, MIXTURE_OR_TASK="mine"),
+        "mixture_or_task='mine'", "MIXTURE_OR_TASK"),
     "unknown command": (lambda at: ["trian"], "unknown command trian", "train"),
     "unknown flag": (lambda at: [*at.train(), "--workdri=x"], "--workdri", "--workdir"),
     "gin flag without value": (lambda at: [*at.train(), "--gin.TRAIN_STEPS"], "TRAIN_STEPS=VALUE"),
     "generate without a run": (
-        lambda at: ["generate", f"--workdir={at.folder / 'nothing'}"], "no checkpoint", "nothing"),
+        lambda at: ["generate", f"--workdir={at.folder / 'nothing'}"], "no run", "nothing"),
     "eval without a run": (lambda at: ["eval", f"--workdir={at.folder / 'nothing'}"], "no run"),
     "unknown checkpoint": (
         lambda at: ["generate", f"--workdir={at.workdir}", "--checkpoint=7"],

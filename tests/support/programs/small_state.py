@@ -25,7 +25,7 @@ def save(store, step, **more):
         optimizer_state=state_at(step),
         meta={"step": step},
         cursor={"row": step * 10},
-        metrics={"held_out_loss": 9 - step / 10},
+        metrics={"eval_loss": 9 - step / 10},
     )
     store.save(step, **arguments | more)
 

@@ -5,8 +5,9 @@ import hashlib
 
 import numpy as np
 
-from palmscale.data.permutation import mix
-from palmscale.data.sources import TRAIN, VALIDATION, BadDocument, Corpus, Example, Shard
+from palmscale.data.permutation import mix_bits
+from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.source import TRAIN, VALIDATION, BadDocument, Example, SourceShard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class MemorySource:
     a third of its tokens. The last shard is the split "validation".
     """
 
-    setting = "MEMORY"
+    field = "MemorySource"
     shard_count: int = 5
     documents: int = 10
     longest: int = 60
@@ -31,7 +32,7 @@ class MemorySource:
         """Two groups of documents, a and b."""
         last = self.shard_count - 1
         return [
-            Shard(
+            SourceShard(
                 name=f"shard{i}",
                 split=VALIDATION if i == last else TRAIN,
                 bytes=1 << 24,  # so that a unit of work has two
@@ -50,7 +51,7 @@ class MemorySource:
             ids = random.integers(3, self.below, random.integers(1, self.longest)).astype(np.int32)
             place = int(shard.name.removeprefix("shard")), number
             if place in self.bad:
-                yield BadDocument(f"{shard.name}:{number}", "it is bad - good ones are needed")
+                yield BadDocument(f"{shard.name}:{number}", "it is bad")
             elif number % 7 == 6:
                 yield None
             else:
@@ -68,7 +69,7 @@ def expected_documents(source, split, seed):
         for number, example in enumerate(source.examples(shard, None)):
             if isinstance(example, Example):
                 place = int.from_bytes(base, "little") + number * 0x9E3779B97F4A7C15
-                key = mix(np.array([place % 2**64], np.uint64)).item()
+                key = mix_bits(np.array([place % 2**64], np.uint64)).item()
                 keyed.append((key, shard.name, number, example))
     return [(e.ids.tolist(), e.prompt_tokens) for *_, e in sorted(keyed, key=lambda k: k[:3])]
 

@@ -8,17 +8,19 @@ import subprocess
 import sys
 import time
 
-CHECKOUT = pathlib.Path(__file__).parents[2]
+import forked
+
+CHECKOUT = pathlib.Path(__file__).parents[3]
 TRAIN_STEPS = 16
 TINY = {
-    "palm.PaLM.dim": 32,
-    "palm.PaLM.depth": 2,
-    "palm.PaLM.heads": 4,
-    "palm.PaLM.dim_head": 8,
+    "PaLM.dim": 32,
+    "PaLM.depth": 2,
+    "PaLM.heads": 4,
+    "PaLM.dim_head": 8,
     "SEQUENCE_LENGTH": 32,
     "LOSS_CHUNK_LENGTH": 32,
     "BATCH_SCHEDULE": "((0, 8),)",
-    "HELD_OUT_SEQUENCES": 16,
+    "EVAL_SEQUENCES": 16,
     "EVAL_EVERY_STEPS": 8,
     "SAVE_EVERY_STEPS": 4,
     "TRAIN_STEPS": TRAIN_STEPS,
@@ -36,7 +38,7 @@ def start(*arguments, **options):
     """A `palmscale` process in the checkout's folder, with its output in pipes."""
     command = [sys.executable, "-m", "palmscale", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": CHECKOUT}
-    return subprocess.Popen(command, **(pipes | options))
+    return forked.Popen(command, **(pipes | options))
 
 
 def run(*arguments, code=0, **options):
@@ -50,8 +52,12 @@ def run(*arguments, code=0, **options):
     return subprocess.CompletedProcess(process.args, code, out, err)
 
 
-def run_each(commands, code="pass", env=None):
-    """The outcome of each command line, all run in one process, after `code`, which is Python."""
+def run_each(commands, code="pass", env=None, cwd=CHECKOUT):
+    """The outcome of each command line, all run in one process, after `code`, which is Python.
+
+    With an environment of its own, which may change what Python finds, the process is not forked.
+    """
+    run_process = forked.run if env is None else subprocess.run
     driver = f"""
 import contextlib, io, json, sys
 {code}
@@ -67,12 +73,12 @@ for arguments in json.load(sys.stdin):
             code = exit.code
     print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
 """
-    done = subprocess.run(
+    done = run_process(
         [sys.executable, "-c", driver],
         input=json.dumps([[str(argument) for argument in command] for command in commands]),
         capture_output=True,
         text=True,
-        cwd=CHECKOUT,
+        cwd=cwd,
         env=env,
         timeout=600,
     )
@@ -92,6 +98,29 @@ def saved(workdir, step=None):
     arrays = json.loads((folder / "MANIFEST.json").read_text())["arrays"]
     assert arrays["params"] and arrays["optimizer"]
     return arrays, json.loads((folder / "cursor.json").read_text())
+
+
+def fingerprints(arrays):
+    """The fingerprints of the arrays that `saved` returns, as --step_log names them."""
+    return {
+        f"{item}/{name}": array["fingerprint"]
+        for item, tree in arrays.items()
+        for name, array in tree.items()
+    }
+
+
+def shapes(arrays):
+    """Shape and dtype of the arrays that `saved` returns."""
+    return {
+        f"{item}/{name}": (array["shape"], array["dtype"])
+        for item, tree in arrays.items()
+        for name, array in tree.items()
+    }
+
+
+def witnessed(path):
+    """What a run wrote with --step_log: the restored state, and each step's batch and key."""
+    return list(map(json.loads, path.read_text().splitlines()))
 
 
 def metrics(workdir):

@@ -14,8 +14,6 @@ import sys
 import time
 import urllib.parse
 
-import tiny_job
-
 ABSENT = "the gcp-storage-emulator is absent"
 
 
@@ -74,6 +72,8 @@ class ObjectStore:
 @contextlib.contextmanager
 def serving(root):
     """Serves a store whose files are below `root`; its port."""
+    import tiny_job  # not in the server, which finds only this folder
+
     port = tiny_job.free_port()
     command = [sys.executable, __file__, str(port), str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from palmscale.data.sources import Corpus, Document, Shard, TextSource
+from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.source import Document, SourceShard, TextSource
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,11 +16,11 @@ class GivenTexts(TextSource):
 
     def shards(self):
         return [
-            Shard(
+            SourceShard(
                 name=name,
                 bytes=sum(len(text) for text in texts if isinstance(text, str)),
                 split=self.splits.get(name),
-                holds_many=True,
+                has_many_documents=True,
             )
             for name, texts in sorted(self.texts.items())
         ]

@@ -13,13 +13,13 @@ from jax.sharding import NamedSharding
 from tiny_training import BOS, OPTIMIZER, Z_LOSS
 
 from palmscale import PaLM, axes
-from palmscale.cli.plan import ENVIRONMENT as ABSENT_TPUS
 from palmscale.data.stream import Batch
 from palmscale.partition.mesh import MeshSpec, layout, make_mesh
 from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import spec
-from palmscale.plan.topology import parse
-from palmscale.train.compiled import CompiledStep
+from palmscale.plan.hardware.libtpu import ENVIRONMENT as ABSENT_TPUS
+from palmscale.plan.hardware.topology import parse
+from palmscale.train.compile import CompiledStep
 from palmscale.train.state import plan_state
 from palmscale.train.step import make_train_step
 

@@ -7,14 +7,11 @@ import subprocess
 import sys
 import time
 
+import forked
 import tiny_run
 
-# Only process 0 finds what it compiled before: the cache's key holds a fingerprint of the local
-# CPU devices, which differ from process to process. Here it must not; see test_compilation_cache.
 DRIVER = """
 import sys
-from jax._src import cache_key
-cache_key._hash_accelerator_config = lambda digest, devices: digest.update(b"the same everywhere")
 {code}
 from palmscale.cli.main import main
 sys.argv[0] = "palmscale"
@@ -32,7 +29,7 @@ def disturbed(self):
     return cursor, batch
 Feed.__next__ = disturbed
 """
-HEARTBEAT_SECONDS = 10
+HEARTBEAT_SECONDS = 6
 QUICK = {"HEARTBEAT_SECONDS": HEARTBEAT_SECONDS, "JOIN_SECONDS": 120}
 # What a fault is tried on: two processes of one device each.
 PAIR = QUICK | {"DATA": 2, "MODEL_PARALLEL": 1, "SIMULATED_DEVICES": 1, "SAVE_EVERY_STEPS": 2}
@@ -69,8 +66,9 @@ class Job:
             }
             driver = DRIVER.format(code=(code or {}).get(index, ""))
             with open(log, "wb") as file:
+                popen = subprocess.Popen if prefix(index) else forked.Popen
                 self.processes.append(
-                    subprocess.Popen(
+                    popen(
                         [*prefix(index), sys.executable, "-u", "-c", driver, *map(str, command)],
                         stdout=file,
                         stderr=subprocess.STDOUT,

@@ -8,8 +8,8 @@ import types
 
 from jax.sharding import AbstractMesh
 
-from palmscale.plan.network import Network
-from palmscale.plan.topology import parse
+from palmscale.plan.hardware.network import Network
+from palmscale.plan.hardware.topology import parse
 
 MESH = AbstractMesh((16, 16), ("data", "model"))
 
