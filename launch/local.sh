@@ -3,12 +3,13 @@
 #
 #   launch/local.sh N [--max-restarts=K] [--grace=SECONDS] [--logs=DIR] COMMAND...
 #   launch/local.sh 2 train --gin_file=configs/runs/quickstart.gin --gin.SIMULATED_DEVICES=4
+#   launch/local.sh 2 python my_script.py     # a script that calls palmscale.train
 #
-# When a process fails, the others have GRACE seconds (default 20) to end by themselves, and are
-# killed then; the job is started again, K times at most (default 3). SIGTERM and Ctrl-C are passed
-# on: the processes save and end, and nothing is started again. Each process has a log in DIR;
-# process 0 is shown here as well. Exit codes: 0 done; 2 a mistake in the command, never restarted;
-# 1 a fault; 75 ended before it was done (preempted, or a process lost): the same command goes on.
+# When a process fails, the others have GRACE seconds (default 20) to exit before they are killed, and
+# the job is restarted, at most K times (default 3). SIGTERM and Ctrl-C are passed on: the processes
+# save and exit, without a restart. Each process has a log in DIR; process 0 is also shown here.
+# Exit codes: 0 done; 2 a user error, never restarted; 1 a fault; 75 ended early (preempted, or a
+# process was lost): the same command resumes the run.
 set -u
 
 fail() {
@@ -22,7 +23,7 @@ say() {
 
 (($# > 0)) || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" && exit 2; }
 [[ $1 =~ ^-?-h(elp)?$ ]] && { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0; }
-[[ $1 =~ ^[1-9][0-9]*$ ]] || fail "'$1' is no number of processes - give 1 or more - for example: launch/local.sh 2 train ..."
+[[ $1 =~ ^[1-9][0-9]*$ ]] || fail "'$1' is not a number of processes; expected 1 or more, for example: launch/local.sh 2 train ..."
 processes=$1 max_restarts=3 grace=20 logs=''
 shift
 while (($# > 0)); do
@@ -34,12 +35,14 @@ while (($# > 0)); do
   esac
   shift
 done
-[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts=$max_restarts is no whole number"
-[[ $grace =~ ^[0-9]+$ ]] || fail "--grace=$grace is no whole number of seconds"
-(($# > 0)) || fail "no command - add one, such as: train --gin_file=configs/runs/quickstart.gin"
-command -v palmscale >/dev/null || fail "the command palmscale is not found - activate the environment it is installed in"
+[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts=$max_restarts is not a whole number"
+[[ $grace =~ ^[0-9]+$ ]] || fail "--grace=$grace is not a whole number of seconds"
+(($# > 0)) || fail "no command; add one, for example: train --gin_file=configs/runs/quickstart.gin"
+program=(palmscale)
+[[ $1 == python* || $1 == */python* ]] && program=()
+command -v "${program[@]:-$1}" >/dev/null || fail "the command ${program[*]:-$1} is not found; activate the environment in which it is installed"
 [[ -n $logs ]] || logs=$(mktemp -d -t palmscale.XXXXXX)
-mkdir -p "$logs" || fail "cannot write in --logs=$logs"
+mkdir -p "$logs" || fail "cannot write to --logs=$logs"
 
 pids=() codes=() asked=''
 
@@ -52,17 +55,17 @@ start() {
     export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$processes JAX_PROCESS_ID=$index
     ((processes > 1)) || unset JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID
     if ((index == 0)); then
-      # Ctrl-C reaches these readers too; they stay, for what the process says while it saves.
-      palmscale "$@" > >(trap '' INT && tee -a "$log" | grep --line-buffered -v -e '^\[Gloo\]' -e 'peer ranks is : ') \
+      # Ctrl-C reaches these readers too; they ignore it to show what the process prints while saving.
+      "${program[@]}" "$@" > >(trap '' INT && tee -a "$log" | grep --line-buffered -v -e '^\[Gloo\]' -e 'peer ranks is : ') \
         2> >(trap '' INT && exec tee -a "$log" >&2) &
     else
-      palmscale "$@" >>"$log" 2>&1 &
+      "${program[@]}" "$@" >>"$log" 2>&1 &
     fi
     pids[index]=$!
   done
 }
 
-# Notes the exit codes of those that have ended; true when all have.
+# Records the exit codes of processes that have ended; true if all have.
 all_ended() {
   local index
   for ((index = 0; index < processes; index++)); do
@@ -75,7 +78,7 @@ all_ended() {
   ((${#codes[@]} == processes))
 }
 
-# The one at fault: who stands still; else the first by how much its end says of itself.
+# Finds the process at fault: a stopped one, else the one whose exit code is most specific.
 culprit() {
   local index code rank best=9
   at_fault='' why=''
@@ -86,7 +89,7 @@ culprit() {
   for index in "${failed[@]}"; do
     code=${codes[index]}
     case $code in
-      134 | 75) rank=3 ;; # 134: JAX ends a process whose peer is gone
+      134 | 75) rank=3 ;; # 134: JAX ended it because another process is gone
       1) rank=2 ;;
       2) rank=0 ;;
       *) rank=1 ;;
@@ -107,7 +110,7 @@ culprit() {
 
 ask() {
   asked=yes
-  say "asked to end; the processes save and end"
+  say "asked to end; the processes save and exit"
   kill -TERM "${pids[@]}" 2>/dev/null
 }
 trap ask TERM INT
@@ -118,7 +121,7 @@ for ((restarts = 0; ; restarts++)); do
   until all_ended; do
     sleep 0.1
     if [[ -n $asked ]]; then
-      # They may take their time to save; but for one that stands still all would wait for ever.
+      # Saving may take long. But if a process is stopped, all others would wait for it forever.
       ((waited++ < grace * 10)) || { ps -o stat= -p "$(IFS=, && echo "${pids[*]}")" | grep -q '^T' && kill -KILL "${pids[@]}"; } 2>/dev/null
     elif ((${#failed[@]} > 0)); then
       ((waited == 0)) && for ((index = 0; index < processes; index++)); do

@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# Runs palmscale on a TPU pod slice, or several, from a terminal that may go away.
+# Runs palmscale on one or several TPU slices, from a terminal that may be closed.
 #
-#   tpu_pod.sh up     [OPTIONS]            ask for the TPUs, and wait until they are there
-#   tpu_pod.sh run    [OPTIONS] COMMAND... copy the code, start COMMAND on every worker, watch it;
-#                                          after a preemption all again, until it is done
+#   tpu_pod.sh up     [OPTIONS]            request the TPUs and wait until they are active
+#   tpu_pod.sh run    [OPTIONS] COMMAND... copy the code, start COMMAND on every worker and watch it;
+#                                          after a preemption start over, until it is done
 #   tpu_pod.sh status [OPTIONS]            a table of the workers
 #   tpu_pod.sh logs   [OPTIONS] [--worker=K] [--slice=S] [--follow]
-#   tpu_pod.sh stop   [OPTIONS]            have the run save and end
-#   tpu_pod.sh down   [OPTIONS]            give the TPUs back
+#   tpu_pod.sh stop   [OPTIONS]            make the run save and exit
+#   tpu_pod.sh down   [OPTIONS]            release the TPUs
 #
 #   tpu_pod.sh run --name=palm --zone=us-central2-b --type=v4-128 \
 #       train --gin_file=configs/recipes/palm_8b_v4_64.gin --workdir=gs://my-bucket/palm
 #
-# OPTIONS, or in the environment TPU_NAME, TPU_ZONE, TPU_PROJECT, TPU_TYPE, TPU_RUNTIME:
-#   --name=NAME --zone=ZONE --project=PROJECT   (the project: gcloud's own, if not given)
+# OPTIONS, or the variables TPU_NAME, TPU_ZONE, TPU_PROJECT, TPU_TYPE, TPU_RUNTIME:
+#   --name=NAME --zone=ZONE --project=PROJECT   (default: gcloud's own project)
 #   --type=v4-128, or --type=v4 --topology=4x4x4
 #   --runtime=tpu-ubuntu2204-base --slices=N --spot --network=NAME --subnetwork=NAME
-#   --install=COMMAND   run on each worker in the code's folder, before the start
-#   --poll=SECONDS      between two looks (30)
-#   --dry-run           print every command, and do nothing
-# Exit codes: 0 done; 2 a mistake, of this command or of the run; 1 a fault of the run.
+#   --install=COMMAND   runs on each worker in the code's folder before the start
+#   --poll=SECONDS      time between two checks (30)
+#   --dry-run           prints every command and runs nothing
+# Exit codes: 0 done; 2 a user error, in this command or in the run; 1 a fault of the run.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 name=${TPU_NAME-} zone=${TPU_ZONE-} project=${TPU_PROJECT-} type=${TPU_TYPE-}
 topology='' runtime=${TPU_RUNTIME-tpu-ubuntu2204-base} slices=1 spot='' network='' subnetwork=''
 poll=30 dry_run='' worker=0 slice=0 follow=''
-# palmscale needs Python 3.11; the image's python3 may be older.
+# palmscale requires Python 3.11; the image's python3 may be older.
 # shellcheck disable=SC2016 # expanded on the worker
 install='python=$(ls /usr/bin/python3.1[1-9] 2>/dev/null | head -n 1); pins=$(cat constraints.txt pyproject.toml | cksum); [ "$(cat .venv/pins 2>/dev/null)" = "$pins" ] || { ${python:-python3} -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[tpu,gcs]" && echo "$pins" >.venv/pins; }'
 
@@ -43,7 +43,7 @@ usage() {
   sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
 }
 
-# Runs gcloud, or prints the command line where nothing is to be done.
+# Runs gcloud, or with --dry-run prints the command line.
 cloud() {
   if [[ -n $dry_run ]]; then
     printf '%q ' gcloud "$@" && echo
@@ -74,23 +74,23 @@ read_options() {
       --spot) spot=yes ;;
       --follow) follow=yes ;;
       --dry-run) dry_run=yes ;;
-      --*) fail "unknown option $1 - see tpu_pod.sh --help" ;;
+      --*) fail "unknown option $1; see tpu_pod.sh --help" ;;
       *) break ;;
     esac
     shift
   done
   command=("$@")
-  [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--name='$name' is no name of a TPU - small letters, digits and - are needed - give for example --name=palm"
-  [[ -n $zone ]] || fail "--zone is missing - give for example --zone=us-central2-b"
-  [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "--slices=$slices is no number of slices"
-  [[ $poll =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "--poll=$poll is no number of seconds"
+  [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--name='$name' is not a name of a TPU; expected lowercase letters, digits and hyphens, for example --name=palm"
+  [[ -n $zone ]] || fail "--zone is missing; add it, for example --zone=us-central2-b"
+  [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "--slices=$slices is not a number of slices"
+  [[ $poll =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "--poll=$poll is not a number of seconds"
   where=("--zone=$zone")
   [[ -n $project ]] && where+=("--project=$project")
   nodes=("$name")
   ((slices == 1)) || mapfile -t nodes < <(seq -f "$name-%g" 0 $((slices - 1)))
 }
 
-# Runs a shell command on every worker of every slice; output in files <folder>/<node>/<worker>.log.
+# Runs a shell command on every worker of every slice; writes the output to <folder>/<node>/<worker>.log.
 everywhere() {
   local folder=$1 text=$2 node status=0
   local running=()
@@ -107,8 +107,8 @@ everywhere() {
   return $status
 }
 
-# The state of the request; 'gone' where there is none. 'unknown' where gcloud cannot say, for want
-# of a network or a login: nothing may be made or deleted because of that.
+# Prints the state of the request; 'gone' if there is none. 'unknown' if gcloud cannot tell, for lack
+# of a network or a login; then nothing may be created or deleted.
 state() {
   local said errors
   if [[ -n $dry_run ]]; then
@@ -130,7 +130,7 @@ state() {
   rm -f "$errors"
 }
 
-# A node of spot TPUs may be taken away while the request stays active.
+# A spot TPU node may be preempted while the request stays active.
 nodes_state() {
   local node said
   for node in "${nodes[@]}"; do
@@ -141,7 +141,7 @@ nodes_state() {
 }
 
 up() {
-  [[ -n $type ]] || fail "--type is missing - give for example --type=v4-128"
+  [[ -n $type ]] || fail "--type is missing; add it, for example --type=v4-128"
   local options=("--runtime-version=$runtime")
   if [[ -n $topology ]]; then
     options+=("--type=$type" "--topology=$topology")
@@ -162,7 +162,7 @@ up() {
     [[ $now == "$before" ]] || say "$name is $now"
     before=$now
     if [[ $now == FAILED || $now == SUSPENDED || $now == PREEMPTED ]]; then
-      # One of an earlier request makes room; one of this request is its end.
+      # An earlier request is deleted; if this request fails, give up.
       if [[ -n $made ]]; then
         say "error: the request for $name is $now; gcloud compute tpus queued-resources describe $name ${where[*]} tells why"
         exit 1
@@ -175,14 +175,14 @@ up() {
       sleep "$poll"
     fi
   done
-  say "$name is there: ${#nodes[@]} slice(s) of ${type}"
+  say "$name is active: ${#nodes[@]} slice(s) of ${type}"
 }
 
 down() {
   cloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet
 }
 
-# The code, to every worker, and what it needs.
+# Copies the code to every worker and installs its dependencies.
 copy() {
   local bundle node folder
   folder=$(mktemp -d)
@@ -211,7 +211,7 @@ start() {
   rm -rf "$folder"
 }
 
-# Reads every worker's state into lines: node, worker, and what worker.sh says.
+# Prints a line per worker: node, worker, and the status from worker.sh.
 look() {
   local folder node log
   folder=$(mktemp -d)
@@ -244,8 +244,8 @@ stop() {
   rm -rf "$folder"
 }
 
-# Names the worker at fault: one that made a mistake, else one with a fault, else one ended by a
-# signal; those that ended because of another (75, and JAX's 134) last.
+# Names the worker at fault: one with a user error, else one with a fault, else one ended by a
+# signal, and last those that ended because of another one (75, and JAX's 134).
 report() {
   awk -F '\t' '
     $4 > 0 {
@@ -259,14 +259,14 @@ report() {
 }
 
 run() {
-  ((${#command[@]} > 0)) || fail "no command - add one, such as: train --gin_file=... --workdir=gs://..."
+  ((${#command[@]} > 0)) || fail "no command; add one, for example: train --gin_file=... --workdir=gs://..."
   local seen running workers now most
   while :; do
     [[ -z $dry_run && $(state) == ACTIVE ]] || up
     copy
     start
     most=0
-    say "started; it goes on without this terminal, and 'run' again watches it"
+    say "started; it continues without this terminal, and 'run' watches it again"
     [[ -n $dry_run ]] && look && return
     while now=$(state) && [[ $now == ACTIVE || $now == unknown ]]; do
       sleep "$poll"
@@ -279,7 +279,7 @@ run() {
         stop >/dev/null
         exit 2
       fi
-      # A worker that does not answer may be running.
+      # A worker that does not respond may still be running.
       ((workers >= most)) && most=$workers
       ((running == 0 && workers > 0 && workers == most)) || continue
       if [[ $(cut -f 4 <<<"$seen" | sort -u) == 0 ]]; then
@@ -287,10 +287,10 @@ run() {
         exit 0
       fi
       report <<<"$seen"
-      say "ended for good; 'tpu_pod.sh status' and 'tpu_pod.sh logs' tell more"
+      say "ended permanently; see 'tpu_pod.sh status' and 'tpu_pod.sh logs'"
       exit 1
     done
-    say "$name is $now; it is made again, and the run goes on from its last checkpoint"
+    say "$name is $now; it is created again, and the run resumes from its last checkpoint"
     [[ $now == gone ]] || down
   done
 }
@@ -301,5 +301,5 @@ case $action in
   up | run | status | logs | stop | down) read_options "$@" && "$action" ;;
   --help | -h) usage ;;
   '') usage && exit 2 ;;
-  *) fail "unknown action $action - give up, run, status, logs, stop or down" ;;
+  *) fail "unknown action $action; expected up, run, status, logs, stop or down" ;;
 esac

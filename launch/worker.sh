@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs one palmscale command on this host, outlives the terminal, and starts it again as its exit
-# code says: never after 0 (done) or 2 (a mistake); after anything else K times at most. A run that
-# lived for M minutes counts anew.
+# Runs one palmscale command on this host, independently of the terminal, and restarts it depending on
+# its exit code: never after 0 (done) or 2 (a user error), and at most K times after anything else. The
+# count starts over after a run of M minutes.
 #
 #   worker.sh start [--state=DIR] [--max-restarts=K] [--healthy-minutes=M] -- COMMAND...
 #   worker.sh status|logs|stop [--state=DIR]
 #
-# When one host of a job ends, all of its processes do, and each worker.sh starts its own again:
-# they wait for one another, and go on from the last checkpoint. DIR (~/.palmscale) holds the log,
-# the command's pid, the number of attempts, and the exit code once there is nothing left to do.
+# When one process of a job ends, all of them do, and each worker.sh restarts its own. They wait for
+# one another and resume from the last checkpoint. DIR (~/.palmscale) holds the log, the command's pid,
+# the number of attempts, and at the end the exit code.
 set -u
 
 fail() {
@@ -27,17 +27,17 @@ read_options() {
       --max-restarts=*) max_restarts=${1#*=} ;;
       --healthy-minutes=*) healthy_minutes=${1#*=} ;;
       --) shift && break ;;
-      *) fail "unknown option $1 - see worker.sh --help" ;;
+      *) fail "unknown option $1; see worker.sh --help" ;;
     esac
     shift
   done
-  [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts=$max_restarts is no whole number"
-  [[ $healthy_minutes =~ ^[0-9]+$ ]] || fail "--healthy-minutes=$healthy_minutes is no whole number"
+  [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts=$max_restarts is not a whole number"
+  [[ $healthy_minutes =~ ^[0-9]+$ ]] || fail "--healthy-minutes=$healthy_minutes is not a whole number"
   command=("$@")
 }
 
 supervisor() {
-  # By its command line as well: after a reboot the pid may be another's.
+  # Check the command line too: after a reboot, the pid may belong to another process.
   [[ -f $state/supervisor ]] && grep -aqs worker.sh "/proc/$(<"$state/supervisor")/cmdline"
 }
 
@@ -49,7 +49,7 @@ supervise() {
     echo $((++attempts)) >"$state/attempts"
     "${command[@]}" >>"$state/log" 2>&1 &
     child=$!
-    # SIGTERM may have come before there was a child to tell.
+    # SIGTERM may have arrived before there was a child to pass it to.
     [[ -z $asked ]] || kill -TERM "$child"
     echo "$child" >"$state/pid"
     # A trapped signal ends `wait` before the child has ended.
@@ -67,8 +67,8 @@ supervise() {
 }
 
 start() {
-  ((${#command[@]} > 0)) || fail "no command - add one after -- - such as: palmscale train ..."
-  mkdir -p "$state" || fail "cannot write in --state=$state"
+  ((${#command[@]} > 0)) || fail "no command; add one after --, for example: palmscale train ..."
+  mkdir -p "$state" || fail "cannot write to --state=$state"
   if supervisor; then
     echo "already running: $(tr '\0' ' ' <"$state/command")"
     return
@@ -115,5 +115,5 @@ case $action in
   logs) read_options "$@" && tail -n +1 -f "$state/log" ;;
   --help | -h) usage ;;
   '') usage && exit 2 ;;
-  *) fail "unknown action $action - give start, status, logs or stop" ;;
+  *) fail "unknown action $action; expected start, status, logs or stop" ;;
 esac
