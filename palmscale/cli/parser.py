@@ -123,9 +123,14 @@ def add_run_workdir(command: argparse.ArgumentParser, *, help: str = "the run's 
     command.set_defaults(complete=_name_workdir)
 
 
-def _name_workdir(args: argparse.Namespace) -> None:
+def require_gin_files(args: argparse.Namespace) -> None:
+    """Raises UserError where no gin file is given; a command's `complete`."""
     if not args.gin_file:
         args.parser.error("no gin file; add --gin_file=configs/runs/quickstart.gin")
+
+
+def _name_workdir(args: argparse.Namespace) -> None:
+    require_gin_files(args)
     if args.workdir is None:
         args.workdir = os.path.join("runs", pathlib.Path(args.gin_file[-1]).stem)
 

@@ -1,12 +1,10 @@
 """`palmscale plan`: whether a run fits on TPUs that need not be here, and how fast it goes."""
 
 import argparse
-import os
-import pathlib
 from typing import TYPE_CHECKING, Any
 
-from palmscale.cli.argument_values import at_least, stage, workdir
-from palmscale.cli.parser import add_command
+from palmscale.cli.argument_values import at_least, stage
+from palmscale.cli.parser import add_command, add_run_workdir
 from palmscale.exit_codes import DOES_NOT_FIT
 from palmscale.observe import tables
 
@@ -60,12 +58,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--dollars_per_chip_hour", type=at_least(float, 0), metavar="D", help="to show a price"
     )
-    command.add_argument(
-        "--workdir",
-        type=workdir,
-        help="folder for plan.json and plan.html, where train looks for them"
-        " (default: runs/<name of the gin file>)",
-    )
+    add_run_workdir(command, help="folder for plan.json and plan.html, where train looks for them")
 
 
 def add_topology(command: argparse.ArgumentParser) -> None:
@@ -93,8 +86,6 @@ def plan(args: argparse.Namespace) -> int:
     where = run_plan.topology_of(run, args.topology, args.slices)
     if args.generate:
         return _plan_generation(args, run, where)
-    if args.workdir is None:
-        args.workdir = os.path.join("runs", pathlib.Path(args.gin_file[-1]).stem)
     if args.search:
         from palmscale.cli.commands.plan_search import search
 

@@ -4,8 +4,7 @@ import argparse
 import shlex
 from typing import Any
 
-from palmscale.cli.argument_values import workdir
-from palmscale.cli.parser import add_command, add_place
+from palmscale.cli.parser import add_command, add_place, add_run_workdir
 from palmscale.exit_codes import RESTART_ME
 
 
@@ -14,11 +13,7 @@ def add(commands: Any) -> None:
     command = add_command(
         commands, "train", train, "Train a model, or resume where its workdir stopped.", gin=True
     )
-    command.add_argument(
-        "--workdir",
-        type=workdir,
-        help="the run's folder, or gs://BUCKET/PATH (default: runs/<name of the gin file>)",
-    )
+    add_run_workdir(command)
     command.add_argument(
         "--inject",
         default="",

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from palmscale.cli.argument_values import at_least
-from palmscale.cli.parser import add_command, add_workdir
+from palmscale.cli.parser import add_command, add_workdir, require_gin_files
 
 
 def add(commands: Any) -> None:
     """Adds the command and its flags."""
     summary = "Show that a run which is killed and resumed equals one that is not."
     command = add_command(commands, "verify-resume", verify_resume, summary, gin=True)
+    command.set_defaults(complete=require_gin_files)
     add_workdir(command, help="an empty folder for both runs")
     count = at_least(int, 1)
     command.add_argument(

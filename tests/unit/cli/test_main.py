@@ -11,6 +11,7 @@ import palmscale
 from palmscale.cli import main
 from palmscale.cli.commands import explain, train
 from palmscale.cli.config import load
+from palmscale.cli.parser import parse
 from palmscale.errors import UserError
 
 COMMANDS = [
@@ -213,3 +214,16 @@ def test_every_command_has_a_function_that_takes_its_arguments():
     functions = [function for function in found if function is not None]
     assert len(functions) >= 17
     assert all(list(inspect.signature(one).parameters) == ["args"] for one in functions)
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_the_folder_of_a_run_is_named_after_its_last_gin_file(command):
+    files = ["--gin_file=a/first.gin", "--gin_file=b/last.gin"]
+    assert parse(main.parser(), [command, *files]).workdir == "runs/last"
+    assert parse(main.parser(), [command, *files, "--workdir=x"]).workdir == "x"
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "verify-resume --workdir=x"])
+def test_without_a_gin_file_nothing_is_started(command, capsys):
+    assert main.run(command.split()) == 2
+    assert "no gin file; add --gin_file=" in capsys.readouterr().err
