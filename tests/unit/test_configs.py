@@ -10,6 +10,7 @@ import source_tree
 from palmscale.cli import main
 from palmscale.cli.config import load, moved
 from palmscale.cli.config.load import load_run
+from palmscale.data.sources.jsonl_parquet import Jsonl
 from palmscale.partition.shardings import unbox
 from palmscale.train.state import abstract_params
 
@@ -160,3 +161,14 @@ def test_palmscales_own_files_use_short_names_of_today(path):
     text = path.read_text()
     assert "palmscale." not in text and "dynamic_registration" not in text
     assert not any(old in text for old in moved.MACROS)
+
+
+def test_the_papers_mixture_has_the_papers_weights_and_goes_with_a_recipe():
+    weights = {"social": 50, "webpages": 27, "books": 13, "code": 5, "wikipedia": 4, "news": 1}
+    files = [f"{name.upper()}_FILES={name}/*.jsonl.zst" for name in weights]
+    given = ["configs/recipes/palm_8b_v4_64.gin", "configs/data/palm_mixture.gin"]
+    run = load_run(given, files)
+    assert run.data.weights_at(0) == weights and sum(weights.values()) == 100
+    for name, data in run.data.parts().items():
+        assert data.corpus.source == Jsonl(files=f"{name}/*.jsonl.zst")
+        assert data.sequence_length == 2048

@@ -1,16 +1,18 @@
 """Held-out loss: a mean per token that padding cannot move, and bits a byte of the text."""
 
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tiny_training import BOS, LENGTH, MODEL, targets
 
 from palmscale.data.stream import Batch
 from palmscale.model.loss import TokenLoss
-from palmscale.train.evaluate import combine, evaluate, make_eval_step
+from palmscale.train.evaluate import HeldOutLoss, combine, evaluate, make_eval_step
 
 ROWS = 4
 
@@ -117,3 +119,35 @@ def test_without_weight_there_is_no_mean_and_without_components_the_metrics_are_
     assert combine({"a": {"loss": 1.0}}, {"a": 0, "b": 1}) == {"loss/a": 1.0}
     assert combine({"": {"loss": 1.0}}, {"": 1}) == {"loss": 1.0}
     assert combine({}, {"": 1}) == {}
+
+
+class Rows:
+    """A held-out split of as many rows."""
+
+    sequence_length, is_packed, bytes_per_token = LENGTH, False, 1.0
+
+    def __init__(self, rows):
+        self.num_rows, self.rows = rows, targets(max(rows, 1))
+
+    def read(self, numbers):
+        return {"target": self.rows[numbers]}
+
+
+def test_an_evaluation_reads_the_rows_of_each_component_and_beats_before_each_batch(
+    params, eval_step
+):
+    beats = []
+    evaluation = HeldOutLoss(
+        every_steps=5,
+        splits={"a": Rows(6), "b": Rows(3), "empty": Rows(0)},
+        weights_at=lambda step: {"a": 1.0, "b": step, "empty": 1.0},
+        eval_step=eval_step,
+        sharding=NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec()),
+        batch_sequences=4,
+        max_sequences=5,
+        beat=lambda: beats.append(None),
+    )
+    found = evaluation(SimpleNamespace(step=3, params=params))
+    assert len(beats) == 2 + 1  # five of a's six rows, and three of b's
+    mean = (found["eval_loss/a"] + 3 * found["eval_loss/b"]) / 4
+    assert found["eval_loss"] == pytest.approx(mean) and "eval_loss/empty" not in found

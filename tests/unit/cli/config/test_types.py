@@ -39,7 +39,7 @@ def _ref(target, evaluated=True):
         (True, bool),
         ("a", str),
         (None, int | None),
-        (None, Optional[str]),
+        (None, Optional[str]),  # noqa: UP045 - users write it
         ((1, 2), tuple[int, ...]),
         ((1, "a"), tuple[int, str]),
         ((), tuple[int, ...]),
