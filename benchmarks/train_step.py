@@ -27,7 +27,7 @@ from palmscale.partition.rules import layout_rules
 from palmscale.train.state import init_state, plan_state
 from palmscale.train.step import make_train_step
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "support"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "support" / "programs"))
 import original_palm_flax  # noqa: E402
 
 LEARNING_RATE, BETA1, BETA2, EPS, WEIGHT_DECAY = 1e-3, 0.9, 0.99, 1e-8, 0.01
