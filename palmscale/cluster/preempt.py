@@ -1,6 +1,7 @@
 """Preemption: after a SIGTERM to any host, all hosts save at the same step and exit."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -10,7 +11,10 @@ from palmscale.cluster.agree import Peers
 
 
 class Preemption:
-    """Reports whether the job was asked to end. Enter it in the main thread, around training.
+    """Reports whether the job was asked to end. Enter it around training.
+
+    A single process that trains in another thread than the main one leaves SIGTERM alone: Python
+    handles signals in the main thread only.
 
     With several processes, JAX's preemption service catches SIGTERM and chooses a future step for
     all of them. It swallows the signal, so `reached` must be called at every step.
@@ -20,6 +24,8 @@ class Preemption:
         self._peers = peers
         self._asked = False
         self._calls = 0
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._handles_signal = peers.count == 1 and in_main_thread
 
     def reached(self) -> bool:
         """Returns whether to save and exit now. Every process must call this equally often."""
@@ -29,7 +35,7 @@ class Preemption:
         return self._asked
 
     def __enter__(self) -> Self:
-        if self._peers.count == 1:
+        if self._handles_signal:
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
@@ -39,7 +45,7 @@ class Preemption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._peers.count == 1:
+        if self._handles_signal:
             signal.signal(signal.SIGTERM, self._before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
