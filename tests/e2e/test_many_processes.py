@@ -90,7 +90,21 @@ def killed_once(command, workdir, logs, chance, processes):
         killed = job.send(victim)
         codes = job.wait(HEARTBEAT_SECONDS + 30)
         late = max(moment for _, moment in job.ended.values()) - killed
+    if codes[victim] == -9:
+        for index in range(processes):
+            last_line_of(job, index)
     return codes[victim] == -9, late
+
+
+def last_line_of(job, index):
+    """The line that a process that was ended leaves as its last one, a moment after its end."""
+    end = time.monotonic() + 10
+    while not (line := job.said(index).rstrip().rpartition("\n")[2]).startswith(
+        f"[{index}] palmscale: error: "
+    ):
+        assert time.monotonic() < end, job.said(index)
+        time.sleep(0.05)
+    return line
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(25, marks=pytest.mark.long)])
@@ -188,6 +202,7 @@ def test_a_stopped_process_is_given_up_after_the_heartbeat(tiny, tmp_path):
             assert time.monotonic() < stopped + HEARTBEAT_SECONDS + 5
             time.sleep(0.05)
         assert job.processes[0].returncode in (75, -signal.SIGABRT)
+        assert re.search(r"process 1 on \S+ no longer answer", last_line_of(job, 0))
 
 
 def test_who_does_not_come_is_named(tiny, tmp_path):
