@@ -6,10 +6,16 @@ from collections.abc import Mapping
 
 import jax
 
+_A_DAY_SECONDS = 86400
 # By default XLA lets each simulated device start independent collectives in an order of its own.
-# They share one thread pool: where all of its threads wait, each for devices that have begun with
-# another collective, XLA aborts the process after 40 seconds.
-_IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler"
+# They share one thread pool: all of its threads may wait, each for devices that have begun with
+# another collective. After 40 seconds XLA would abort the process; the watchdog, whose deadline the
+# user sets, ends it with the reason.
+_FOR_SIMULATED_DEVICES = {
+    "--xla_cpu_enable_concurrency_optimized_scheduler": "false",
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds": str(_A_DAY_SECONDS),
+    "--xla_cpu_collective_call_terminate_timeout_seconds": str(_A_DAY_SECONDS),
+}
 
 _COMPILER_VARIABLES = ("LIBTPU_INIT_ARGS", "TPU_LIBRARY_PATH")
 # What each host may have to itself: caches, logs, addresses, checks of Python code.
@@ -43,15 +49,17 @@ def compiler_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return settings | flags | {name: environ.get(name, "") for name in _COMPILER_VARIABLES}
 
 
-def with_collectives_in_order(xla_flags: str) -> str:
-    """Adds the flag by which the CPU's devices run their collectives in one order.
+def with_flags_for_simulated_devices(xla_flags: str) -> str:
+    """Adds the flags by which the CPU's devices run their collectives in one order.
 
-    XLA reads its flags once, when JAX starts. Where the flag is given, it is left as it is; so is
-    the name of a file of flags, to which none can be added.
+    XLA reads its flags once, when JAX starts. A flag that is given is left as it is; so is the name
+    of a file of flags, to which none can be added.
     """
-    if _IN_ORDER in _flags(xla_flags) or (xla_flags and not xla_flags.startswith("-")):
+    if xla_flags and not xla_flags.startswith("-"):
         return xla_flags
-    return f"{xla_flags} {_IN_ORDER}=false".lstrip()
+    given = _flags(xla_flags)
+    added = [f"{k}={v}" for k, v in _FOR_SIMULATED_DEVICES.items() if k not in given]
+    return " ".join([*([xla_flags] if xla_flags else []), *added])
 
 
 def _flags(text: str) -> dict[str, str]:

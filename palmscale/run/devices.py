@@ -4,7 +4,7 @@ import jax
 
 from palmscale.errors import UserError
 from palmscale.observe import log
-from palmscale.run.compiler_settings import with_collectives_in_order
+from palmscale.run.compiler_settings import with_flags_for_simulated_devices
 from palmscale.run.place import cache_directory, environment, set_environment
 
 
@@ -44,7 +44,7 @@ def _check_started(simulated_devices: int) -> None:
 
 def _keep_collectives_in_order() -> None:
     found = environment().get("XLA_FLAGS", "")
-    wanted = with_collectives_in_order(found)
+    wanted = with_flags_for_simulated_devices(found)
     if wanted == found:
         return
     if not _has_started():

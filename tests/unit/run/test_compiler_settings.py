@@ -1,11 +1,16 @@
-"""Settings of XLA and JAX that all hosts share, and the flag that keeps collectives in order."""
+"""Settings of XLA and JAX that all hosts share, and the flags of simulated devices."""
 
 import jax
 import pytest
 
-from palmscale.run.compiler_settings import compiler_settings, with_collectives_in_order
+from palmscale.run.compiler_settings import compiler_settings, with_flags_for_simulated_devices
 
 IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+OUT_OF_ORDER = IN_ORDER.replace("false", "true")
+PATIENT = (
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=86400"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=86400"
+)
 
 
 def test_flags_of_xla_and_libtpu_are_compared_one_by_one():
@@ -58,11 +63,11 @@ def test_what_a_host_may_have_to_itself_is_not_compared():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("", IN_ORDER),
-        ("--xla_a=1", f"--xla_a=1 {IN_ORDER}"),
-        (IN_ORDER.replace("false", "true"), IN_ORDER.replace("false", "true")),
+        ("", f"{IN_ORDER} {PATIENT}"),
+        ("--xla_a=1", f"--xla_a=1 {IN_ORDER} {PATIENT}"),
+        (f"{OUT_OF_ORDER} {PATIENT}", f"{OUT_OF_ORDER} {PATIENT}"),
         ("/a/file/of/flags", "/a/file/of/flags"),
     ],
 )
 def test_collectives_are_kept_in_order_unless_the_user_says_otherwise(given, expected):
-    assert with_collectives_in_order(given) == expected
+    assert with_flags_for_simulated_devices(given) == expected
