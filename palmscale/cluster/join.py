@@ -37,7 +37,8 @@ class Deadlines:
         join_seconds: for all hosts to start.
         heartbeat_seconds: until a silent host counts as dead and the job ends.
         agree_seconds: for all hosts to compile the step and compare programs.
-        step_seconds: that a step, an evaluation batch or a save may make no progress.
+        step_seconds: that the start of the devices, reading text, a step, an evaluation batch or a
+            save may make no progress.
         shutdown_seconds: for all hosts to exit after the run.
     """
 

@@ -55,7 +55,7 @@ class Watchdog:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def beat(self, where: str, step: int) -> None:
+    def beat(self, where: str, step: int = 0) -> None:
         """Records what the process is about to wait for, such as `input`, and at which step."""
         self._where, self._step, self._since = where, step, time.monotonic()
         faulthandler.dump_traceback_later(
@@ -112,7 +112,8 @@ class Watchdog:
         """Reports the position of every process, and ends this one."""
         faulthandler.cancel_dump_traceback_later()
         standing = {i: json.loads(text) for i, text in self._peers.read(_BOARD).items()}
-        who = " and ".join(self._peers.name(index) for index in laggards(standing)[:4])
+        behind = laggards(standing)[:4]
+        who = " and ".join(map(self._peers.name, behind))
         told = f"the others wait for {who}" if who else "its stacks follow"
         self._warn(
             f"no progress for {self._stall_seconds:g} s: this process waits for {self._where} at"
@@ -124,8 +125,12 @@ class Watchdog:
                 f" {stands['step']} for {stands['age']:.0f} s."
             )
         faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
-        who = who or self._peers.name(self._peers.index)
-        message = f"{who} made no progress for {self._stall_seconds:g} s"
+        where = standing[behind[0]]["where"] if behind else self._where
+        message = (
+            f"{who or self._peers.name(self._peers.index)} made no progress for"
+            f" {self._stall_seconds:g} s, waiting for {where}; if that may take longer, raise"
+            " Deadlines.step_seconds"
+        )
         say_why(self._peers, RESTART_ME, message)
         self._finish(RESTART_ME, message)
 

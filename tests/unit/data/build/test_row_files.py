@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palmscale.data.build import shards
+from palmscale.data.build import row_files
 from palmscale.data.build.row_files import (
     RowFilePlan,
     RowFileSpec,
@@ -62,8 +62,8 @@ def test_plans_take_every_token_once(tokens, rows_per_file, packing, tmp_path_fa
     ends = np.cumsum(tokens)
     with pytest.MonkeyPatch.context() as patch:
         bytes_per_shard = rows_per_file * LENGTH * writing.token_bytes
-        patch.setattr(shards, "_FILE_BYTES", bytes_per_shard)
-        plans = list(shards._plan_split("train", ends, writing))
+        patch.setattr(row_files, "_FILE_BYTES", bytes_per_shard)
+        plans = list(row_files._plan_split("train", ends, writing))
     stop = 0
     for number, plan in enumerate(plans):
         begin = int(ends[plan.first_prefix - 1]) if plan.first_prefix else 0
