@@ -123,11 +123,19 @@ def train(
             ) as store,
         ):
             job.watchdog.rest()
+            parameters = f"{session.counts.stored:,} parameters"
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(run, session, job, folder, store, writers, config, debugging)
             trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
             trainer.agree(_facts(run, session, folder))
             _check_resumes(run, session, store)
+            resumed = None
+            if trainer.look() >= run.training.steps:
+                resumed = trainer.resume_or_begin(parameters)
+                if resumed[1].step >= run.training.steps:
+                    return TrainResult(
+                        step=resumed[1].step, metrics={}, workdir=folder, finished=True
+                    )
             digest = trainer.compile(_loader(debugging.step_file))
             if job.leads:
                 compare_with_plan(
@@ -137,9 +145,7 @@ def train(
                     run=describe(run),
                     versions=versions(),
                 )
-            state, cursor = trainer.resume_or_begin(f"{session.counts.stored:,} parameters")
-            if cursor.step >= run.training.steps:
-                return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
+            state, cursor = resumed or trainer.resume_or_begin(parameters)
             if job.leads:
                 _write_descriptions(folder, session, config)
             state, cursor = trainer.train(state, cursor)

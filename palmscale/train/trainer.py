@@ -21,6 +21,7 @@ from palmscale.checkpoint.saving import Saving
 from palmscale.checkpoint.store import CheckpointStore, Snapshot
 from palmscale.cluster.agree import check_alike
 from palmscale.cluster.job import Job
+from palmscale.cluster.jointly import led
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.feed import Feed, abstract_batch
 from palmscale.data.stream import Cursor, RowStream
@@ -52,7 +53,7 @@ InitialParams = Callable[[], tuple[Mapping[str, Any], Mapping[str, Any] | None]]
 
 @dataclasses.dataclass(kw_only=True)
 class Trainer:
-    """A run on this process: `agree`, `compile`, `resume_or_begin`, then `train`.
+    """A run on this process: `agree`, `look`, `compile`, `resume_or_begin`, then `train`.
 
     Attributes:
         training: steps, batches and what a spike is.
@@ -98,6 +99,7 @@ class Trainer:
         self._spikes = SpikeHistory(self.training.spikes)
         self._warm_start: Mapping[str, Any] | None = None
         self._pending: tuple[int, Metrics] | None = None  # of the step in flight
+        self._given: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None = None
 
     # Agree and compile.
 
@@ -147,6 +149,17 @@ class Trainer:
 
     # Restore.
 
+    def look(self) -> int:
+        """Returns the newest verified step, 0 without one, before anything is compiled.
+
+        Without one, it also reads the initial parameters: what is wrong with them is said now.
+        """
+        seconds = self.job.deadlines.agree_seconds
+        latest = led(self.job.peers, "newest step", self.store.latest_verified, seconds)
+        if latest is None:
+            self._given = self.initial_params()
+        return latest or 0
+
     def resume_or_begin(self, count: str) -> tuple[TrainState, Cursor]:
         """Resumes from the newest good checkpoint of this run, or begins at step 0.
 
@@ -177,7 +190,8 @@ class Trainer:
 
     def _begin(self) -> tuple[TrainState, Cursor]:
         self._spikes = SpikeHistory(self.training.spikes)
-        given, self._warm_start = self.initial_params()
+        given, self._warm_start = self._given or self.initial_params()
+        self._given = None  # their memory may be the state's, which a step donates
         state = init_state(self.state_plan, self.model, seed=self.training.seed, given=given)
         return state, self.stream.cursor(0, self.training.skip_rows)
 
