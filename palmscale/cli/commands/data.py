@@ -104,6 +104,7 @@ def _facts(cache: "RowCache") -> list[tuple[str, str]]:
     facts = [
         ("row", f"{cache.sequence_length:,} tokens"),
         ("vocabulary", f"{vocabulary.name}, {vocabulary.size:,} tokens"),
+        ("held out", f"{100 * cache.held_out_share:.3g}% of the text"),
         ("digest", cache.digest),
     ]
     groups = cache.manifest["splits"][TRAIN]["groups"]

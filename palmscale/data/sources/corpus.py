@@ -1,14 +1,14 @@
 """A corpus: a source of documents, and which of them are held out for evaluation."""
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from palmscale.data.sources.held_out import SplitOf, split_of
 from palmscale.data.sources.huggingface import HuggingFace
 from palmscale.data.sources.jsonl_parquet import Jsonl, Parquet, Pile
 from palmscale.data.sources.seqio_tasks import SeqioTask, Tfds
-from palmscale.data.sources.source import TRAIN, VALIDATION, Source, SourceShard
+from palmscale.data.sources.source import Document, Source, SourceShard, TextSource, text_bytes
 from palmscale.data.sources.text_files import SourceDirectories, StandardLibrary, TextFiles
 from palmscale.errors import UserError
 
@@ -21,11 +21,10 @@ Files = str | tuple[str, ...]
 class Corpus:
     """Documents to train on, the fraction to hold out, and what to do with bad documents.
 
-    Whole units are held out, so that training never sees the rest of one. A unit is a file, or a
-    top-level package of source code. Units are taken in the order of the sha256 of their names
-    until `held_out_fraction` of the bytes is reached. If the source is a single file of many
-    documents, each document is held out by the sha256 of its own name. A single document is never
-    held out. A source that has a split "validation" keeps it.
+    Whole units are held out: files, or top-level packages of source code. If no choice of files
+    comes close to `held_out_fraction` of the bytes and the files hold many documents each,
+    documents are held out one by one; see `held_out.split_of`. A single document is never held out.
+    A source that has a split "validation" keeps it.
 
     Attributes:
         source: of the documents.
@@ -61,44 +60,18 @@ class Corpus:
             "on_bad_document": self.on_bad_document,
         }
 
-    def split_of(self, shards: Iterable[SourceShard]) -> Callable[[SourceShard, int], str]:
+    def split_of(self, shards: Iterable[SourceShard]) -> SplitOf:
         """Returns the function from (shard, number of a document in it) to the split's name.
 
-        `shards` are all shards of the source: which units are held out depends on all of them.
+        `shards` are all shards of the source: which documents are held out depends on all of them.
         """
-        shards = list(shards)
-        unassigned = [shard for shard in shards if shard.split is None]
-        if len(unassigned) == 1 and unassigned[0].has_many_documents:
-            return lambda shard, number: shard.split or self._split_of_document(shard, number)
-        sizes: dict[str, int] = {}
-        for shard in unassigned:
-            unit = shard.holdout_unit or shard.name
-            sizes[unit] = sizes.get(unit, 0) + shard.bytes
-        held_out = _held_out_units(sizes, self.held_out_fraction)
-        splits = {
-            shard.name: shard.split
-            or (VALIDATION if (shard.holdout_unit or shard.name) in held_out else TRAIN)
-            for shard in shards
-        }
-        return lambda shard, number: splits[shard.name]
+        is_text = isinstance(self.source, TextSource)
+        return split_of(shards, self.held_out_fraction, self._text_sizes if is_text else None)
 
-    def _split_of_document(self, shard: SourceShard, number: int) -> str:
-        name = f"{shard.name}:{number}"
-        fraction = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
-        return VALIDATION if fraction < self.held_out_fraction else TRAIN
-
-
-def _held_out_units(sizes: dict[str, int], fraction: float) -> set[str]:
-    if len(sizes) < 2 or not fraction:
-        return set()
-    wanted_bytes, held_bytes, units = fraction * sum(sizes.values()), 0, set()
-    by_hash = sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest())
-    for unit in by_hash[:-1]:  # at least one unit always remains for training
-        if units and held_bytes >= wanted_bytes:
-            break
-        units.add(unit)
-        held_bytes += sizes[unit]
-    return units
+    def _text_sizes(self, shard: SourceShard) -> Iterator[int]:
+        for document in self.source.documents(shard):
+            is_text = isinstance(document, Document) and document.text
+            yield text_bytes(document) if is_text else 0
 
 
 def one_of(
