@@ -23,7 +23,7 @@ from palmscale.data.row_cache import (
     files_of,
 )
 from palmscale.data.sources import paths
-from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.corpus import SKIP, Corpus
 from palmscale.data.sources.source import SourceShard
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
@@ -89,6 +89,8 @@ def find_or_build(
         progress=progress,
     )
     _warn_of_share(cache, corpus, shards)
+    if cache.skipped:
+        log.warn(f"{cache.skipped} were skipped; Corpus.on_bad_document={SKIP!r} allows it.")
     return cache
 
 

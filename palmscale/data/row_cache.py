@@ -160,6 +160,14 @@ class RowCache:
         train, held_out = (self._splits[name].utf8_bytes for name in SPLITS)
         return held_out / max(1, train + held_out)
 
+    @property
+    def skipped(self) -> str:
+        """What the build left out: "3 documents, such as a.jsonl:7: ..."; empty: nothing."""
+        bad = self.manifest["bad_documents"]
+        counts = ((bad["count"], "document"), (bad.get("rests", 0), "damaged rest"))
+        told = [f"{count:,} {what}{'s' * (count > 1)}" for count, what in counts if count]
+        return f"{' and '.join(told)}, such as {bad['first'][0]}" if told else ""
+
     def split(self, name: str) -> Split:
         """Returns "train" or "validation"; the latter has no rows if nothing is held out."""
         return self._splits[name]

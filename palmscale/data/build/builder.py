@@ -129,7 +129,11 @@ def _build(
         "corpus": documents.corpus.definition(),
         "sources": [source for unit in units for source in records[unit.name]["sources"]],
         "bad_documents": {
-            "count": sum(record["bad_documents"]["count"] for record in records.values()),
+            # Documents, and damaged files whose rest has an unknown number of documents.
+            **{
+                what: sum(record["bad_documents"][what] for record in records.values())
+                for what in ("count", "rests")
+            },
             "first": [
                 place for unit in units for place in records[unit.name]["bad_documents"]["first"]
             ][: spilling.NAMED_BAD_DOCUMENTS],

@@ -82,7 +82,7 @@ def spill(unit: WorkUnit, count: Callable[[int], None], *, spec: SpillSpec) -> d
             was read.
     """
     writers: dict[str, _SortedRuns] = {}
-    bad, named, sources, uncounted = 0, [], [], 0
+    bad, rests, named, sources, uncounted = 0, 0, [], [], 0
     for shard in unit.shards:
         key_of = document_key(spec.seed, shard.name)
         digest = paths.digest(shard.path) if shard.path else shard.stamp
@@ -91,7 +91,8 @@ def spill(unit: WorkUnit, count: Callable[[int], None], *, spec: SpillSpec) -> d
             if isinstance(example, BadDocument):
                 if spec.corpus.on_bad_document == FAIL:
                     raise UserError(f"{example.location}: {example.reason}")
-                bad += 1
+                bad += example.documents or 0
+                rests += example.documents is None
                 if len(named) < NAMED_BAD_DOCUMENTS:
                     named.append(f"{example.location}: {example.reason}")
             elif example is not None and len(example.ids):
@@ -115,7 +116,7 @@ def spill(unit: WorkUnit, count: Callable[[int], None], *, spec: SpillSpec) -> d
         "unit": unit.name,
         "split_of": spec.split_of.digest,
         "sources": sources,
-        "bad_documents": {"count": bad, "first": named},
+        "bad_documents": {"count": bad, "rests": rests, "first": named},
         "splits": {split: writer.close() for split, writer in sorted(writers.items())},
     }
     write_record(spec.work / f"{unit.name}.json", record)

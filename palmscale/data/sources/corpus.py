@@ -30,6 +30,7 @@ class Corpus:
         source: of the documents.
         held_out_fraction: at least 0 and below 1.
         on_bad_document: `fail`; or `skip`, which counts them in the manifest and names the first.
+            A damaged file's rest counts as its documents if their number is known.
 
     Raises:
         UserError: a field is out of range.
@@ -40,6 +41,11 @@ class Corpus:
     on_bad_document: str = FAIL
 
     def __post_init__(self) -> None:
+        if isinstance(self.source, str) or not hasattr(self.source, "shards"):
+            raise UserError(
+                f"Corpus.source={self.source!r} is not a source of documents; expected for example"
+                " TextFiles(files='my/*.txt')."
+            )
         if not 0 <= self.held_out_fraction < 1:
             raise UserError(
                 f"Corpus.held_out_fraction={self.held_out_fraction} is out of range; expected at"
@@ -88,7 +94,7 @@ def one_of(
     """Returns the one source that is given, or Python's standard library if none is.
 
     Raises:
-        UserError: more than one is given.
+        UserError: more than one is given, or one is empty.
     """
     choices = {
         "text_files": (text_files, lambda value: TextFiles(files=value)),
@@ -103,7 +109,13 @@ def one_of(
         ),
         "mixture_or_task": (mixture_or_task, lambda value: SeqioTask(mixture_or_task=value)),
     }
-    given = [(name, value, make) for name, (value, make) in choices.items() if value]
+    given = [(name, value, make) for name, (value, make) in choices.items() if value is not None]
+    for name, value, _ in given:
+        if not value:
+            raise UserError(
+                f"one_of.{name}={value!r} is empty; name the text, or set it to None for another"
+                " source."
+            )
     if len(given) > 1:
         names = " and ".join(f"one_of.{name}" for name, *_ in given)
         raise UserError(f"{names} are all set; a corpus has one source: keep one of them.")

@@ -97,7 +97,8 @@ class HuggingFace(TextSource):
             for row, record in enumerate(part, 1):
                 yield from_record(record, f"{self.dataset}/{shard.name}:{row}", self)
         except ValueError as error:  # what Arrow raises for a damaged file
-            yield broken(f"{self.dataset}/{shard.name}:{row + 1}", error)
+            rest = None if self.streaming else len(part) - row
+            yield broken(f"{self.dataset}/{shard.name}:{row + 1}", error, rest)
         except OSError as error:
             raise RuntimeError(
                 f"reading {self.dataset!r} failed in {shard.name} ({error}); start again: finished"

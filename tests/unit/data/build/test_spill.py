@@ -4,6 +4,7 @@ import hashlib
 import memory_source
 import numpy as np
 import pytest
+import text_source
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from palmscale.data.build.spill import (
 )
 from palmscale.data.permutation import mix_bits
 from palmscale.data.sources.held_out import SplitOf
-from palmscale.data.sources.source import SourceShard
+from palmscale.data.sources.source import BadDocument, SourceShard
 from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import UserError
 
@@ -72,6 +73,19 @@ def test_a_unit_is_finished_once_its_record_is_there_and_its_files_are_as_they_w
     assert finished(unit, others) is None
     (common.work / "unit-000000.json").write_text('{"half')
     assert finished(unit, common) is None
+
+
+def test_what_is_skipped_is_counted_in_documents(tmp_path):
+    texts = {"a": ["text", BadDocument("a:2", "bad"), BadDocument("a:3", "cut", 7)]}
+    texts["b"] = ["text", BadDocument("b:2", "cut", None)]
+    corpus = text_source.corpus(texts, on_bad_document="skip")
+    common = SpillSpec(
+        corpus=corpus, split_of=SplitOf(), vocabulary=ByteVocabulary(), seed=0, work=tmp_path
+    )
+    unit = WorkUnit(0, tuple(corpus.source.shards()))
+    bad = spill(unit, lambda more: None, spec=common)["bad_documents"]
+    assert (bad["count"], bad["rests"]) == (8, 1)
+    assert bad["first"] == ["a:2: bad", "a:3: cut", "b:2: cut"]
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(common, tmp_path):

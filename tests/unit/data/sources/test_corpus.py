@@ -96,3 +96,15 @@ def test_none_is_the_standard_library():
 def test_two_at_once_are_refused_by_name():
     with pytest.raises(UserError, match="one_of.text_files and one_of.mixture_or_task are all set"):
         one_of(text_files="a", mixture_or_task="b")
+
+
+@pytest.mark.parametrize("empty", ["", (), []])
+def test_an_empty_choice_is_refused_rather_than_passed_over(empty):
+    with pytest.raises(UserError, match="one_of.text_files=.* is empty; name the text"):
+        one_of(text_files=empty)
+
+
+@pytest.mark.parametrize("source", ["my/*.txt", None, 3])
+def test_what_is_no_source_is_refused(source):
+    with pytest.raises(UserError, match=r"Corpus.source=.* is not a source of documents"):
+        Corpus(source=source)

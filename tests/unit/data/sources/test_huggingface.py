@@ -99,7 +99,7 @@ def test_ranges_of_rows_are_shards_and_lose_none(out):
 
 def test_a_stream_has_a_stamp_and_its_damage_a_place(out):
     assert out["streamed stamp"]
-    *_, (location, reason) = out["damaged"]
+    *_, (location, reason, _) = out["damaged"]
     assert "/json/train-00000-of-00001:" in location and "cannot be read from here on" in reason
 
 
