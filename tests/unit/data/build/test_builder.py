@@ -11,7 +11,7 @@ import pytest
 import source_tree
 
 from palmscale.data.build import builder as building
-from palmscale.data.build import shards, spill
+from palmscale.data.build import row_files, spill
 from palmscale.data.build.builder import SPILLING, WRITING
 from palmscale.data.build.processes import LocalProcesses
 from palmscale.data.row_cache import RowCache
@@ -51,7 +51,7 @@ def test_neither_runs_nor_shards_leave_a_trace_in_the_rows(tmp_path, monkeypatch
     plain = stream(build(tmp_path / "a"))
     monkeypatch.setattr(spill, "_RUN_TOKENS", 1)
     assert stream(build(tmp_path / "b")) == plain
-    monkeypatch.setattr(shards, "_FILE_BYTES", 1)
+    monkeypatch.setattr(row_files, "_FILE_BYTES", 1)
     cache = build(tmp_path / "c")
     assert stream(cache) == plain
     assert len(cache.manifest["splits"]["train"]["shards"]) == cache.split("train").num_rows
@@ -131,13 +131,13 @@ def test_a_build_goes_on_where_it_was_killed_and_ends_with_the_same_bytes(
             write(path, value)
 
         with monkeypatch.context() as patch:
-            for module in (spill, shards, building):
+            for module in (spill, row_files, building):
                 patch.setattr(module, "write_record", record)
             with pytest.raises(KeyboardInterrupt):
                 build(tmp_path / f"c{stop_after}")
         with monkeypatch.context() as patch:
             again = []
-            for module in (spill, shards):
+            for module in (spill, row_files):
                 patch.setattr(
                     module,
                     "write_record",
