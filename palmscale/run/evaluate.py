@@ -58,8 +58,9 @@ def evaluate(
             deadlines=deadlines,
             debug=debug,
         ) as job,
-        open_session(run) as session,
+        open_session(run, job.watchdog.beat) as session,
     ):
+        job.watchdog.rest()
         reader = checkpoints(workdir, peers=job.peers)
         which = None if checkpoint == "latest" else checkpoint
         snapshot = reader.restore(which, abstract_params=session.state_plan.abstract.params)

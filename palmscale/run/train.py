@@ -112,7 +112,7 @@ def train(
                 process_index=job.peers.index,
                 stale_seconds=run.deadlines.heartbeat_seconds,
             ) as lease,
-            open_session(run) as session,
+            open_session(run, job.watchdog.beat) as session,
             CheckpointStore(
                 folder / CHECKPOINTS,
                 keep=run.saving.keep,
@@ -122,6 +122,7 @@ def train(
                 timeout_seconds=run.deadlines.agree_seconds,
             ) as store,
         ):
+            job.watchdog.rest()
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(run, session, job, folder, store, writers, config, debugging)
             trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])

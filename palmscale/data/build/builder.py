@@ -8,6 +8,7 @@ of the documents, the seed and the sequence length.
 import contextlib
 import functools
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from palmscale.errors import UserError
 
 Progress = Callable[[str, int, int | None], None]  # (activity, bytes done, bytes in all if known)
 
+_LOCK_SECONDS = 0.5
 _UNIT_BYTES = 1 << 25  # small files are combined into a work unit of this size
 SPILLING, WRITING = "Reading documents", "Writing rows"
 
@@ -47,11 +49,12 @@ def build_cache(
     packing: str = CONCATENATE,
     executor: Executor = LocalProcesses(1),
     progress: Progress = lambda what, done, total: None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> RowCache:
     """Builds a cache in `directory`, which appears complete or not at all, and returns it.
 
     What a killed build of the same directory completed is kept. A concurrent builder waits and
-    reuses the result.
+    reuses the result; it calls `waiting` about once a second.
 
     Raises:
         UserError: there would be no row to train on, a document is bad, or the disk is full or not
@@ -66,7 +69,7 @@ def build_cache(
         )
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(directory):
+        with _exclusive(directory, waiting):
             if not (directory / MANIFEST).exists():
                 partial = directory.with_name(f".{directory.name}.partial")
                 work = directory.with_name(f".{directory.name}.work")
@@ -284,7 +287,7 @@ def _text_bytes(record: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
+def _exclusive(directory: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Makes a second builder of the same cache wait, if the file system supports locks."""
     try:
         import fcntl
@@ -293,5 +296,11 @@ def _exclusive(directory: Path) -> Iterator[None]:
         return
     with open(directory.parent / f".{directory.name}.lock", "w") as lock:
         with contextlib.suppress(OSError):  # no locks: both builders write the same rows
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    waiting()
+                    time.sleep(_LOCK_SECONDS)
         yield

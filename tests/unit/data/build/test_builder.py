@@ -1,8 +1,11 @@
+import concurrent.futures
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import memory_source
@@ -32,6 +35,17 @@ def files(directory):
     return {
         path.name: path.read_bytes() for path in directory.iterdir() if path.suffix != ".json"
     } | {"manifest": json.loads((directory / "manifest.json").read_text())}
+
+
+def test_a_second_builder_says_that_it_waits(tmp_path, build):
+    told = threading.Event()
+    with open(tmp_path / ".c.lock", "w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            second = pool.submit(build, tmp_path / "c", waiting=told.set)
+            assert told.wait(60) and not second.done()
+            first.close()
+            assert second.result().split("train").num_rows
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
