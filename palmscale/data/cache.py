@@ -23,7 +23,7 @@ from palmscale.data.row_cache import (
     files_of,
 )
 from palmscale.data.sources import paths
-from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.corpus import SKIP, Corpus
 from palmscale.data.sources.source import SourceShard
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
@@ -81,6 +81,7 @@ def find_or_build(
                 f"{what} since {directory} was built; restore the text, delete the cache to rebuild"
                 f" it, or open it as it is: Data.cache={directory}."
             )
+        _warn_of_share(cache, corpus, shards)
         return cache
     for manifest in sorted(root.glob(f"{prefix}-*/{MANIFEST}")):
         what = changed_source(RowCache.open(manifest.parent), shards, waits_for)
@@ -90,7 +91,7 @@ def find_or_build(
         progress(what, done, total)
         waits_for(f"rows ({what.lower()})")
 
-    return build_cache(
+    cache = build_cache(
         corpus=corpus,
         vocabulary=vocabulary,
         directory=directory,
@@ -101,6 +102,29 @@ def find_or_build(
         progress=told,
         waiting=lambda: waits_for("rows that another process builds"),
     )
+    _warn_of_share(cache, corpus, shards)
+    if cache.skipped:
+        log.warn(f"{cache.skipped} were skipped; Corpus.on_bad_document={SKIP!r} allows it.")
+    return cache
+
+
+def _warn_of_share(cache: RowCache, corpus: Corpus, shards: Sequence[SourceShard]) -> None:
+    """Warns if nothing, or far more than asked, is held out."""
+    asked, share = corpus.held_out_fraction, cache.held_out_share
+    if not asked or any(shard.split for shard in shards):
+        return
+    what = f"Corpus.held_out_fraction={asked}"
+    if not share:
+        log.warn(
+            f"nothing is held out: every document is more than twice {what} of the text, or there"
+            " is only one; to evaluate, add documents or increase the fraction."
+        )
+    elif share > 2 * asked:
+        log.warn(
+            f"{cache.directory} holds out {100 * share:.3g}% of the text, more than twice {what}."
+            " An earlier version may have built it: delete it to build it anew, unless a run that"
+            " is to be resumed needs it."
+        )
 
 
 def changed_source(

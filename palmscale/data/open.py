@@ -37,8 +37,8 @@ def open_caches(
         cache = opened[name] = open_or_build(part, executor=executor, waits_for=waits_for)
         train, held_out = (cache.split(split).num_rows for split in (TRAIN, VALIDATION))
         log.say(
-            f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out,"
-            f" in {cache.directory}."
+            f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out"
+            f" ({100 * cache.held_out_share:.3g}% of the text), in {cache.directory}."
         )
     check_alike(opened)
     return opened

@@ -76,9 +76,10 @@ def build_cache(
                 for folder in (partial, work):
                     folder.mkdir(exist_ok=True)
                 vocabulary = corpus.source.vocabulary(vocabulary)
+                shards = corpus.source.shards()
                 documents = SpillSpec(
                     corpus=corpus,
-                    shards=tuple(corpus.source.shards()),
+                    split_of=corpus.split_of(shards),
                     vocabulary=vocabulary,
                     seed=seed,
                     work=work,
@@ -92,7 +93,7 @@ def build_cache(
                     packing=packing,
                 )
                 if not (partial / MANIFEST).exists():
-                    _build(documents, files, executor, progress)
+                    _build(shards, documents, files, executor, progress)
                 shutil.rmtree(work)
                 partial.rename(directory)
     except OSError as error:
@@ -104,12 +105,16 @@ def build_cache(
 
 
 def _build(
-    documents: SpillSpec, files: RowFileSpec, executor: Executor, progress: Progress
+    shards: Sequence[SourceShard],
+    documents: SpillSpec,
+    files: RowFileSpec,
+    executor: Executor,
+    progress: Progress,
 ) -> None:
-    units = _units(documents.shards)
+    units = _units(shards)
     records = _spill_all(units, documents, files, executor, progress)
     totals = {split: _total(records.values(), split) for split in SPLITS}
-    _check_documents(documents, files, totals)
+    _check_documents(shards, documents, files, totals)
     runs = {
         name: {split: entry["runs"] for split, entry in record["splits"].items()}
         for name, record in records.items()
@@ -127,7 +132,11 @@ def _build(
         "corpus": documents.corpus.definition(),
         "sources": [source for unit in units for source in records[unit.name]["sources"]],
         "bad_documents": {
-            "count": sum(record["bad_documents"]["count"] for record in records.values()),
+            # Documents, and damaged files whose rest has an unknown number of documents.
+            **{
+                what: sum(record["bad_documents"][what] for record in records.values())
+                for what in ("count", "rests")
+            },
             "first": [
                 place for unit in units for place in records[unit.name]["bad_documents"]["first"]
             ][: spilling.NAMED_BAD_DOCUMENTS],
@@ -166,7 +175,7 @@ def _spill_all(
     stored = {unit.name: sum(shard.bytes for shard in unit.shards) for unit in units}
     records, done = {}, 0
     for unit in units:
-        if record := spilling.finished(unit, documents.work):
+        if record := spilling.finished(unit, documents):
             records[unit.name] = record
             done += _text_bytes(record)
 
@@ -249,11 +258,16 @@ def _total(records: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
     return total | {"length_histogram": [int(n) for n in lengths]}
 
 
-def _check_documents(documents: SpillSpec, files: RowFileSpec, totals: dict[str, Any]) -> None:
+def _check_documents(
+    shards: Sequence[SourceShard],
+    documents: SpillSpec,
+    files: RowFileSpec,
+    totals: dict[str, Any],
+) -> None:
     given = totals[TRAIN]["given_tokens"]
     if not given:
         raise UserError(
-            f"the corpus is empty: none of its {len(documents.shards)} files has text to train on;"
+            f"the corpus is empty: none of its {len(shards)} files has text to train on;"
             f" correct {documents.corpus.source.field}."
         )
     if files.packing == CONCATENATE and given < files.sequence_length:

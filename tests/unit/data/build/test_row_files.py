@@ -16,6 +16,7 @@ from palmscale.data.build.row_files import (
     written_row_file,
 )
 from palmscale.data.build.spill import SpillSpec, WorkUnit, spill
+from palmscale.data.sources.held_out import SplitOf
 from palmscale.data.vocabulary import ByteVocabulary
 
 LENGTH = 16
@@ -38,14 +39,14 @@ def runs(tmp_path):
     corpus = memory_source.corpus()
     common = SpillSpec(
         corpus=corpus,
-        shards=tuple(corpus.source.shards()),
+        split_of=SplitOf(),
         vocabulary=ByteVocabulary(),
         seed=0,
         work=writing_in(tmp_path).work,
     )
     records = [
         spill(WorkUnit(i, (shard,)), lambda more: None, spec=common)
-        for i, shard in enumerate(common.shards)
+        for i, shard in enumerate(corpus.source.shards())
     ]
     return {
         r["unit"]: {split: entry["runs"] for split, entry in r["splits"].items()} for r in records
