@@ -136,15 +136,7 @@ def train(
                     return TrainResult(
                         step=resumed[1].step, metrics={}, workdir=folder, finished=True
                     )
-            digest = trainer.compile(_loader(debugging.step_file))
-            if job.leads:
-                compare_with_plan(
-                    folder,
-                    step_digest=digest,
-                    batch_sequences=run.training.batch_schedule.sequences(0),
-                    run=describe(run),
-                    versions=versions(),
-                )
+            _compile(run, trainer, folder, debugging.step_file)
             state, cursor = resumed or trainer.resume_or_begin(parameters)
             if job.leads:
                 _write_descriptions(folder, session, config)
@@ -225,6 +217,19 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     allowed = check_same_run(stored["identity"], identity, run.allow_changes)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
+
+
+def _compile(run: Run, trainer: Trainer, workdir: Place, step_file: str | None) -> None:
+    """Compiles the step, and warns where the folder's plan is of another one."""
+    digest = trainer.compile(_loader(step_file))
+    if trainer.job.leads:
+        compare_with_plan(
+            workdir,
+            step_digest=digest,
+            batch_sequences=run.training.batch_schedule.sequences(0),
+            run=describe(run),
+            versions=versions(),
+        )
 
 
 def _write_descriptions(workdir: Place, session: Session, config: str) -> None:
