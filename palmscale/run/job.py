@@ -13,7 +13,7 @@ from palmscale.cluster.job import Job
 from palmscale.cluster.join import Deadlines, ProcessPlace, join
 from palmscale.cluster.last_line import LastLine
 from palmscale.cluster.watchdog import Watchdog, linger, said_by_others, say_why, silent
-from palmscale.exit_codes import RESTART_ME, exit_code_and_line, is_lost_host
+from palmscale.exit_codes import MISTAKE, RESTART_ME, exit_code_and_line, is_lost_host
 from palmscale.observe import log
 from palmscale.run import devices
 from palmscale.run.place import place_from
@@ -81,7 +81,8 @@ def _name_silent(peers: Peers, last_line: LastLine | None, silent: Sequence[int]
 def _end(peers: Peers, last_line: LastLine, error: BaseException, *, debug: bool) -> NoReturn:
     """Ends the process with the cause: what this one did, or the process that it lost."""
     code, message = exit_code_and_line(error)
-    words = said_by_others(peers)
+    # A mistake is no consequence of another process's end.
+    words = None if code == MISTAKE else said_by_others(peers)
     if words is None and is_lost_host(error):
         code = RESTART_ME
         # JAX may end this process while it asks who is silent.
