@@ -1,11 +1,12 @@
 """One process of a job: how it joins the others, and how it ends."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from palmscale.cluster.agree import Peers
@@ -18,24 +19,38 @@ from palmscale.run import devices
 from palmscale.run.place import place_from
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """The command that a process runs; without one, it runs someone's program.
+
+    Attributes:
+        explain: returns the line of an error by its exit code and message: the command knows how
+            the fields that the message names are set.
+        tracebacks: whether to print the traceback of an error.
+    """
+
+    explain: Callable[[int, str], str]
+    tracebacks: bool = False
+
+
 @contextlib.contextmanager
 def joined(
     place: ProcessPlace | None,
     *,
     simulated_devices: int | None,
     deadlines: Deadlines = Deadlines(),
-    debug: bool = False,
+    command: Command | None = None,
 ) -> Iterator[Job]:
     """Starts JAX's devices and joins the job that this process belongs to.
 
     An exception in a job of several processes ends the process here: it tells the others why, and
-    does not wait for them. With `debug` it prints the traceback.
+    does not wait for them.
 
     Args:
         place: coordinator and rank; None: as the environment tells, see `place_from`.
         simulated_devices: CPU devices to simulate; None: the machine's own.
         deadlines: of the processes for one another.
-        debug: whether to print tracebacks.
+        command: that this process runs, which explains errors; None: a program.
     """
     devices.start(simulated_devices)
     place = place or place_from(timeout_seconds=deadlines.join_seconds)
@@ -46,17 +61,23 @@ def joined(
             peers,
             stall_seconds=deadlines.step_seconds,
             warn=log.warn,
-            end=functools.partial(_leave, peers),
+            end=functools.partial(_leave, peers, command),
         ) as watchdog:
             try:
                 yield Job(peers=peers, watchdog=watchdog, deadlines=deadlines)
             except BaseException as error:
                 if peers.count == 1:
                     raise
-                _end(peers, error, debug=debug)
+                _end(peers, error, command)
 
 
-def _end(peers: Peers, error: BaseException, *, debug: bool) -> NoReturn:
+def leave(job: Job, command: Command | None, code: int, message: str) -> NoReturn:
+    """Ends the process here and now with an exit code and a reason, which the others learn."""
+    say_why(job.peers, code, message)
+    _leave(job.peers, command, code, message)
+
+
+def _end(peers: Peers, error: BaseException, command: Command | None) -> NoReturn:
     """Ends the process with the cause: what this one did, or the process that it lost."""
     code, message = exit_code_and_line(error)
     if words := said_by_others(peers):
@@ -67,16 +88,18 @@ def _end(peers: Peers, error: BaseException, *, debug: bool) -> NoReturn:
             RESTART_ME,
             f"{gone or 'another process'} no longer answers ({message})",
         )
-    if debug:
+    if command is not None and command.tracebacks:
         traceback.print_exception(error)
     say_why(peers, code, message)
-    _leave(peers, code, message)
+    _leave(peers, command, code, message)
 
 
-def _leave(peers: Peers, code: int, message: str) -> NoReturn:
+def _leave(peers: Peers, command: Command | None, code: int, message: str) -> NoReturn:
     """Ends the process here and now: JAX's own way out waits for processes that may be gone."""
     prefix = f"[{peers.index}] " if peers.count > 1 else ""
-    print(f"{prefix}palmscale: error: {message}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    line = message if command is None else command.explain(code, message)
+    with contextlib.suppress(OSError):  # a full disk behind them must not keep the process alive
+        print(f"{prefix}palmscale: error: {line}", file=sys.stderr)
+        sys.stderr.flush()
+        sys.stdout.flush()
     os._exit(code)
