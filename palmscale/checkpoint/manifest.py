@@ -58,9 +58,7 @@ def stored_arrays(manifest: Mapping[str, Any], item: str, folder: Place) -> dict
         ) from None
 
 
-def check_room_for(
-    arrays: Any, manifest: Mapping[str, Any], item: str, folder: Place
-) -> None:
+def check_room_for(arrays: Any, manifest: Mapping[str, Any], item: str, folder: Place) -> None:
     """Checks that the files of an item can hold abstract arrays, before these take memory.
 
     Arrays are stored uncompressed, so a file that is smaller describes what it does not hold.

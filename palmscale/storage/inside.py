@@ -48,8 +48,7 @@ def check_links(folder: Place) -> None:
     root = os.path.realpath(folder)
     for parent, folders, files in os.walk(folder):
         for name in folders:
-            if os.path.islink(os.path.join(parent, name)):
-                _check_on_disk(Path(parent, name), root)
+            _check_contained(Path(parent, name), root)
         for name in files:
             _check_on_disk(Path(parent, name), root)
 
@@ -70,14 +69,20 @@ def read_limited(path: Place, most_bytes: int) -> bytes:
 
 
 def _check_on_disk(path: Path, root: str) -> None:
+    """Raises CorruptionError for what is no regular file below `root`; it may be absent."""
+    real = _check_contained(path, root)
+    try:
+        mode = os.stat(real).st_mode
+    except OSError:  # absent: whoever reads it says so
+        return
+    if not stat.S_ISREG(mode):
+        raise CorruptionError(f"{path} is not a regular file; replace it with a copy of the file.")
+
+
+def _check_contained(path: Path, root: str) -> str:
     real = os.path.realpath(path)
     if os.path.commonpath([root, real]) != root:
         raise CorruptionError(
             f"{path} is a link that leads out of its folder; replace it with a copy of the file."
         )
-    try:
-        mode = os.stat(real).st_mode
-    except OSError:  # absent: whoever reads it says so
-        return
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise CorruptionError(f"{path} is not a regular file; replace it with a copy of the file.")
+    return real

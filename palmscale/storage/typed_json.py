@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from palmscale.errors import CorruptionError
 
 MOST_BYTES = 1 << 26  # a manifest has about 150 bytes per file and per array
-_MOST_DEPTH = 64
+_MOST_DEPTH, _DEEP = 64, "it is nested too deeply"
 _MOST = 2**63 - 1
 
 # Numbers within a range, inclusive.
@@ -37,16 +37,31 @@ def parse(content: bytes, form: Any, source: object) -> Any:
     """
     try:
         value = json.loads(content)
-        flaw = _too_deep(value) or misfit(value, form)
+        flaw = _unusable(value)
     except RecursionError:
-        flaw = "it is nested too deeply"
+        flaw = _DEEP
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError among them
         flaw = str(error)
     if flaw:
-        raise CorruptionError(
-            f"{source} is not what palmscale writes: {flaw}; use an intact copy of the file."
-        )
+        raise _foreign(source, flaw)
+    return checked(value, form, source)
+
+
+def checked(value: Any, form: Any, source: object) -> Any:
+    """Returns a JSON value that has the type `form`.
+
+    Raises:
+        CorruptionError: it does not; the message names the source and the place in it.
+    """
+    if flaw := misfit(value, form):
+        raise _foreign(source, flaw)
     return value
+
+
+def _foreign(source: object, flaw: str) -> CorruptionError:
+    return CorruptionError(
+        f"{source} is not what palmscale writes: {flaw}; use an intact copy of the file."
+    )
 
 
 def misfit(value: Any, wanted: Any) -> str | None:
@@ -144,7 +159,7 @@ def _words(wanted: Any) -> str:
     return str(wanted).replace("typing.", "").replace("collections.abc.", "")
 
 
-def _too_deep(value: Any) -> str | None:
+def _unusable(value: Any) -> str | None:
     """Returns why a value cannot be used, whatever its form: it is too deep, or not text."""
     level = [value]
     for _ in range(_MOST_DEPTH):
@@ -159,4 +174,4 @@ def _too_deep(value: Any) -> str | None:
         if not inner:
             return None
         level = inner
-    return "it is nested too deeply"
+    return _DEEP
