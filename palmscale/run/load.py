@@ -170,7 +170,7 @@ def load(
     reader = checkpoints(workdir, peers=peers)
     import_modules(modules)
     meta = read_meta(reader, checkpoint if isinstance(checkpoint, int) else None)
-    model = rebuild(meta["identity"]["model"], modules, nn.Module)
+    model = rebuild(meta["identity"].get("model"), modules, nn.Module)
     boxed = _shapes(model)
     shapes, placed_on = unbox(boxed), None
     if layout is not None:

@@ -24,17 +24,11 @@ class History(TypedDict):
     rewinds: list[Rewind]
 
 
-class Identity(TypedDict):
-    """What must stay equal for the run to go on; see `palmscale.run.identity`."""
-
-    model: dict[str, Any]
-
-
 class Meta(TypedDict):
     """What a checkpoint says of its run.
 
     Attributes:
-        identity: of the run.
+        identity: of the run; see `palmscale.run.identity`.
         vocabulary: its description.
         sequence_length: tokens per row.
         num_params: in all.
@@ -47,7 +41,7 @@ class Meta(TypedDict):
         warm_start: where the first parameters came from.
     """
 
-    identity: Identity
+    identity: dict[str, Any]
     vocabulary: dict[str, Any]
     sequence_length: Count
     num_params: Count

@@ -76,11 +76,11 @@ def show(args: argparse.Namespace) -> None:
     from palmscale.checkpoint.steps import CURSOR
     from palmscale.observe import tables, units
     from palmscale.run import workdir
+    from palmscale.run.stored_meta import read_meta
 
     reader = workdir.checkpoints(args.workdir)
     info = workdir.choose(reader, args.checkpoint)
-    meta = reader.read_meta(info.step)
-    assert meta is not None, "a verified step has a meta"
+    meta = read_meta(reader, info.step)
     if args.config:
         print(meta["operative_config"], end="")
         return
@@ -100,11 +100,11 @@ def show(args: argparse.Namespace) -> None:
     if warm_start := meta.get("warm_start"):
         facts.append(("warm start", _flat(warm_start)))
     # 0.1.0 called the history the run's course.
-    rewinds = meta.get("spike_history", meta.get("course", {})).get("rewinds", [])
-    facts += [("rewind", _rewind(record)) for record in rewinds]
+    history = meta.get("spike_history") or meta.get("course")
+    facts += [("rewind", _rewind(record)) for record in history["rewinds"]] if history else []
     tables.print_facts(facts)
     print()
-    _print_arrays(digest.read_manifest(directory)["arrays"])
+    _print_arrays(digest.read_manifest(directory).get("arrays", {}))
     print("\n--config prints the gin configuration.")
 
 
