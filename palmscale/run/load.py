@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from flax import linen as nn
 
+from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
@@ -22,13 +24,13 @@ from palmscale.infer.partition import (
 from palmscale.infer.sampling import Sampling
 from palmscale.infer.score import Score, score
 from palmscale.infer.text import before_end, encode_prompt, stream_text
+from palmscale.model import interface
 from palmscale.partition.layout import DeviceLayout, Layout
 from palmscale.partition.mesh import make_mesh
 from palmscale.partition.rules import TABLES, MeshAxes
 from palmscale.partition.shardings import unbox
-from palmscale.run.named_classes import check_imports, import_modules
+from palmscale.run.named_classes import import_modules
 from palmscale.run.rebuild import rebuild
-from palmscale.run.run import Run
 from palmscale.run.stored_meta import Meta, read_meta
 from palmscale.run.workdir import VOCABULARY, Workdir, checkpoints
 from palmscale.storage.place import on_disk, place
@@ -171,7 +173,7 @@ def load(
     import_modules(modules)
     meta = read_meta(reader, checkpoint if isinstance(checkpoint, int) else None)
     model = rebuild(meta["identity"].get("model"), modules, nn.Module)
-    boxed = _shapes(model)
+    boxed = _shapes(model, reader)
     shapes, placed_on = unbox(boxed), None
     if layout is not None:
         rules = generation_rules(_trained_rules(meta) | layout.table())
@@ -197,15 +199,22 @@ def load(
     )
 
 
-def _shapes(model: nn.Module) -> Any:
+def _shapes(model: nn.Module, reader: CheckpointReader) -> Any:
     """Returns the boxed shapes of a stored model's parameters, whose fields may be anything."""
+    stored_bytes = max((info.bytes for info in reader.steps()), default=0)
     try:
-        return abstract_params(model)
+        if interface.depth(model) > stored_bytes:  # layers may be traced one by one
+            raise UserError(
+                f"the checkpoint describes a {type(model).__name__} of {interface.depth(model):,}"
+                f" layers and has {stored_bytes:,} bytes; use an intact copy."
+            )
+        with warnings.catch_warnings(action="ignore"):  # of JAX, about absurd sizes
+            return abstract_params(model)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"the checkpoint describes a {type(model).__name__} without parameters of any shape"
+            f"the checkpoint describes a {type(model).__name__} that cannot be built"
             f" ({type(error).__name__}: {error}); use an intact copy, or the version that it was"
             " saved with."
         ) from error
@@ -215,25 +224,3 @@ def _trained_rules(meta: Meta) -> dict[str, MeshAxes]:
     """Returns the rules that a checkpoint's model trained by; 0.1.0 did not keep them."""
     stored = meta.get("rules", TABLES["2d"])
     return {name: tuple(to) if isinstance(to, list) else to for name, to in stored.items()}
-
-
-def stored_run(workdir: Workdir, modules: Iterable[str] = ()) -> Run:
-    """Returns the run that the newest checkpoint describes.
-
-    Args:
-        workdir: the run's folder.
-        modules: to import, whose classes the checkpoint may name; see `load`.
-
-    Raises:
-        UserError: there is no checkpoint, it is of 0.1.0, which kept the run as gin alone, or it
-            names a class or a module that it may not.
-    """
-    modules = tuple(modules)
-    reader = checkpoints(workdir)
-    import_modules(modules)
-    meta = read_meta(reader)
-    if "run" not in meta:
-        raise UserError(f"the checkpoints in {workdir} describe no run; name its gin file.")
-    run = rebuild(meta["run"], modules, Run)
-    check_imports(run.data.import_modules, modules)
-    return run

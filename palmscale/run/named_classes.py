@@ -75,21 +75,6 @@ def find(name: Any, modules: Iterable[str] = (), base: type = object) -> type:
     return found
 
 
-def check_imports(imported: Iterable[str], modules: Iterable[str]) -> None:
-    """Checks that the modules that a stored run imports to read its text are among `modules`.
-
-    Raises:
-        UserError: one is not.
-    """
-    modules = tuple(modules)
-    for module in imported:
-        if not is_among(module, modules):
-            raise UserError(
-                f"the stored run imports the module {module!r} to read its text; if you trust it,"
-                f" choose it: modules={module}."
-            )
-
-
 def _imported(module: str, short: str) -> Any:
     """Returns what an imported module defines by a name, looked up without running any code."""
     found: Any = sys.modules.get(module)

@@ -1,6 +1,7 @@
 """`palmscale checkpoint ls`, `show`, `verify`, `pin` and `unpin`: what a run has saved."""
 
 import argparse
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -73,7 +74,7 @@ def ls(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     """Prints a checkpoint's meta and arrays, or its gin configuration."""
     from palmscale.checkpoint import digest
-    from palmscale.checkpoint.steps import CURSOR
+    from palmscale.checkpoint.steps import CURSOR, StepFolders
     from palmscale.observe import tables, units
     from palmscale.run import workdir
     from palmscale.run.stored_meta import read_meta
@@ -94,7 +95,7 @@ def show(args: argparse.Namespace) -> None:
         ("versions", "  ".join(f"{name} {version}" for name, version in meta["versions"].items())),
         ("vocabulary", _flat(meta["vocabulary"])),
         ("row", f"{meta['sequence_length']:,} tokens"),
-        ("cursor", digest.read_checked(directory, CURSOR).decode().replace("\n", "")),
+        ("cursor", json.dumps(StepFolders(reader.directory).read_json(info.step, CURSOR))),
     ]
     facts += [(name, _flat(value)) for name, value in meta["identity"].items()]
     if warm_start := meta.get("warm_start"):

@@ -48,7 +48,7 @@ def evaluate(args: argparse.Namespace) -> None:
 def _kept_run(args: argparse.Namespace) -> "Run":
     """Returns the run that the workdir keeps: its config.gin, or what its checkpoints describe."""
     from palmscale.cli.config.load import load_run
-    from palmscale.run.load import stored_run
+    from palmscale.run.stored_run import stored_run
     from palmscale.run.workdir import CONFIG
     from palmscale.storage.place import on_disk, place
 

@@ -53,13 +53,13 @@ def load_run(
     Raises:
         UserError: an unknown name, an unused or unset macro, a wrong type, a missing file.
     """
-    from palmscale.run.named_classes import check_imports
     from palmscale.run.run import Run
+    from palmscale.run.stored_run import check_reads_no_code
 
     load(_some(gin_files), bindings, modules=modules)
     run = bound_call(Run)
     if modules is not None:
-        check_imports(run.data.import_modules, modules)
+        check_reads_no_code(run.data, modules)
     return dataclasses.replace(run, data=_with_imports(run.data))
 
 

@@ -10,7 +10,7 @@ from unknown_code import CALLABLES
 
 from palmscale import PaLM
 from palmscale.errors import UserError
-from palmscale.run.named_classes import check_imports, find, import_modules, is_among
+from palmscale.run.named_classes import find, import_modules, is_among
 
 SOURCE = """
 import dataclasses
@@ -107,9 +107,3 @@ def test_a_module_that_cannot_be_imported_is_named(own, tmp_path, source, error)
 def test_a_module_is_chosen_with_what_is_inside_it():
     assert is_among("a.b", ["a"]) and is_among("a", ["a"])
     assert not is_among("ab", ["a"]) and not is_among("a", ["a.b"]) and not is_among("a", [])
-
-
-def test_what_a_stored_run_imports_must_be_chosen():
-    check_imports(["a", "a.b"], ["a"])
-    with pytest.raises(UserError, match="imports the module 'b' .* modules=b"):
-        check_imports(["a", "b"], ["a"])
