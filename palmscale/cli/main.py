@@ -72,8 +72,11 @@ def run(arguments: Sequence[str]) -> int:
             parser().print_help(sys.stderr)
             return MISTAKE
         args = parse(parser(), arguments)
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)  # A gin file may import a module beside it.
+        takes_code = getattr(args, "gin_file", None) or getattr(args, "modules", None)
+        if takes_code and (here := os.getcwd()) not in sys.path:
+            # A gin file may import a module beside it. Other commands find no code here: it may be
+            # a folder that was downloaded.
+            sys.path.append(here)
         if importlib.util.find_spec("gcsfs") is not None:
             # Orbax decides at its first path: those of gs:// would go through TensorFlow, if that
             # is installed, and ignore what gcsfs is told.

@@ -29,6 +29,7 @@ from palmscale.run.plan_check import compare_with_plan
 from palmscale.run.run import Run
 from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
+from palmscale.run.stored_meta import checked_meta
 from palmscale.run.versions import compiler_versions, versions
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir
 from palmscale.storage.place import Place
@@ -234,7 +235,8 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     if stored is None:
         return
     identity = session_identity(run, session)
-    allowed = check_same_run(stored["identity"], identity, run.allow_changes)
+    kept = checked_meta(stored, store)["identity"]
+    allowed = check_same_run(kept, identity, run.allow_changes)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
 

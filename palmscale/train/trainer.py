@@ -173,10 +173,16 @@ class Trainer:
     def _from(self, snapshot: Snapshot) -> tuple[TrainState, Cursor]:
         self._spikes = SpikeHistory.of(self.training.spikes, snapshot.meta)
         self._warm_start = snapshot.meta.get("warm_start")
+        cursor = Cursor.from_json(snapshot.cursor)
+        if cursor.step != snapshot.step:
+            raise CorruptionError(
+                f"the checkpoint of step {snapshot.step} holds the cursor of step {cursor.step};"
+                " use an intact copy."
+            )
         optimizer = snapshot.optimizer_state
         state = TrainState(optimizer["step"], snapshot.params, optimizer["state"])
         self.step_log.state(snapshot.step, {"params": snapshot.params, "optimizer": optimizer})
-        return state, Cursor.from_json(snapshot.cursor)
+        return state, cursor
 
     def _begin(self) -> tuple[TrainState, Cursor]:
         self._spikes = SpikeHistory(self.training.spikes)
