@@ -12,9 +12,10 @@ from flax import struct
 from jax.sharding import Mesh
 
 from palmscale.errors import UserError
-from palmscale.optim.build import Optimizer
+from palmscale.optim.interface import Optimizer, transformation
 from palmscale.partition.rules import MeshAxes
 from palmscale.partition.shardings import logical_axes, make_shardings, path_name, unbox
+from palmscale.train.optimizer_axes import boxed_like
 
 
 @struct.dataclass
@@ -38,7 +39,7 @@ class StatePlan:
 
     boxed: TrainState
     abstract: TrainState
-    transformation: optax.GradientTransformation
+    transformation: optax.GradientTransformationExtraArgs
 
     @property
     def shardings(self) -> TrainState:
@@ -54,34 +55,65 @@ def plan_state(
     Raises:
         UserError: a parameter has no logical axes, or does not divide over the mesh.
     """
-    boxed, transformation = abstract_state(model, optimizer)
+    boxed, rule = abstract_state(model, optimizer)
     shardings = make_shardings(boxed, mesh, rules)
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         unbox(boxed),
         shardings,
     )
-    return StatePlan(boxed=boxed, abstract=abstract, transformation=transformation)
+    return StatePlan(boxed=boxed, abstract=abstract, transformation=rule)
 
 
 def abstract_state(
     model: nn.Module, optimizer: Optimizer
-) -> tuple[TrainState, optax.GradientTransformation]:
+) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
     """Returns the shapes of the state, boxed with their logical axes, and the optimizer.
 
     Raises:
-        UserError: a parameter has no logical axes.
+        UserError: a parameter has no logical axes, or the optimizer cannot update the parameters.
     """
     boxed_params = abstract_params(model)
-    transformation = optimizer.build(logical_axes(boxed_params))
+    rule = transformation(optimizer, logical_axes(boxed_params))
+    optimizer_state = abstract_optimizer_state(rule, unbox(boxed_params))
     boxed = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=boxed_params,
-        # The boxes pass through init, which only maps over the parameters. So the moments get the
-        # parameters' logical axes, and no code needs to know the optimizer's state classes.
-        optimizer_state=jax.eval_shape(transformation.init, boxed_params),
+        optimizer_state=boxed_like(boxed_params, optimizer_state),
     )
-    return boxed, transformation
+    return boxed, rule
+
+
+def abstract_optimizer_state(rule: optax.GradientTransformationExtraArgs, params: Any) -> Any:
+    """Returns the shapes of an optimizer's state, for parameters of the given shapes.
+
+    Raises:
+        UserError: the optimizer fails for them, or its update changes the state's shapes or dtypes,
+            so that the compiled step could not run twice.
+    """
+
+    def update(params: Any, state: Any) -> Any:
+        return rule.update(params, state, params, value=jnp.zeros(()))
+
+    try:
+        state = jax.eval_shape(rule.init, params)
+        updates, new_state = jax.eval_shape(update, params, state)
+    except Exception as error:  # whatever a user's optimizer raises
+        raise UserError(
+            f"the optimizer fails for the model's parameters: {type(error).__name__}: {error}"
+        ) from error
+    for what, old, new in (("updates", params, updates), ("state", state, new_state)):
+        if jax.tree.structure(old) != jax.tree.structure(new):
+            raise UserError(f"the optimizer's update returns {what} of another structure.")
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    for (path, old), new in zip(leaves, jax.tree.leaves(new_state), strict=True):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise UserError(
+                f"the optimizer's update changes its state {path_name(path)} from"
+                f" {old.dtype}{list(old.shape)} to {new.dtype}{list(new.shape)}; it must return"
+                " the shapes and dtypes that init returns."
+            )
+    return state
 
 
 def abstract_params(model: nn.Module) -> Any:
