@@ -24,7 +24,7 @@ class Schedule(Protocol):
 
 
 @runtime_checkable
-class Builder(Protocol):
+class Optimizer(Protocol):
     """An optimizer that is built for the parameters' logical axes."""
 
     def build(self, logical_axes: Any) -> optax.GradientTransformation:
@@ -34,10 +34,10 @@ class Builder(Protocol):
         """
 
 
-Optimizer = Builder | optax.GradientTransformation
+AnyOptimizer = Optimizer | optax.GradientTransformation
 
 
-def checked_optimizer(optimizer: Any) -> Optimizer:
+def checked_optimizer(optimizer: Any) -> AnyOptimizer:
     """Returns the optimizer itself, or what a function or class without arguments makes.
 
     Raises:
@@ -60,7 +60,7 @@ def checked_optimizer(optimizer: Any) -> Optimizer:
 
 
 def transformation(
-    optimizer: Optimizer, logical_axes: Any
+    optimizer: AnyOptimizer, logical_axes: Any
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the transformation of an optimizer, for parameters with the given logical axes.
 
@@ -85,7 +85,7 @@ def transformation(
     return optax.with_extra_args_support(optax.GradientTransformation(made.init, made.update))
 
 
-def name_of(optimizer: Optimizer) -> str:
+def name_of(optimizer: AnyOptimizer) -> str:
     """Returns the name of an optimizer's class; `optax` for a transformation."""
     return "optax" if _is_transformation(optimizer) else type(optimizer).__name__
 

@@ -10,7 +10,7 @@ from palmscale.cluster.join import Deadlines
 from palmscale.data.dataset import Data
 from palmscale.model import interface
 from palmscale.observe.reporting import Reporting
-from palmscale.optim.interface import Optimizer, checked_optimizer
+from palmscale.optim.interface import AnyOptimizer, checked_optimizer
 from palmscale.partition.layout import Layout
 from palmscale.train.training import Training
 
@@ -39,7 +39,7 @@ class Run:
     """
 
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: AnyOptimizer
     data: Data
     training: Training
     layout: Layout = Layout()

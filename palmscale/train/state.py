@@ -12,7 +12,8 @@ from flax import struct
 from jax.sharding import Mesh
 
 from palmscale.errors import UserError
-from palmscale.optim.interface import Optimizer, transformation
+from palmscale.model.tracing import abstract_variables
+from palmscale.optim.interface import AnyOptimizer, transformation
 from palmscale.partition.rules import MeshAxes
 from palmscale.partition.shardings import logical_axes, make_shardings, path_name, unbox
 from palmscale.train.optimizer_axes import boxed_like
@@ -48,7 +49,7 @@ class StatePlan:
 
 
 def plan_state(
-    *, model: nn.Module, optimizer: Optimizer, mesh: Mesh, rules: Mapping[str, MeshAxes]
+    *, model: nn.Module, optimizer: AnyOptimizer, mesh: Mesh, rules: Mapping[str, MeshAxes]
 ) -> StatePlan:
     """Returns the state plan of `model` and `optimizer`, by tracing only.
 
@@ -66,7 +67,7 @@ def plan_state(
 
 
 def abstract_state(
-    model: nn.Module, optimizer: Optimizer
+    model: nn.Module, optimizer: AnyOptimizer
 ) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
     """Returns the shapes of the state, boxed with their logical axes, and the optimizer.
 
@@ -120,22 +121,35 @@ def abstract_params(model: nn.Module) -> Any:
     """Returns the shapes of the model's parameters, boxed with their logical axes.
 
     Raises:
-        UserError: a parameter has no logical axes; Flax would silently replicate it.
+        UserError: a parameter has no logical axes (Flax would silently replicate it), not one for
+            each dim, or no float dtype.
     """
-
-    def init() -> Any:  # The key is created inside too, since the layout's devices may not exist.
-        return model.init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))["params"]
-
-    boxed = jax.eval_shape(init)
+    boxed = abstract_variables(model)["params"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         boxed, is_leaf=lambda node: isinstance(node, nn.Partitioned)
     ):
-        if not isinstance(leaf, nn.Partitioned):
-            raise UserError(
-                f"parameter {path_name(path)} of {type(model).__name__} has no logical axes;"
-                " wrap its initializer in nn.with_logical_partitioning."
-            )
+        if problem := parameter_problem(leaf):
+            name = type(model).__name__
+            raise UserError(f"parameter {path_name(path)} of {name} {problem}.")
     return boxed
+
+
+def parameter_problem(leaf: Any) -> str | None:
+    """Returns why a parameter cannot be trained, after its name, or None.
+
+    `leaf` is a shape, in a box with logical axes if it has them.
+    """
+    if not isinstance(leaf, nn.Partitioned):
+        return "has no logical axes; wrap its initializer in nn.with_logical_partitioning"
+    array, names = leaf.value, tuple(leaf.names)
+    if len(names) != len(array.shape):
+        return (
+            f"has the shape {array.shape} and the logical axes {names}; name each of its"
+            f" {len(array.shape)} dims in nn.with_logical_partitioning"
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return f"is {array.dtype}; a parameter must be a float to have a gradient"
+    return None
 
 
 def init_state(
