@@ -47,6 +47,11 @@ def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "palmscale"
 
 
+def environment() -> dict[str, str]:
+    """Returns the environment variables of this process, as they stand now."""
+    return dict(os.environ)
+
+
 def set_environment(variables: Mapping[str, str]) -> None:
     """Sets environment variables that a library reads when it is first loaded."""
     os.environ.update(variables)

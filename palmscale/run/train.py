@@ -18,9 +18,11 @@ from palmscale.data.open import training_stream
 from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput
 from palmscale.observe.writers import Writers
+from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.evaluate import eval_loss
 from palmscale.run.identity import check_same_run, describe, flat
 from palmscale.run.job import joined
+from palmscale.run.place import environment
 from palmscale.run.plan_check import compare_with_plan
 from palmscale.run.run import Run
 from palmscale.run.sample import say_sample
@@ -201,6 +203,7 @@ def _facts(run: Run, session: Session, workdir: Place) -> dict[str, str]:
     return {
         "the workdir": str(workdir.absolute()),
         **{f"the version of {name}": version for name, version in versions().items()},
+        **compiler_settings(environment()),
         **{f"the rows of {name or 'data'}": c.digest for name, c in session.caches.items()},
         **{f"Run.{name}": repr(value) for name, value in flat(describe(run))},
     }

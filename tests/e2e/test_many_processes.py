@@ -203,14 +203,18 @@ def test_who_does_not_come_is_named(tiny, tmp_path):
 def test_what_differs_between_hosts_is_named_before_the_first_step(tiny, tmp_path):
     command = tiny(tmp_path / "run", **PAIR)
     code = {
-        1: "import optax; import importlib.metadata as m; v = m.version\n"
-        "m.version = lambda name: '0.0.1' if name == 'optax' else v(name)"
+        1: "import jax, optax, os; import importlib.metadata as m; v = m.version\n"
+        "m.version = lambda name: '0.0.1' if name in {'optax', 'libtpu'} else v(name)\n"
+        "os.environ['XLA_FLAGS'] += ' --xla_cpu_enable_fast_math=true'\n"
+        "jax.config.update('jax_default_matmul_precision', 'highest')"
     }
     with Job(command, tmp_path / "logs", processes=2, code=code) as job:
         assert job.wait(100) == [2, 2]
     assert re.search(
-        r"process 0 on \S+ and process 1 on \S+ differ in the version of optax: "
-        r"[\d.]+ and 0\.0\.1",
+        r"process 0 on \S+ and process 1 on \S+ differ in"
+        r" XLA_FLAGS --xla_cpu_enable_fast_math: None and true,"
+        r" jax_default_matmul_precision: None and highest,"
+        r" the version of libtpu: \S+ and 0\.0\.1, the version of optax: [\d.]+ and 0\.0\.1;",
         job.said(0),
     )
     assert not (tmp_path / "run/metrics.jsonl").exists()
