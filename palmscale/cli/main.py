@@ -9,6 +9,7 @@ from typing import NoReturn
 import palmscale
 from palmscale.cli import how_to_set
 from palmscale.cli.commands import (
+    check_module,
     checkpoint,
     data,
     env,
@@ -34,6 +35,7 @@ COMMANDS = (
     checkpoint,
     data,
     vocab,
+    check_module,
     env,
 )
 
