@@ -37,7 +37,7 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
         shape = leaf.value.shape if _is_box(leaf) else leaf.shape
         names = leaf.names if _is_box(leaf) else (None,) * len(shape)
         stored += math.prod(shape)
-        if axes.NORM in names:
+        if set(axes.NORMS) & set(names):
             continue
         without_norms += math.prod(shape)
         counted += math.prod(

@@ -223,6 +223,9 @@ def _shapes(model: nn.Module, reader: CheckpointReader) -> Any:
 
 
 def _trained_rules(meta: Meta) -> dict[str, MeshAxes]:
-    """Returns the rules that a checkpoint's model trained by; 0.1.0 did not keep them."""
-    stored = meta.get("rules", TABLES["2d"])
+    """Returns the rules that a checkpoint's model trained by; 0.1.0 did not keep them.
+
+    Axes that were named later lie as in the `2d` table.
+    """
+    stored = TABLES["2d"] | meta.get("rules", {})
     return {name: tuple(to) if isinstance(to, list) else to for name, to in stored.items()}
