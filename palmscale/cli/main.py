@@ -1,6 +1,7 @@
 """The `palmscale` command: its subcommands, and the one line that an error prints."""
 
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -100,4 +101,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The console script: exits with the command's exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A terminal may know fewer characters than text.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

@@ -91,6 +91,9 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: a mistake, with the nearest known command or flag.
     """
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            parser.error(f"the argument {argument!r} is not UTF-8; write it in UTF-8")
     bindings = [a.removeprefix(GIN_PREFIX) for a in arguments if a.startswith(GIN_PREFIX)]
     args, unknown = parser.parse_known_args([a for a in arguments if not a.startswith(GIN_PREFIX)])
     args.parser.refuse_unknown(unknown)

@@ -28,6 +28,7 @@ from palmscale.data.sources.source import SourceShard
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.storage.place import local_path
 
 _HASHED_BYTES = 1 << 30  # larger corpora are identified by names and sizes, and checked by stamps
 _VERIFIED_ROWS = 1024
@@ -57,7 +58,7 @@ def find_or_build(
     Raises:
         UserError: a file of a large corpus has changed, or the cache cannot be built.
     """
-    root = Path(cache_directory).expanduser()
+    root = local_path(cache_directory)
     definition = [FORMAT, corpus.definition(), sequence_length, packing, seed, vocabulary.digest]
     name = re.sub(r"[^A-Za-z0-9]+", "_", type(corpus.source).__name__).lower()
     prefix = f"{name}-{digest_of(definition)[:12]}"

@@ -19,6 +19,7 @@ from array_record.python import array_record_module
 from palmscale.data.pack import CONCATENATE, decode_rows, position_of
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import CorruptionError, UserError
+from palmscale.storage.place import local_path
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -143,7 +144,7 @@ class RowCache:
             UserError: there is no cache.
             CorruptionError: the cache is damaged.
         """
-        directory = Path(directory)
+        directory = local_path(directory)
         manifest = _read_manifest(directory)
         for file in files_of(manifest):
             path = directory / file["name"]

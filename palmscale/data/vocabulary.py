@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from palmscale.errors import CorruptionError, UserError
-from palmscale.storage.place import Place
+from palmscale.storage.place import Place, local_path
 
 _BLOCK_CHARACTERS = 20_000
 _LITERAL = re.compile("(\u2581+)")
@@ -87,7 +87,7 @@ class SentencePieceVocabulary:
 
         self.model_file = str(model_file)
         try:
-            self._model = Path(model_file).expanduser().read_bytes()
+            self._model = local_path(model_file).read_bytes()
         except OSError as error:
             raise UserError(
                 f"the SentencePiece model {model_file!r} cannot be read ({error.strerror}); correct"

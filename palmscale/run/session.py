@@ -8,6 +8,8 @@ from typing import Any
 import jax
 
 from palmscale.data import open as data
+from palmscale.data.build.processes import Executor
+from palmscale.data.dataset import Data
 from palmscale.data.row_cache import RowCache
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
@@ -15,6 +17,7 @@ from palmscale.model import interface, sizes
 from palmscale.model.sizes import ParameterCounts
 from palmscale.partition import layout
 from palmscale.partition.layout import DeviceLayout
+from palmscale.run import place
 from palmscale.run.identity import describe, identity
 from palmscale.run.run import Run
 from palmscale.run.versions import versions
@@ -52,7 +55,7 @@ def open_session(run: Run) -> Iterator[Session]:
         UserError: the parts of the run do not fit one another or the devices.
     """
     run.training.check_batches(layout.data_parallel(run.layout, jax.device_count()))
-    caches = data.open_caches(run.data)
+    caches = open_caches(run.data)
     with layout.enter(run.layout) as entered:
         yield _session(run, entered, caches, next(iter(caches.values())).vocabulary)
 
@@ -67,6 +70,14 @@ def plan_session(run: Run, devices: Sequence[jax.Device] | None = None) -> Itera
     with layout.enter(run.layout, devices) as entered:
         run.training.check_batches(entered.data_parallel)
         yield _session(run, entered, {}, data.vocabulary_of(run.data))
+
+
+def open_caches(description: Data, *, executor: Executor | None = None) -> dict[str, RowCache]:
+    """Returns the row caches of a description, by default those in the user's cache folder.
+
+    See `palmscale.data.open.open_caches`.
+    """
+    return data.open_caches(description, executor=executor, user_caches=place.cache_directory())
 
 
 def _session(

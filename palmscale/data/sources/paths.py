@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import posixpath
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,12 +172,17 @@ def _system(path: str) -> tuple[Any, str]:
         # Without cached listings: a file may have changed since.
         return fsspec.core.url_to_fs(os.path.expanduser(path), use_listings_cache=False)
     except (ImportError, ValueError) as error:
-        scheme = path.partition("://")[0]
-        extra = f"pip install 'palmscale[{'gcs' if scheme in ('gs', 'gcs') else scheme}]'"
-        raise UserError(
-            f"{path} cannot be read ({error}); install what reads {scheme}://, for example with"
-            f" `{extra}`."
-        ) from None
+        raise UserError(f"{path} cannot be read ({error}); {_what_reads(path, error)}.") from None
+
+
+def _what_reads(path: str, error: Exception) -> str:
+    if path.startswith(("gs://", "gcs://")):
+        return "run `pip install 'palmscale[gcs]'`"
+    # "Install s3fs to access S3", or 'requires "paramiko" to be installed'
+    package = re.search(r'Install (\S+)|requires "(\S+)"', str(error))
+    if package is None:
+        return "write a path, or a URL that fsspec reads, such as gs://BUCKET/*.txt"
+    return f"run `pip install {package[1] or package[2]}`"
 
 
 def _info(path: str) -> dict[str, Any]:
