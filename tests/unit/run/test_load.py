@@ -85,3 +85,15 @@ def test_the_checkpoint_describes_the_run(small_run, result, workdir):
 def test_a_folder_that_holds_no_run_says_so(tmp_path):
     with pytest.raises(UserError, match="no run in"):
         palmscale.load(tmp_path)
+
+
+def test_samples_stop_once_all_have_ended(trained, monkeypatch):
+    a, b, end = *trained.vocabulary.encode("ab"), trained.vocabulary.eod_id
+
+    def tokens(**keywords):
+        yield from np.array([[a, end, a], [end, b, b], [b, a, end]])
+        raise AssertionError("asked for more")
+
+    monkeypatch.setattr(load, "generate", tokens)
+    wanted = {"max_tokens": 9, "sampling": Sampling(), "seed": 0}
+    assert trained.samples("x", num_samples=3, **wanted) == ["a", "", "ab"]
