@@ -32,7 +32,8 @@ def local_path(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(
-            f"{path}: the home folder is unknown; set HOME, or write the whole path."
+            f"{path}: the home folder is unknown; set HOME (for caches, XDG_CACHE_HOME will do), or"
+            " write the whole path."
         ) from None
 
 

@@ -125,6 +125,7 @@ def _load(source: HuggingFace) -> tuple[dict[str, Any], str]:
             return splits, "-".join(part._fingerprint for part in splits.values())
         name, files = source.dataset, None
         if folder.is_dir():
+            name = str(folder)
             kinds = {_FORMATS.get(path.suffix) for path in folder.iterdir()} - {None}
             if len(kinds) == 1:
                 (name,), files = kinds, _files_by_split(folder)
