@@ -22,12 +22,17 @@ USER_CACHES = Path("~/.cache/palmscale")  # where XDG_CACHE_HOME is not set
 
 
 def open_caches(
-    data: Data, *, executor: Executor | None = None, user_caches: Path = USER_CACHES
+    data: Data,
+    *,
+    executor: Executor | None = None,
+    user_caches: Path = USER_CACHES,
+    waits_for: caches.WaitsFor = lambda what: None,
 ) -> dict[str, RowCache]:
     """Returns the caches of `data` by component; without components, its one cache, named "".
 
     A cache that does not exist is built by `executor`, by default with one process per core, in
-    `data.cache_directory`, or below `user_caches` if that is None.
+    `data.cache_directory`, or below `user_caches` if that is None. `waits_for` receives what is
+    being read or written, whenever there is progress.
 
     Raises:
         UserError: a cache cannot be opened or built, has another sequence length than
@@ -35,18 +40,24 @@ def open_caches(
     """
     opened = {}
     for name, part in data.parts().items():
-        cache = opened[name] = open_or_build(part, executor=executor, user_caches=user_caches)
+        cache = opened[name] = open_or_build(
+            part, executor=executor, user_caches=user_caches, waits_for=waits_for
+        )
         train, held_out = (cache.split(split).num_rows for split in (TRAIN, VALIDATION))
         log.say(
-            f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out,"
-            f" in {cache.directory}."
+            f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out"
+            f" ({100 * cache.held_out_share:.3g}% of the text), in {cache.directory}."
         )
     check_alike(opened)
     return opened
 
 
 def open_or_build(
-    data: Data, *, executor: Executor | None = None, user_caches: Path = USER_CACHES
+    data: Data,
+    *,
+    executor: Executor | None = None,
+    user_caches: Path = USER_CACHES,
+    waits_for: caches.WaitsFor = lambda what: None,
 ) -> RowCache:
     """Returns the cache of `data`, which has no components; see `open_caches`."""
     if data.cache is not None:
@@ -68,6 +79,7 @@ def open_or_build(
             cache_directory=cache_directory(data, user_caches),
             executor=executor or local_processes(None, data.import_modules),
             progress=show_progress,
+            waits_for=waits_for,
         )
 
 

@@ -27,6 +27,7 @@ from palmscale.partition.layout import DeviceLayout, Layout
 from palmscale.partition.mesh import make_mesh
 from palmscale.partition.rules import TABLES, MeshAxes
 from palmscale.partition.shardings import unbox
+from palmscale.run import devices
 from palmscale.run.identity import rebuild
 from palmscale.run.run import Run
 from palmscale.run.workdir import VOCABULARY, Workdir, checkpoints
@@ -164,6 +165,7 @@ def load(
     Raises:
         UserError: there is no such checkpoint, or the model's class cannot be imported here.
     """
+    devices.start(None)
     reader = checkpoints(workdir, peers=peers)
     meta = reader.read_meta(checkpoint if isinstance(checkpoint, int) else None)
     if meta is None:

@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from palmscale.data import open as data
-from palmscale.data.build.processes import Executor
 from palmscale.data.dataset import Data
 from palmscale.data.row_cache import RowCache
 from palmscale.data.vocabulary import Vocabulary
@@ -48,14 +47,19 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(run: Run) -> Iterator[Session]:
+def open_session(
+    run: Run, waits_for: Callable[[str], None] = lambda what: None
+) -> Iterator[Session]:
     """Enters the run's layout on the devices of the job, and opens or builds its rows.
+
+    `waits_for` receives what it waits for, whenever there is progress.
 
     Raises:
         UserError: the parts of the run do not fit one another or the devices.
     """
+    waits_for("the devices")
     run.training.check_batches(layout.data_parallel(run.layout, jax.device_count()))
-    caches = open_caches(run.data)
+    caches = open_caches(run.data, waits_for=waits_for)
     with layout.enter(run.layout) as entered:
         yield _session(run, entered, caches, next(iter(caches.values())).vocabulary)
 
@@ -72,12 +76,12 @@ def plan_session(run: Run, devices: Sequence[jax.Device] | None = None) -> Itera
         yield _session(run, entered, {}, data.vocabulary_of(run.data))
 
 
-def open_caches(description: Data, *, executor: Executor | None = None) -> dict[str, RowCache]:
+def open_caches(description: Data, **options: Any) -> dict[str, RowCache]:
     """Returns the row caches of a description, by default those in the user's cache folder.
 
-    See `palmscale.data.open.open_caches`.
+    The options are those of `palmscale.data.open.open_caches`.
     """
-    return data.open_caches(description, executor=executor, user_caches=place.cache_directory())
+    return data.open_caches(description, user_caches=place.cache_directory(), **options)
 
 
 def _session(
