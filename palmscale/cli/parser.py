@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -93,7 +94,8 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
-            parser.error(f"the argument {argument!r} is not UTF-8; write it in UTF-8")
+            encoding = sys.getfilesystemencoding()
+            parser.error(f"the argument {argument!r} is not valid {encoding}; correct it")
     bindings = [a.removeprefix(GIN_PREFIX) for a in arguments if a.startswith(GIN_PREFIX)]
     args, unknown = parser.parse_known_args([a for a in arguments if not a.startswith(GIN_PREFIX)])
     args.parser.refuse_unknown(unknown)

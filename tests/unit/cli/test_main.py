@@ -197,9 +197,9 @@ def test_a_terminal_that_lacks_a_character_gets_its_code(encoding):
     assert (process.returncode, process.stderr) == (0, b"")
 
 
-def test_an_argument_that_is_not_utf8_is_one_line(capsys):
+def test_an_argument_that_is_not_text_is_one_line(capsys):
     assert main.run(["explain", "--gin.SAMPLE_PROMPT=ab\udcff"]) == 2
-    assert r"the argument '--gin.SAMPLE_PROMPT=ab\udcff' is not UTF-8" in _error_line(capsys)
+    assert r"the argument '--gin.SAMPLE_PROMPT=ab\udcff' is not valid utf-8" in _error_line(capsys)
 
 
 def test_a_message_cannot_command_the_terminal(answer, capsys):
