@@ -11,6 +11,7 @@ import jax
 from flax import linen as nn
 
 from palmscale import axes
+from palmscale.errors import UserError
 from palmscale.model import interface
 
 
@@ -27,6 +28,22 @@ class ParameterCounts:
     stored: int
     without_norms: int
     model: int
+
+
+def padded_tokens(*, num_tokens: int, multiple: int) -> int:
+    """Returns the least multiple of `multiple` that is at least `num_tokens`.
+
+    A table of so many rows divides over the mesh; see `PaLM.padded_tokens`.
+
+    Raises:
+        UserError: a number is below 1.
+    """
+    if num_tokens < 1 or multiple < 1:
+        raise UserError(
+            f"padded_tokens.num_tokens={num_tokens} and padded_tokens.multiple={multiple} must be"
+            " at least 1."
+        )
+    return -(-num_tokens // multiple) * multiple
 
 
 def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from palmscale.data import open as data
+from palmscale.data.dataset import Data
 from palmscale.data.row_cache import RowCache
 from palmscale.data.sources.source import TRAIN
 from palmscale.data.vocabulary import Vocabulary
@@ -18,6 +19,7 @@ from palmscale.model.tracing import check_takes_segments, trace
 from palmscale.observe import log
 from palmscale.partition import layout
 from palmscale.partition.layout import DeviceLayout
+from palmscale.run import place
 from palmscale.run.identity import describe, identity
 from palmscale.run.run import Run
 from palmscale.run.versions import versions
@@ -62,7 +64,7 @@ def open_session(
     run.training.check_batches(layout.data_parallel(run.layout, jax.device_count()))
     with layout.enter(run.layout) as entered:
         state_plan = _state_plan(run, entered)  # building rows may take hours
-        caches = data.open_caches(run.data, waits_for=waits_for)
+        caches = open_caches(run.data, waits_for=waits_for)
         if any(cache.split(TRAIN).is_packed for cache in caches.values()):
             check_takes_segments(run.model)  # a built cache may be packed
         vocabulary = next(iter(caches.values())).vocabulary
@@ -97,6 +99,14 @@ def _state_plan(run: Run, entered: DeviceLayout) -> StatePlan:
     return plan_state(
         model=run.model, optimizer=run.optimizer, mesh=entered.mesh, rules=entered.rules
     )
+
+
+def open_caches(description: Data, **options: Any) -> dict[str, RowCache]:
+    """Returns the row caches of a description, by default those in the user's cache folder.
+
+    The options are those of `palmscale.data.open.open_caches`.
+    """
+    return data.open_caches(description, user_caches=place.cache_directory(), **options)
 
 
 def _session(
