@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from palmscale.data.bucket_caches import BucketCaches
 from palmscale.data.build.builder import Progress, build_cache
 from palmscale.data.build.processes import Count, Executor, LocalProcesses
 from palmscale.data.pack import CONCATENATE
@@ -28,6 +29,8 @@ from palmscale.data.sources.source import SourceShard
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.storage.objects import ObjectPath
+from palmscale.storage.place import place
 
 _HASHED_BYTES = 1 << 30  # larger corpora are identified by names and sizes, and checked by stamps
 _VERIFIED_ROWS = 1024
@@ -47,6 +50,9 @@ def find_or_build(
 ) -> RowCache:
     """Returns the cache of this text in `cache_directory`, building it if it does not exist.
 
+    With a gs:// folder, the cache is copied from there to this host's disk, or is built on the disk
+    and copied there.
+
     The folder's name contains a digest of the definition (corpus, vocabulary, sequence length,
     packing, seed) and a digest of the files, so changed text gets a new cache. Up to 1 GiB of text,
     the content counts. Above, names and sizes count, and files that were touched since are
@@ -57,7 +63,9 @@ def find_or_build(
     Raises:
         UserError: a file of a large corpus has changed, or the cache cannot be built.
     """
-    root = Path(cache_directory).expanduser()
+    folder = place(cache_directory)
+    bucket = BucketCaches.at(folder) if isinstance(folder, ObjectPath) else None
+    root = bucket.disk if bucket else folder.expanduser()
     definition = [FORMAT, corpus.definition(), sequence_length, packing, seed, vocabulary.digest]
     name = re.sub(r"[^A-Za-z0-9]+", "_", type(corpus.source).__name__).lower()
     prefix = f"{name}-{digest_of(definition)[:12]}"
@@ -65,7 +73,11 @@ def find_or_build(
         shards = corpus.source.shards()
         directory = root / f"{prefix}-{_content_digest(shards)[:12]}"
     except UserError as absent:  # the text is absent, or a library that reads it
+        if bucket and len(names := bucket.names(prefix)) == 1:
+            bucket.fetch(names[0], progress)
         return _only_built(root, prefix, absent)
+    if bucket:
+        bucket.fetch(directory.name, progress)
     if (directory / MANIFEST).exists():
         cache = RowCache.open(directory)
         if what := changed_source(cache, shards):
@@ -73,11 +85,13 @@ def find_or_build(
                 f"{what} since {directory} was built; restore the text, delete the cache to rebuild"
                 f" it, or open it as it is: Data.cache={directory}."
             )
+        if bucket:
+            bucket.publish(directory.name, progress)
         return cache
     for manifest in sorted(root.glob(f"{prefix}-*/{MANIFEST}")):
         what = changed_source(RowCache.open(manifest.parent), shards)
         log.warn(f"{what} since {manifest.parent} was built: building a new cache.")
-    return build_cache(
+    built = build_cache(
         corpus=corpus,
         vocabulary=vocabulary,
         directory=directory,
@@ -87,6 +101,9 @@ def find_or_build(
         executor=executor,
         progress=progress,
     )
+    if bucket:
+        bucket.publish(directory.name, progress)
+    return built
 
 
 def changed_source(cache: RowCache, shards: Sequence[SourceShard]) -> str | None:

@@ -5,16 +5,24 @@ import os
 from collections.abc import Mapping, Sequence
 
 from palmscale.data import cache as caches
+from palmscale.data.bucket_caches import fetched
 from palmscale.data.build.processes import Executor, LocalProcesses
 from palmscale.data.dataset import Data
 from palmscale.data.mixture import Mixed, check_alike
-from palmscale.data.pack import SEGMENTS
-from palmscale.data.row_cache import RowCache
+from palmscale.data.pack import CONCATENATE, SEGMENTS
+from palmscale.data.row_cache import MANIFEST, RowCache, read_manifest
 from palmscale.data.sources.source import TRAIN, VALIDATION
 from palmscale.data.stream import BatchSchedule, NumberedRows, RowStream, Shuffled
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from palmscale.data.vocabulary import (
+    ByteVocabulary,
+    SentencePieceVocabulary,
+    Vocabulary,
+    load_vocabulary,
+)
 from palmscale.errors import UserError
 from palmscale.observe import log, progress
+from palmscale.storage.objects import ObjectPath
+from palmscale.storage.place import on_disk, place
 
 
 def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, RowCache]:
@@ -41,7 +49,7 @@ def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, Ro
 def open_or_build(data: Data, *, executor: Executor | None = None) -> RowCache:
     """Returns the cache of `data`, which has no components; see `open_caches`."""
     if data.cache is not None:
-        cache = RowCache.open(data.cache)
+        cache = open_cache(data.cache)
         if cache.sequence_length != data.sequence_length:
             raise UserError(
                 f"Data.cache={data.cache} has rows of {cache.sequence_length} tokens, but"
@@ -60,6 +68,20 @@ def open_or_build(data: Data, *, executor: Executor | None = None) -> RowCache:
             executor=executor or local_processes(None, data.import_modules),
             progress=show_progress,
         )
+
+
+def open_cache(folder: str | os.PathLike) -> RowCache:
+    """Returns the built cache in a folder, or in gs://BUCKET/PATH, which is copied to the disk.
+
+    Raises:
+        UserError: there is no cache, or it cannot be copied.
+        CorruptionError: the cache is damaged.
+    """
+    where = place(folder)
+    if isinstance(where, ObjectPath):
+        with progress.bars() as show_progress:
+            where = fetched(where, show_progress)
+    return RowCache.open(where)
 
 
 def _import(modules: Sequence[str]) -> None:
@@ -88,7 +110,10 @@ def vocabulary_of(data: Data) -> Vocabulary:
         UserError: the SentencePiece model cannot be read.
     """
     if data.cache is not None:
-        return RowCache.open(data.cache).vocabulary
+        folder = place(data.cache)
+        description = read_manifest(folder)["vocabulary"]
+        with on_disk(folder / description.get("file", MANIFEST)) as file:
+            return load_vocabulary(description, file.parent)
     if data.sentencepiece_model is None:
         return ByteVocabulary()
     return SentencePieceVocabulary(data.sentencepiece_model)
@@ -97,7 +122,7 @@ def vocabulary_of(data: Data) -> Vocabulary:
 def is_packed(data: Data) -> bool:
     """Returns whether rows contain several documents, each attending only to itself."""
     if data.cache is not None:
-        return RowCache.open(data.cache).split(TRAIN).is_packed
+        return read_manifest(place(data.cache))["packing"] != CONCATENATE
     return data.packing == SEGMENTS
 
 

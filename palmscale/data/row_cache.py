@@ -19,6 +19,7 @@ from array_record.python import array_record_module
 from palmscale.data.pack import CONCATENATE, decode_rows, position_of
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import CorruptionError, UserError
+from palmscale.storage.place import Place
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -144,7 +145,7 @@ class RowCache:
             CorruptionError: the cache is damaged.
         """
         directory = Path(directory)
-        manifest = _read_manifest(directory)
+        manifest = read_manifest(directory)
         for file in files_of(manifest):
             path = directory / file["name"]
             if not path.exists():
@@ -158,7 +159,13 @@ class RowCache:
         return self._splits[name]
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Place) -> dict[str, Any]:
+    """Returns the content of a cache's manifest.
+
+    Raises:
+        UserError: there is no cache, or it has another format.
+        CorruptionError: the manifest is damaged.
+    """
     path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_text())

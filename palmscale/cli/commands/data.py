@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palmscale.cli.commands import data_show
@@ -57,14 +56,13 @@ def verify(args: argparse.Namespace) -> None:
     """Reads whole caches; a difference raises CorruptionError, which names the file."""
     from palmscale.cli.config.load import load_run
     from palmscale.data.cache import verify as verify_cache
-    from palmscale.data.open import local_processes, open_or_build
-    from palmscale.data.row_cache import RowCache
+    from palmscale.data.open import local_processes, open_cache, open_or_build
     from palmscale.observe import log, progress
 
     check_cache_or_gin(args)
     log.set_up()
     if args.cache is not None:
-        caches = [RowCache.open(Path(args.cache))]
+        caches = [open_cache(args.cache)]
     else:
         parts = load_run(args.gin_file, args.gin_bindings).data.parts()
         caches = [open_or_build(part) for part in parts.values()]
@@ -80,7 +78,7 @@ def _executor(args: argparse.Namespace, data: "Data") -> "Executor":
     from palmscale.data.open import local_processes
 
     if args.beam is not None:
-        return BeamPipelines(shlex.split(args.beam), Path(data.cache_directory).expanduser())
+        return BeamPipelines(shlex.split(args.beam), data.cache_directory)
     return local_processes(args.processes, data.import_modules)
 
 

@@ -39,14 +39,13 @@ def show(args: argparse.Namespace) -> None:
     not mixed: some rows of each component are shown.
     """
     from palmscale.cli.config.load import load_run
-    from palmscale.data.open import open_caches
-    from palmscale.data.row_cache import RowCache
+    from palmscale.data.open import open_cache, open_caches
     from palmscale.observe import log
 
     check_cache_or_gin(args)
     log.set_up()
     if args.cache is not None:
-        _show_cache(RowCache.open(Path(args.cache)), args)
+        _show_cache(open_cache(args.cache), args)
         return
     run = load_run(args.gin_file, args.gin_bindings)
     opened = open_caches(run.data)
