@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import hashlib
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from palmscale.data.build.builder import exclusive
 from palmscale.data.row_cache import MANIFEST, damaged, files_of, read_manifest
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.storage.inside import inside
 from palmscale.storage.objects import SCHEME, ObjectPath
 
 Progress = Callable[[str, int, int | None], None]  # (activity, bytes done, bytes in all)
@@ -45,11 +45,16 @@ class BucketCaches:
             found = [path for path in self.bucket.iterdir() if path.name.startswith(prefix)]
             return [path.name for path in found if (path / MANIFEST).is_file()]
 
-    def fetch(self, name: str, progress: Progress = lambda what, done, total: None) -> bool:
+    def fetch(
+        self,
+        name: str,
+        progress: Progress = lambda what, done, total: None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Copies a cache to the disk unless it is there; returns whether it is there now.
 
         The copy appears complete or not at all, and has the digests of its manifest. A second
-        process of this host waits and uses the same copy.
+        process of this host waits, calls `waiting` about once a second, and uses the same copy.
 
         Raises:
             CorruptionError: a file in the bucket differs from its digest.
@@ -62,7 +67,7 @@ class BucketCaches:
         with _told(source):
             if not (source / MANIFEST).is_file():
                 return False
-        with _disk(target), exclusive(target):
+        with _disk(target), exclusive(target, waiting):
             if not (target / MANIFEST).exists():
                 partial = target.with_name(f".{name}.copied")
                 partial.mkdir(exist_ok=True)
@@ -114,14 +119,14 @@ class BucketCaches:
         log.say(f"Copied {source} to {target}.")
 
 
-def fetched(cache: ObjectPath, progress: Progress, copies: Path = COPIES) -> Path:
+def fetched(cache: ObjectPath, progress: Progress, waiting: Callable[[], None]) -> Path:
     """Returns the folder of this host's copy of one built cache.
 
     Raises:
         UserError: there is no cache; see also `BucketCaches.fetch`.
     """
-    caches = BucketCaches.at(cache.parent, copies)
-    if not caches.fetch(cache.name, progress):
+    caches = BucketCaches.at(cache.parent)
+    if not caches.fetch(cache.name, progress, waiting):
         raise UserError(f"{cache} is not a cache: it has no {MANIFEST}; correct the path.")
     return caches.disk / cache.name
 
@@ -157,10 +162,7 @@ def _stored_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns {"name", and for row files "bytes" and "sha256"} of each file but the manifest."""
     files = list(files_of(manifest))
     if name := manifest["vocabulary"].get("file"):
-        files.append({"name": name})
-    for file in files:
-        if not isinstance(file["name"], str) or os.path.basename(file["name"]) != file["name"]:
-            raise damaged(f"{MANIFEST} names {file['name']!r}, which is not a file of the cache")
+        files.append({"name": str(name)})
     return files
 
 
@@ -190,7 +192,7 @@ def _each(
 def _download(
     source: ObjectPath, folder: Path, file: dict[str, Any], count: Callable[[int], None]
 ) -> None:
-    path = folder / file["name"]
+    path = inside(folder, file["name"])
     if path.exists():  # a killed copy went so far: files appear under their names when complete
         count(path.stat().st_size)
         return

@@ -25,10 +25,16 @@ from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import on_disk, place
 
 
-def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, RowCache]:
+def open_caches(
+    data: Data,
+    *,
+    executor: Executor | None = None,
+    waits_for: caches.WaitsFor = lambda what: None,
+) -> dict[str, RowCache]:
     """Returns the caches of `data` by component; without components, its one cache, named "".
 
     A cache that does not exist is built by `executor`, by default with one process per core.
+    `waits_for` receives what is being read or written, whenever there is progress.
 
     Raises:
         UserError: a cache cannot be opened or built, has another sequence length than
@@ -36,20 +42,25 @@ def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, Ro
     """
     opened = {}
     for name, part in data.parts().items():
-        cache = opened[name] = open_or_build(part, executor=executor)
+        cache = opened[name] = open_or_build(part, executor=executor, waits_for=waits_for)
         train, held_out = (cache.split(split).num_rows for split in (TRAIN, VALIDATION))
         log.say(
-            f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out,"
-            f" in {cache.directory}."
+            f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out"
+            f" ({100 * cache.held_out_share:.3g}% of the text), in {cache.directory}."
         )
     check_alike(opened)
     return opened
 
 
-def open_or_build(data: Data, *, executor: Executor | None = None) -> RowCache:
+def open_or_build(
+    data: Data,
+    *,
+    executor: Executor | None = None,
+    waits_for: caches.WaitsFor = lambda what: None,
+) -> RowCache:
     """Returns the cache of `data`, which has no components; see `open_caches`."""
     if data.cache is not None:
-        cache = open_cache(data.cache)
+        cache = open_cache(data.cache, waits_for=waits_for)
         if cache.sequence_length != data.sequence_length:
             raise UserError(
                 f"Data.cache={data.cache} has rows of {cache.sequence_length} tokens, but"
@@ -67,11 +78,16 @@ def open_or_build(data: Data, *, executor: Executor | None = None) -> RowCache:
             cache_directory=data.cache_directory,
             executor=executor or local_processes(None, data.import_modules),
             progress=show_progress,
+            waits_for=waits_for,
         )
 
 
-def open_cache(folder: str | os.PathLike) -> RowCache:
+def open_cache(
+    folder: str | os.PathLike, *, waits_for: caches.WaitsFor = lambda what: None
+) -> RowCache:
     """Returns the built cache in a folder, or in gs://BUCKET/PATH, which is copied to the disk.
+
+    `waits_for` is that of `open_caches`.
 
     Raises:
         UserError: there is no cache, or it cannot be copied.
@@ -80,7 +96,12 @@ def open_cache(folder: str | os.PathLike) -> RowCache:
     where = place(folder)
     if isinstance(where, ObjectPath):
         with progress.bars() as show_progress:
-            where = fetched(where, show_progress)
+
+            def told(what: str, done: int, total: int | None) -> None:
+                show_progress(what, done, total)
+                waits_for(f"rows ({what.lower()})")
+
+            where = fetched(where, told, lambda: waits_for("rows that another process copies"))
     return RowCache.open(where)
 
 
