@@ -212,7 +212,11 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     if stored is None:
         return
     identity = session_identity(run, session)
-    allowed = check_same_run(stored["identity"], identity, run.allow_changes)
+    # 0.1.0 did not store the run.
+    old_steps = stored.get("run", {}).get("training", {}).get("steps")
+    allowed = check_same_run(
+        stored["identity"], identity, run.allow_changes, steps=(old_steps, run.training.steps)
+    )
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
 
