@@ -18,6 +18,7 @@ from palmscale.data.open import training_stream
 from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput
 from palmscale.observe.writers import Writers
+from palmscale.optim.learning_rate import LearningRate
 from palmscale.run.evaluate import eval_loss
 from palmscale.run.identity import check_same_run, describe, flat
 from palmscale.run.job import joined
@@ -183,6 +184,7 @@ def _trainer(
         batch_sharding=session.layout.batch_sharding,
         store=store,
         writers=writers,
+        learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
             flops_per_token=session.flops_per_token,

@@ -26,7 +26,7 @@ TINY = {
     "TRAIN_STEPS": TRAIN_STEPS,
     "SAMPLE_PROMPT": None,
 }
-_TIMINGS = ("tokens_per_second", "input_wait", "mfu", "flops")
+_TIMINGS = ("wall_time", "tokens_per_second", "input_wait", "mfu", "flops")
 
 
 def bindings(values):

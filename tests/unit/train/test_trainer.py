@@ -12,6 +12,7 @@ from palmscale.cluster.jointly import ALONE
 from palmscale.data.stream import BatchSchedule, Cursor, RowStream, Shuffled
 from palmscale.errors import CorruptionError
 from palmscale.observe.throughput import Throughput
+from palmscale.optim.learning_rate import LearningRate
 from palmscale.train import trainer
 from palmscale.train.spike import SpikePolicy
 from palmscale.train.step_log import StepLog
@@ -209,6 +210,7 @@ class Run:
             batch_sharding=None,
             store=self,
             writers=self,
+            learning_rate=LearningRate(None),
             throughput=Throughput(),
             evaluations=[self],
             initial_params=lambda: ({}, None),
