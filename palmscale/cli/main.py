@@ -75,6 +75,8 @@ def run(arguments: Sequence[str]) -> int:
             # Orbax decides at its first path: those of gs:// would go through TensorFlow, if that
             # is installed, and ignore what gcsfs is told.
             os.environ.setdefault("EPATH_USE_TF", "0")
+        # As JAX sets it, which a module that imports TensorFlow may come before.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
         code = args.function(args)
         sys.stdout.flush()
         return code or 0

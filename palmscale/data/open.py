@@ -15,6 +15,7 @@ from palmscale.data.stream import BatchSchedule, NumberedRows, RowStream, Shuffl
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log, progress
+from palmscale.observe.load_noise import without_load_noise
 
 
 def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, RowCache]:
@@ -65,7 +66,8 @@ def open_or_build(data: Data, *, executor: Executor | None = None) -> RowCache:
 def _import(modules: Sequence[str]) -> None:
     for module in modules:
         try:
-            importlib.import_module(module)
+            with without_load_noise():
+                importlib.import_module(module)
         except ImportError as error:
             raise UserError(
                 f"Data.import_modules contains {module!r}, which cannot be imported ({error});"

@@ -10,6 +10,7 @@ from typing import Any
 from palmscale.cli.config import moved
 from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
+from palmscale.observe.load_noise import without_load_noise
 from palmscale.run import stable_names
 
 
@@ -39,7 +40,8 @@ def import_module(module: str, place: str) -> None:
     if module in moved.MODULES:
         return
     try:
-        importlib.import_module(module)
+        with without_load_noise():
+            importlib.import_module(module)
     except ImportError as error:
         raise UserError(
             f"{place}: cannot import {module}: {error}{_import_hint(module, error)}"

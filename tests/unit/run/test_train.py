@@ -59,9 +59,7 @@ def test_metrics_and_events_hold_learning_rate_wall_time_and_mfu(small_run, cosi
     assert "mfu" in events.Tags()["scalars"]
     told = events.Scalars("learning_rate")
     np.testing.assert_allclose([event.value for event in told], rates, rtol=1e-6)
-    np.testing.assert_allclose(
-        [event.wall_time for event in told], history["wall_time"], atol=1e-3
-    )
+    np.testing.assert_allclose([event.wall_time for event in told], history["wall_time"], atol=1e-3)
 
 
 def test_a_schedule_that_would_change_with_the_steps_is_said_before_anything_is_compiled(
@@ -72,9 +70,7 @@ def test_a_schedule_that_would_change_with_the_steps_is_said_before_anything_is_
     assert "Compiling" not in caplog.text and "total_steps: 5 -> 6" in str(refused.value)
 
 
-def test_a_run_continues_on_a_new_schedule_if_that_is_allowed(
-    small_run, cosine_workdir, tmp_path
-):
+def test_a_run_continues_on_a_new_schedule_if_that_is_allowed(small_run, cosine_workdir, tmp_path):
     workdir = shutil.copytree(cosine_workdir, tmp_path / "run")
     longer = dataclasses.replace(
         on_cosine(small_run, 6), allow_changes=("optimizer.learning_rate.total_steps",)
