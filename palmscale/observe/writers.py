@@ -232,6 +232,8 @@ class WeightsAndBiases:
             **self._settings,
         )
         run.define_metric("*", step_metric="step")
+        if url := getattr(run, "url", None):  # none offline
+            log.say(f"Weights & Biases: {url}")
         return run
 
     def _initialized(self, **fields: Any) -> Any:

@@ -16,7 +16,7 @@ from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
 from palmscale.data.open import training_stream
 from palmscale.observe import log
-from palmscale.observe.reporting import metric_writers, throughput
+from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
 from palmscale.optim.learning_rate import LearningRate
 from palmscale.run.evaluate import eval_loss
@@ -140,6 +140,7 @@ def train(
                 return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
             if job.leads:
                 _write_descriptions(folder, session, config)
+                log.say(where_metrics_lie(run.reporting, folder))
             state, cursor = trainer.train(state, cursor)
         finished = cursor.step >= run.training.steps
         # Outside the run's mesh: one device writes the sample.
