@@ -11,6 +11,7 @@ import jax
 from flax import linen as nn
 
 from palmscale import axes
+from palmscale.errors import UserError
 from palmscale.model import interface
 
 
@@ -45,6 +46,19 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
             for size, name in zip(shape, names, strict=True)
         )
     return ParameterCounts(stored=stored, without_norms=without_norms, model=counted)
+
+
+def padded_tokens(*, num_tokens: int, multiple: int) -> int:
+    """Returns the rows of a token table: `num_tokens` rounded up to a multiple.
+
+    A multiple of the mesh axes over which the table is sharded divides over them.
+
+    Raises:
+        UserError: `multiple` is less than 1.
+    """
+    if multiple < 1:
+        raise UserError(f"padded_tokens.multiple={multiple} must be at least 1.")
+    return math.ceil(num_tokens / multiple) * multiple
 
 
 def training_flops_per_token(
