@@ -51,7 +51,9 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
 def padded_tokens(*, num_tokens: int, multiple: int) -> int:
     """Returns the rows of a token table: `num_tokens` rounded up to a multiple.
 
-    A multiple of the mesh axes over which the table is sharded divides over them.
+    Args:
+        num_tokens: number of ids in the vocabulary.
+        multiple: of the sizes of the mesh axes over which the table is sharded.
 
     Raises:
         UserError: `multiple` is less than 1.

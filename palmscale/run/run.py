@@ -22,7 +22,7 @@ class Run:
     Attributes:
         model: a Linen module with `hidden` and `unembed`; see palmscale.model.interface.
         optimizer: built for the model's parameters.
-        data: rows.
+        data: the rows to train on.
         training: steps, batches and loss.
         layout: devices and where arrays lie on them.
         saving: when to save, and what to keep.
