@@ -14,6 +14,7 @@ from palmscale.cli.commands import (
     env,
     explain,
     generate,
+    new,
     plan,
     train,
     verify_resume,
@@ -25,6 +26,7 @@ from palmscale.exit_codes import FAULT, MISTAKE, UNREAD, exit_code_and_line, one
 
 # In the order of the help. Each module imports what is heavy when its command runs: --help is fast.
 COMMANDS = (
+    new,
     train,
     verify_resume,
     evaluate,
