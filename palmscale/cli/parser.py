@@ -146,6 +146,18 @@ def add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_modules(command: argparse.ArgumentParser) -> None:
+    """Adds --module."""
+    command.add_argument(
+        "--module",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="import a module whose classes the checkpoint may name; repeat it to name more",
+    )
+
+
 def add_place(command: argparse.ArgumentParser) -> None:
     """Adds the flags for the rank of a process and the coordinator of its job."""
     group = command.add_argument_group(

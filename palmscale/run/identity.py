@@ -1,4 +1,4 @@
-"""What a run is, as JSON: described, built again, and compared with what a checkpoint stores."""
+"""What a run is, as JSON: described, and compared with what a checkpoint stores."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,20 +27,6 @@ def describe(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
-
-
-def rebuild(described: Any) -> Any:
-    """Returns the value that `describe` wrote down, in this or an earlier version.
-
-    Raises:
-        UserError: a class cannot be imported here.
-    """
-    if isinstance(described, Mapping):
-        fields = {key: rebuild(value) for key, value in described.items() if key != "class"}
-        return stable_names.find(described["class"])(**fields) if "class" in described else fields
-    if isinstance(described, (list, tuple)):
-        return tuple(rebuild(item) for item in described)
-    return described
 
 
 def identity(run: Run, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -132,7 +118,7 @@ def _current(stored: Any) -> Any:
     if isinstance(stored, Mapping):
         return {
             _RENAMED.get(key, key): stable_names.current(value)
-            if key == "class"
+            if key == "class" and isinstance(value, str)
             else _current(value)
             for key, value in stored.items()
         }

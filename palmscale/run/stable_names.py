@@ -66,18 +66,14 @@ def current(name: str) -> str:
 
 
 def find(name: str) -> Any:
-    """Returns the class of a name, of this or an earlier version.
+    """Returns palmscale's own class or function of a name, of this or an earlier version.
 
     Raises:
-        UserError: it cannot be imported here.
+        UserError: palmscale has none of that name.
     """
     name = current(name)
-    module, _, short = name.rpartition(":")
-    module = module or MODULES.get(name, "")
-    try:
-        return getattr(importlib.import_module(module), short)
-    except (ImportError, AttributeError, ValueError) as error:
+    if name not in MODULES:
         raise UserError(
-            f"the stored class {name} cannot be imported ({error}); start where its module can be"
-            " found."
-        ) from None
+            f"palmscale has no class {name!r}; expected one of {', '.join(sorted(MODULES))}."
+        )
+    return getattr(importlib.import_module(MODULES[name]), name)

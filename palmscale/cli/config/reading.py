@@ -11,6 +11,7 @@ from typing import Any
 
 import palmscale
 from palmscale.cli.config import moved, names, types
+from palmscale.cli.config.chosen import ChosenModules
 from palmscale.cli.config.statements import Binding, Macro, Statements, map_items
 from palmscale.cli.config.syntax import (
     COMMAND_LINE,
@@ -39,11 +40,16 @@ class Reading:
         symbols: by target, what the files name.
     """
 
-    def __init__(self, search_paths: Sequence[str | os.PathLike[str]] | None = None) -> None:
+    def __init__(
+        self,
+        search_paths: Sequence[str | os.PathLike[str]] | None = None,
+        chosen: ChosenModules | None = None,
+    ) -> None:
         self.said = Statements()
         self.modules: list[str] = []
         self.symbols: dict[Any, names.Symbol] = {}
         self._search_paths = [pathlib.Path(folder) for folder in search_paths or (".", ROOT)]
+        self._chosen = chosen  # None: the files are the user's, and may name anything
         self._imports: dict[str, str] = {}  # of all files; the command line may use them
         self._renamed: dict[str, dict[str, str]] = {}  # by file: old names and those of today
         self._group_places: dict[str, str] = {}  # where a group got a field by an old name
@@ -66,6 +72,8 @@ class Reading:
             if isinstance(statement, ImportStatement):
                 self._read_import(statement, imports, place)
             elif isinstance(statement, IncludeStatement):
+                if self._chosen is not None:
+                    raise UserError(f"{place}: the configuration of a workdir includes no files.")
                 open_here = (*open_files, path)
                 self.read_file(statement.filename, asked_by=place, open_files=open_here)
             else:
@@ -104,6 +112,8 @@ class Reading:
         module = statement.module
         if module.startswith("__gin__."):
             return
+        if self._chosen is not None:
+            self._chosen.check_import(module, place)
         names.import_module(module, place)
         whole = statement.is_from or bool(statement.alias)
         imports[statement.bound_name()] = module if whole else module.partition(".")[0]
@@ -158,7 +168,11 @@ class Reading:
     def _symbol(
         self, selector: str, imports: Mapping[str, str], place: str, file: str = ""
     ) -> names.Symbol:
+        if self._chosen is not None:
+            self._chosen.check_name(selector, imports, place)
         found = names.resolve(selector, imports, place)
+        if self._chosen is not None:
+            self._chosen.check_target(found.target, place)
         first = selector.partition(".")[0]
         was_imported = place.startswith(COMMAND_LINE) and first not in self._imports
         if moved.symbol(names.path(selector, imports) or "") or (

@@ -6,7 +6,6 @@ import json
 import pytest
 from small_run import ADAFACTOR, ADAMW, DATA, MODEL, RUN, TRAINING
 
-from palmscale import PaLM
 from palmscale.checkpoint.saving import Saving
 from palmscale.data.dataset import Component
 from palmscale.data.stream import BatchSchedule
@@ -14,7 +13,7 @@ from palmscale.errors import UserError
 from palmscale.observe.reporting import Reporting
 from palmscale.partition.layout import Layout
 from palmscale.partition.mesh import MeshSpec
-from palmscale.run.identity import changes, check_same_run, describe, flat, identity, rebuild
+from palmscale.run.identity import changes, check_same_run, flat, identity
 
 SLOWER = dataclasses.replace(ADAFACTOR, beta1=0.8)
 
@@ -168,29 +167,6 @@ def test_changes_are_dotted_names_with_both_values():
     old = {"a": {"b": 1, "c": [1]}, "gone": 0, "same": None}
     new = {"a": {"b": 2, "c": [1]}, "came": 0, "same": None}
     assert changes(old, new) == {"a.b": (1, 2), "came": (None, 0), "gone": (0, None)}
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        RUN,
-        ADAMW,
-        PaLM(dim=8, num_tokens=9, depth=1, final_norm="none", remat=("query", "gate@host")),
-        Component(name="a", weight=((0, 1.0), (5, 2.0)), cache="there"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_a_frozen_value_is_rebuilt_from_its_description(value):
-    described = json.loads(json.dumps(describe(value)))
-    assert rebuild(described) == value
-    assert described["class"] == type(value).__name__
-
-
-def test_a_class_that_is_absent_is_named():
-    with pytest.raises(UserError, match="my_models:Wide cannot be imported"):
-        rebuild({"class": "my_models:Wide", "dim": 4})
-    with pytest.raises(UserError, match="palmscale.model.palm:PaLM2"):
-        rebuild({"class": "palmscale.model.palm:PaLM2"})
 
 
 def test_a_nested_value_is_its_leaves_by_dotted_names():
