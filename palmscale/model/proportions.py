@@ -12,7 +12,8 @@ from palmscale.model.palm import PaLM
 from palmscale.model.sizes import count_parameters, padded_tokens
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-_TOLERANCE = 0.1  # of the count, relative
+# Of the count, relative: below a million one layer more is a large step.
+_TOLERANCE, _SMALL_TOLERANCE = 0.1, 0.3
 
 
 def parse_size(text: str) -> int:
@@ -30,6 +31,8 @@ def parse_size(text: str) -> int:
 def palm_of_size(parameters: int, *, num_tokens: int, multiple: int) -> PaLM:
     """Returns a PaLM whose count, without norm scales and padding, is within 10% of `parameters`.
 
+    Below a million it is within 30%.
+
     The width is about 32 times the depth at a million parameters, and 128 times from a billion on,
     as in the paper's models. There is an even number of heads of 32 to 256 dims, as wide together
     as the model.
@@ -43,6 +46,7 @@ def palm_of_size(parameters: int, *, num_tokens: int, multiple: int) -> PaLM:
         UserError: no such model has nearly that many; usually the table alone has more.
     """
     shape = min(128.0, 32 * (max(parameters, 1) / 1e6) ** 0.2)  # width / depth
+    tolerance = _TOLERANCE if parameters >= 1e6 else _SMALL_TOLERANCE
     best: tuple[float, PaLM] | None = None
     for width in _widths(parameters, shape, num_tokens):
         head = _head_dim(width)
@@ -55,12 +59,11 @@ def palm_of_size(parameters: int, *, num_tokens: int, multiple: int) -> PaLM:
             dtype="float32" if parameters < 100e6 else "bfloat16",
             remat="full",
         )
-        one, two = (parameter_count(PaLM(depth=depth, **fields)) for depth in (1, 2))
-        layer = two - one
-        depth = max(1, round((parameters - (one - layer)) / layer))
-        error = abs(math.log((one + (depth - 1) * layer) / max(parameters, 1)))
+        layer, table = layer_count(PaLM(depth=1, **fields)), num_tokens * width
+        depth = max(1, round((parameters - table) / layer))
+        error = abs(math.log((table + depth * layer) / parameters))
         score = 3 * error + abs(math.log(width / depth / shape))
-        if error <= _TOLERANCE and (best is None or score < best[0]):
+        if error <= tolerance and (best is None or score < best[0]):
             best = score, PaLM(depth=depth, **fields)
     if best is None:
         raise UserError(
@@ -76,6 +79,11 @@ def parameter_count(model: PaLM) -> int:
     tokens_BL = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     boxed = jax.eval_shape(model.init, {"params": jax.random.key(0)}, tokens_BL)["params"]
     return count_parameters(boxed, model).model
+
+
+def layer_count(model: PaLM) -> int:
+    """Returns the number of parameters of all layers, without norm scales."""
+    return count_parameters(jax.eval_shape(model.init_layers, jax.random.key(0)), model).model
 
 
 def _widths(parameters: int, shape: float, num_tokens: int) -> Iterator[int]:

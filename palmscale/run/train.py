@@ -152,8 +152,7 @@ def train(
             if cursor.step >= run.training.steps:
                 return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
             if job.leads:
-                _write_descriptions(folder, session, config)
-                log.say(where_metrics_lie(run.reporting, folder))
+                _write_descriptions(run, folder, session, config)
             state, cursor = trainer.train(state, cursor)
             interrupted = "yes" in job.peers.gather(
                 "end of the run",
@@ -247,7 +246,8 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
 
 
-def _write_descriptions(workdir: Place, session: Session, config: str) -> None:
+def _write_descriptions(run: Run, workdir: Place, session: Session, config: str) -> None:
+    log.say(where_metrics_lie(run.reporting, workdir))
     if config:
         (workdir / CONFIG).write_text(config)
     vocabulary = workdir / VOCABULARY
