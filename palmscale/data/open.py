@@ -22,6 +22,7 @@ from palmscale.data.vocabulary import (
 )
 from palmscale.errors import UserError
 from palmscale.observe import log, progress
+from palmscale.observe.load_noise import without_load_noise
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place, on_disk, place
 
@@ -130,7 +131,8 @@ def open_cache(
 def _import(modules: Sequence[str]) -> None:
     for module in modules:
         try:
-            importlib.import_module(module)
+            with without_load_noise():
+                importlib.import_module(module)
         except ImportError as error:
             raise UserError(
                 f"Data.import_modules contains {module!r}, which cannot be imported ({error});"

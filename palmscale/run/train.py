@@ -17,8 +17,9 @@ from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.open import training_stream
 from palmscale.observe import log
-from palmscale.observe.reporting import metric_writers, throughput
+from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
+from palmscale.optim.learning_rate import LearningRate
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss
@@ -151,7 +152,7 @@ def train(
             if cursor.step >= run.training.steps:
                 return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
             if job.leads:
-                _write_descriptions(folder, session, config)
+                _write_descriptions(run, folder, session, config)
             state, cursor = trainer.train(state, cursor)
             interrupted = "yes" in job.peers.gather(
                 "end of the run",
@@ -204,6 +205,7 @@ def _trainer(
         batch_sharding=session.layout.batch_sharding,
         store=store,
         writers=writers,
+        learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
             flops_per_token=session.flops_per_token,
@@ -236,12 +238,16 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
         return
     identity = session_identity(run, session)
     kept = checked_meta(stored, store)["identity"]
-    allowed = check_same_run(kept, identity, run.allow_changes)
+    # 0.1.0 did not store the run.
+    old_steps = stored.get("run", {}).get("training", {}).get("steps")
+    steps = old_steps, run.training.steps
+    allowed = check_same_run(kept, identity, run.allow_changes, steps=steps)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
 
 
-def _write_descriptions(workdir: Place, session: Session, config: str) -> None:
+def _write_descriptions(run: Run, workdir: Place, session: Session, config: str) -> None:
+    log.say(where_metrics_lie(run.reporting, workdir))
     if config:
         (workdir / CONFIG).write_bytes(config.encode())
     vocabulary = workdir / VOCABULARY
