@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 from jax.sharding import NamedSharding
 
-from palmscale.checkpoint.object_lease import LEASE
+from palmscale.checkpoint.lease import check_shared
 from palmscale.checkpoint.saving import Saving
 from palmscale.checkpoint.store import CheckpointStore, Snapshot
 from palmscale.cluster.agree import check_alike
@@ -24,7 +24,7 @@ from palmscale.cluster.jointly import led
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.feed import Feed, abstract_batch
 from palmscale.data.stream import Cursor, RowStream
-from palmscale.errors import AskedToEnd, CorruptionError, NotSaved, UserError
+from palmscale.errors import AskedToEnd, CorruptionError, NotSaved
 from palmscale.observe import log
 from palmscale.observe.progress import Progress
 from palmscale.observe.throughput import Throughput
@@ -47,7 +47,6 @@ from palmscale.train.training import Training
 INPUT, DEVICES, EVALUATION, SAVING, REWINDING = "input", "devices", "evaluation", "saving", "rewind"
 _COLLECT_EVERY_STEPS = 100
 _LOOK_AT_CLOCK_EVERY_STEPS = 10  # all processes do, and wait for process 0's
-_SHARED_SECONDS = 30.0
 
 InitialParams = Callable[[], tuple[Mapping[str, Any], Mapping[str, Any] | None]]
 
@@ -120,7 +119,7 @@ class Trainer:
             HostLost: a process did not come.
         """
         check_alike(self.job.peers, facts, self.job.deadlines.agree_seconds)
-        self._check_shared()
+        check_shared(self.workdir, self.job.peers)
 
     def compile(self, load: Load | None = None) -> str:
         """Compiles the step, and returns its digest, which is the same on all processes.
@@ -138,20 +137,6 @@ class Trainer:
         compiled = {"the compiled step": digest}
         check_alike(self.job.peers, compiled, self.job.deadlines.agree_seconds)
         return digest
-
-    def _check_shared(self) -> None:
-        """Checks that all processes see one workdir: each alone would save a part of a state."""
-        peers, path = self.job.peers, self.workdir / LEASE
-        token = peers.decide("workdir", "", lambda texts: path.read_text(), 60.0)
-        deadline = time.monotonic() + _SHARED_SECONDS
-        while not path.exists() or token not in path.read_text():
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"{peers.name(peers.index)} does not see in the workdir"
-                    f" {self.workdir.absolute()} what {peers.name(0)} wrote there; use a workdir"
-                    " on storage that all hosts share."
-                )
-            time.sleep(0.1)
 
     # Restore.
 
