@@ -1,5 +1,6 @@
 """The files of launch/: clean shell, help that stands for itself, and what the JobSet promises."""
 
+import ast
 import math
 import pathlib
 import re
@@ -122,7 +123,18 @@ def test_the_jobset_runs_a_recipe_on_the_tpus_that_it_is_meant_for():
     of_a_host = container["resources"]["limits"]["google.com/tpu"]
     assert job["completions"] * of_a_host == math.prod(map(int, dims.split("x")))
     assert container["resources"]["requests"]["google.com/tpu"] == of_a_host
-    # The workdir is on the volume that all hosts share.
+    # The workdir and the rows are on the volume that all hosts share.
+    assert flags["gin.CACHE_DIRECTORY"].startswith(volume_of(pod, container) + "/")
+    assert flags["workdir"].startswith(volume_of(pod, container) + "/")
+
+
+def volume_of(pod, container):
+    """Where the container finds the volume that all hosts share."""
     (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
     assert volume["name"] == mount["name"] and volume["persistentVolumeClaim"]["claimName"]
-    assert flags["workdir"].startswith(mount["mountPath"] + "/")
+    return mount["mountPath"]
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.rglob("*.py")), ids=lambda path: path.name)
+def test_what_runs_on_ones_own_machine_needs_no_recent_python(path):
+    ast.parse(path.read_text(), feature_version=(3, 9))
