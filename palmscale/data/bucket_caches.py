@@ -16,6 +16,7 @@ from palmscale.errors import UserError
 from palmscale.observe import log
 from palmscale.storage.inside import inside
 from palmscale.storage.objects import SCHEME, ObjectPath
+from palmscale.storage.place import local_path
 
 Progress = Callable[[str, int, int | None], None]  # (activity, bytes done, bytes in all)
 
@@ -35,9 +36,9 @@ class BucketCaches:
     disk: Path
 
     @classmethod
-    def at(cls, folder: ObjectPath, copies: Path = COPIES) -> "BucketCaches":
+    def at(cls, folder: ObjectPath, copies: Path) -> "BucketCaches":
         """Returns the caches in `folder`, with copies under the same path below `copies`."""
-        return cls(folder, copies.expanduser() / folder.url.removeprefix(SCHEME))
+        return cls(folder, local_path(copies) / folder.url.removeprefix(SCHEME))
 
     def names(self, prefix: str) -> list[str]:
         """Returns the names of the complete caches in the bucket that start with `prefix`."""
@@ -120,13 +121,15 @@ class BucketCaches:
         log.say(f"Copied {source} to {target}.")
 
 
-def fetched(cache: ObjectPath, progress: Progress, waiting: Callable[[], None]) -> Path:
-    """Returns the folder of this host's copy of one built cache.
+def fetched(
+    cache: ObjectPath, progress: Progress, waiting: Callable[[], None], *, copies: Path
+) -> Path:
+    """Returns the folder of this host's copy of one built cache, below `copies`.
 
     Raises:
         UserError: there is no cache; see also `BucketCaches.fetch`.
     """
-    caches = BucketCaches.at(cache.parent)
+    caches = BucketCaches.at(cache.parent, copies)
     if not caches.fetch(cache.name, progress, waiting):
         raise UserError(f"{cache} is not a cache: it has no {MANIFEST}; correct the path.")
     return caches.disk / cache.name

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from palmscale.data.bucket_caches import BucketCaches
+from palmscale.data.bucket_caches import COPIES, BucketCaches
 from palmscale.data.build.builder import Progress, build_cache
 from palmscale.data.build.processes import Count, Executor, LocalProcesses
 from palmscale.data.pack import CONCATENATE
@@ -45,7 +45,8 @@ def find_or_build(
     vocabulary: Vocabulary,
     sequence_length: int,
     seed: int,
-    cache_directory: str | os.PathLike,
+    cache_directory: str | os.PathLike | ObjectPath,
+    copies: Path = COPIES,
     packing: str = CONCATENATE,
     executor: Executor = LocalProcesses(1),
     progress: Progress = lambda what, done, total: None,
@@ -53,8 +54,8 @@ def find_or_build(
 ) -> RowCache:
     """Returns the cache of this text in `cache_directory`, building it if it does not exist.
 
-    With a gs:// folder, the cache is copied from there to this host's disk, or is built on the disk
-    and copied there.
+    With a gs:// folder, the cache is copied from there to `copies` on this host's disk, or is built
+    on the disk and copied there.
 
     The folder's name contains a digest of the definition (corpus, vocabulary, sequence length,
     packing, seed) and a digest of the files, so changed text gets a new cache. Up to 1 GiB of text,
@@ -78,8 +79,8 @@ def find_or_build(
         waits_for("rows that another process builds or copies")
 
     folder = place(cache_directory)
-    bucket = BucketCaches.at(folder) if isinstance(folder, ObjectPath) else None
-    root = bucket.disk if bucket else folder.expanduser()
+    bucket = BucketCaches.at(folder, copies) if isinstance(folder, ObjectPath) else None
+    root = bucket.disk if bucket else folder
     definition = [FORMAT, corpus.definition(), sequence_length, packing, seed, vocabulary.digest]
     name = re.sub(r"[^A-Za-z0-9]+", "_", type(corpus.source).__name__).lower()
     prefix = f"{name}-{digest_of(definition)[:12]}"

@@ -76,7 +76,7 @@ class Data:
             side, each attending only to itself.
         seed: of the order of documents and rows.
         cache_directory: folder in which caches are found or built; gs://BUCKET/PATH for caches that
-            hosts share, of which each keeps a copy on its disk.
+            hosts share, of which each keeps a copy on its disk. None: in the user's own folder.
         cache: folder of a built cache, or gs://BUCKET/PATH of one, in place of `corpus` and all
             that determines its rows.
         import_modules: modules to import in every process that reads text, such as those that
@@ -92,7 +92,7 @@ class Data:
     seed: int
     packing: str = CONCATENATE
     sentencepiece_model: str | None = None
-    cache_directory: str = "~/.cache/palmscale/data"
+    cache_directory: str | None = None
     cache: str | None = None
     import_modules: tuple[str, ...] = ()
 

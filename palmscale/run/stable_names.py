@@ -12,6 +12,7 @@ from palmscale.errors import UserError
 # Every class and function that a gin file or a checkpoint may name. Names are never reused.
 MODULES: dict[str, str] = {
     "PaLM": "palmscale.model.palm",
+    "padded_tokens": "palmscale.model.sizes",
     "Adafactor": "palmscale.optim.build",
     "AdamW": "palmscale.optim.build",
     "InverseSqrt": "palmscale.optim.schedules",
@@ -50,6 +51,11 @@ def name_of(kind: type) -> str:
     if MODULES.get(kind.__qualname__) == kind.__module__:
         return kind.__qualname__
     return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def gin_name(target: Any) -> str:
+    """Returns what a gin file calls a class or function: `PaLM`, or `module.name` of a user's."""
+    return name_of(target).replace(":", ".")
 
 
 def current(name: str) -> str:

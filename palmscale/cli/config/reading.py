@@ -21,9 +21,11 @@ from palmscale.cli.config.syntax import (
     parse,
 )
 from palmscale.cli.config.types import Reference
-from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.run.meanings import closest
+from palmscale.run.nearest import did_you_mean
+from palmscale.storage.place import local_path
 
 _PACKAGE = pathlib.Path(palmscale.__file__).parent
 # In a checkout `configs/` stands beside the package, in an installed wheel inside it.
@@ -62,9 +64,13 @@ class Reading:
             raise UserError(f"{asked_by}: {name} includes itself; remove one of the includes.")
         shown = _shown(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{asked_by}: cannot read {shown}: {error}") from error
+            text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin with a mark.
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{asked_by}: cannot read {shown}: {error}; save it as UTF-8."
+            ) from error
+        except OSError as error:
+            raise UserError(f"{asked_by}: cannot read {shown}: {error.strerror}.") from error
         imports: dict[str, str] = {}
         for statement in parse(text, shown):
             place = f"{shown}:{statement.location.line_num}"
@@ -147,7 +153,9 @@ class Reading:
         target = self._symbol(selector, imports_of_selector, place, file).target
         known = types.parameters(target)
         if parameter not in known and not types.takes_any_name(target):
-            hint = did_you_mean(parameter, known)
+            owner = names.canonical(selector, imports_of_selector)
+            found = closest(parameter, {name: (f"{owner}.{name}",) for name in known})
+            hint = f"; did you mean {found}?" if found else did_you_mean(parameter, known)
             raise UserError(f"{place}: {selector} has no parameter {parameter}{hint}")
         value = self._value(statement.value, imports, place, file)
         name = f"{scope}{selector}.{parameter}"
@@ -188,9 +196,10 @@ class Reading:
         self._renamed.setdefault(file, {})[old] = new
 
     def _find(self, name: str, asked_by: str) -> pathlib.Path:
+        given = local_path(name)
         for folder in self._search_paths:
-            if (folder / name).is_file():
-                return (folder / name).resolve()
+            if os.path.isfile(folder / given):
+                return (folder / given).resolve()
         known = {
             str(f.relative_to(p)) for p in self._search_paths for f in p.glob("configs/**/*.gin")
         }

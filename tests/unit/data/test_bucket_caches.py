@@ -147,6 +147,7 @@ def test_a_cache_directory_in_a_bucket_is_filled_by_one_host_and_used_by_others(
             sequence_length=16,
             seed=0,
             cache_directory=str(folder),
+            copies=copies,
         )
 
     (tmp_path / "a.txt").write_text("some text, " * 20)
