@@ -42,11 +42,6 @@ llama_module.Llama.scan = True
 AdamW.learning_rate = @optimizers_module.warmup_stable_decay()
 """
 RUNS = {"dense": DENSE, "attention": ATTENTION}
-OPTAX = """\
-import optax
-OPTIMIZER = @optax.lion()
-optax.lion.learning_rate = 1e-3
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +50,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
     for name in ("llama_module.py", "optimizers_module.py"):
         shutil.copy(pathlib.Path(__file__).with_name(name), folder)
-    for name, more in (RUNS | {"optax": OPTAX}).items():
+    for name, more in RUNS.items():
         (folder / f"{name}.gin").write_text(RUN + more)
     return folder
 
@@ -87,10 +82,9 @@ def trained(folder, train, finished):
         *((name, f"{name}_resumed") for name in RUNS),
         ("dense", "dense_resumed", "--gin.optimizers_module.lion.weight_decay=0.2"),
         ("attention", "attention_resumed", "--gin.optimizers_module.warmup_stable_decay.peak=0.02"),
-        ("optax", "optax", "--gin.TRAIN_STEPS=1"),
     )
     names = [f"{name}_resumed" for name in RUNS]
-    return outputs | dict(zip((*names, "other decay", "other peak", "optax"), resumed, strict=True))
+    return outputs | dict(zip((*names, "other decay", "other peak"), resumed, strict=True))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -111,10 +105,6 @@ def test_another_setting_of_its_function_is_another_run(trained, changed, said):
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "the workdir holds another run (optimizer." in last
     assert said in last
-
-
-def test_a_function_of_optax_is_an_optimizer_as_it_is(trained):
-    assert trained["optax"].returncode == 0, trained["optax"].stderr
 
 
 def test_its_plan_knows_the_state_of_the_optimizer(folder, trained, row_cache):
