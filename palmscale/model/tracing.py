@@ -5,6 +5,7 @@ Nothing is computed and no parameters exist, so a model of any size is traced in
 
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from palmscale.errors import UserError
 from palmscale.model import interface
 
 PARAMS = "params"
+_FLAX_PAGE = re.compile(r" \(https://flax\S+\)")  # which ends each of Flax's messages
 _REMEDIES = {
     errors.PartitioningUnspecifiedError: (
         "; name the axis that nn.scan or nn.vmap adds, by"
@@ -177,7 +179,7 @@ def _said(value: Any) -> str:
 def _failure(name: str, method: str, given: str, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
-    lines = str(error).strip().splitlines() or [""]
+    lines = _FLAX_PAGE.sub("", str(error)).strip().splitlines() or [""]
     remedy = _REMEDIES.get(type(error), "")
     return UserError(
         f"{name}.{method} fails for {given}: {type(error).__name__}: {lines[0]}{remedy}"
