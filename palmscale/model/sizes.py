@@ -11,6 +11,7 @@ import jax
 from flax import linen as nn
 
 from palmscale import axes
+from palmscale.errors import UserError
 from palmscale.model import interface
 
 
@@ -27,6 +28,24 @@ class ParameterCounts:
     stored: int
     without_norms: int
     model: int
+
+
+def padded_tokens(*, num_tokens: int, multiple: int) -> int:
+    """Returns the rows of a token table: `num_tokens` rounded up to a multiple of `multiple`.
+
+    Args:
+        num_tokens: number of ids in the vocabulary, at least 1.
+        multiple: of the sizes of the mesh axes over which the table is sharded, at least 1.
+
+    Raises:
+        UserError: a number is below 1.
+    """
+    if num_tokens < 1 or multiple < 1:
+        raise UserError(
+            f"padded_tokens.num_tokens={num_tokens} and padded_tokens.multiple={multiple} must be"
+            " at least 1."
+        )
+    return -(-num_tokens // multiple) * multiple
 
 
 def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:

@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from palmscale.data import open as data
+from palmscale.data.dataset import Data
 from palmscale.data.row_cache import RowCache
 from palmscale.data.sources.source import TRAIN
 from palmscale.data.vocabulary import Vocabulary
@@ -18,6 +20,7 @@ from palmscale.model.tracing import check_takes_segments, trace
 from palmscale.observe import log
 from palmscale.partition import layout
 from palmscale.partition.layout import DeviceLayout
+from palmscale.run import place
 from palmscale.run.identity import describe, identity
 from palmscale.run.run import Run
 from palmscale.run.versions import versions
@@ -48,16 +51,21 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(run: Run) -> Iterator[Session]:
+def open_session(
+    run: Run, waits_for: Callable[[str], None] = lambda what: None
+) -> Iterator[Session]:
     """Enters the run's layout on the devices of the job, and opens or builds its rows.
+
+    `waits_for` receives what it waits for, whenever there is progress.
 
     Raises:
         UserError: the parts of the run do not fit one another or the devices.
     """
+    waits_for("the devices")
     run.training.check_batches(layout.data_parallel(run.layout, jax.device_count()))
     with layout.enter(run.layout) as entered:
         state_plan = _state_plan(run, entered)  # building rows may take hours
-        caches = data.open_caches(run.data)
+        caches = open_caches(run.data, waits_for=waits_for)
         if any(cache.split(TRAIN).is_packed for cache in caches.values()):
             check_takes_segments(run.model)  # a built cache may be packed
         vocabulary = next(iter(caches.values())).vocabulary
@@ -93,6 +101,19 @@ def _state_plan(run: Run, entered: DeviceLayout) -> StatePlan:
     return plan_state(
         model=run.model, optimizer=run.optimizer, mesh=entered.mesh, rules=entered.rules
     )
+
+
+def open_caches(description: Data, **options: Any) -> dict[str, RowCache]:
+    """Returns the row caches of a description, by default those in the user's cache folder.
+
+    The options are those of `palmscale.data.open.open_caches`.
+    """
+    return data.open_caches(description, user_caches=place.cache_directory(), **options)
+
+
+def open_cache(folder: str | os.PathLike[str]) -> RowCache:
+    """Returns a built cache, by way of the user's cache folder where it lies in a bucket."""
+    return data.open_cache(folder, user_caches=place.cache_directory())
 
 
 def _session(

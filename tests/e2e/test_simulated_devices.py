@@ -49,7 +49,7 @@ def trains(tiny, tmp_path, data, model, shape, processes):
         with tiny_job.Job(
             command, tmp_path / "logs", processes=processes, environment=environment
         ) as job:
-            job.succeed()
+            assert job.wait(1800) == [0, 0], job.said(0)
     assert tiny_run.steps(workdir)[-1] == 20
 
 
