@@ -30,6 +30,26 @@ class ParameterCounts:
     model: int
 
 
+def padded_tokens(*, num_tokens: int, multiple: int) -> int:
+    """Returns the least multiple of `multiple` that is at least `num_tokens`.
+
+    A table of so many rows divides over the mesh; see `PaLM.padded_tokens`.
+
+    Args:
+        num_tokens: number of ids in the vocabulary.
+        multiple: of the sizes of the mesh axes over which the table is sharded.
+
+    Raises:
+        UserError: a number is below 1.
+    """
+    if num_tokens < 1 or multiple < 1:
+        raise UserError(
+            f"padded_tokens.num_tokens={num_tokens} and padded_tokens.multiple={multiple} must be"
+            " at least 1."
+        )
+    return -(-num_tokens // multiple) * multiple
+
+
 def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
     """Returns the parameter counts of `model`, from its shapes boxed with logical axes."""
     tokens = interface.num_tokens(model)
@@ -38,7 +58,7 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
         shape = leaf.value.shape if _is_box(leaf) else leaf.shape
         names = leaf.names if _is_box(leaf) else (None,) * len(shape)
         stored += math.prod(shape)
-        if axes.NORM in names:
+        if set(axes.NORMS) & set(names):
             continue
         without_norms += math.prod(shape)
         counted += math.prod(
@@ -46,21 +66,6 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
             for size, name in zip(shape, names, strict=True)
         )
     return ParameterCounts(stored=stored, without_norms=without_norms, model=counted)
-
-
-def padded_tokens(*, num_tokens: int, multiple: int) -> int:
-    """Returns the rows of a token table: `num_tokens` rounded up to a multiple.
-
-    Args:
-        num_tokens: number of ids in the vocabulary.
-        multiple: of the sizes of the mesh axes over which the table is sharded.
-
-    Raises:
-        UserError: `multiple` is less than 1.
-    """
-    if multiple < 1:
-        raise UserError(f"padded_tokens.multiple={multiple} must be at least 1.")
-    return math.ceil(num_tokens / multiple) * multiple
 
 
 def training_flops_per_token(

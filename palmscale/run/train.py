@@ -249,7 +249,7 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
 def _write_descriptions(run: Run, workdir: Place, session: Session, config: str) -> None:
     log.say(where_metrics_lie(run.reporting, workdir))
     if config:
-        (workdir / CONFIG).write_text(config)
+        (workdir / CONFIG).write_bytes(config.encode())
     vocabulary = workdir / VOCABULARY
     vocabulary.mkdir(parents=True, exist_ok=True)
     session.vocabulary.save(vocabulary)
