@@ -27,7 +27,7 @@ from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
 from palmscale.run.stored_meta import checked_meta
 from palmscale.run.versions import compiler_versions, versions
-from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir
+from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, check_links
 from palmscale.storage.place import Place
 from palmscale.storage.place import place as _place
 from palmscale.train.compile import Load
@@ -99,6 +99,7 @@ def train(
         HostLost: another host is gone; starting again may help.
     """
     folder = _place(workdir)
+    check_links(folder)
     with joined(
         place,
         simulated_devices=run.layout.simulated_devices,

@@ -9,6 +9,7 @@ from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import StepInfo
 from palmscale.errors import UserError
 from palmscale.observe.reporting import METRICS, TENSORBOARD
+from palmscale.storage.inside import inside
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import place
 
@@ -31,6 +32,16 @@ def checkpoints(workdir: Workdir, **options: Any) -> CheckpointReader:
             f"there is no run in {workdir} ({CHECKPOINTS}/ is missing); name its folder."
         )
     return CheckpointReader(directory, **options)
+
+
+def check_links(workdir: Workdir) -> None:
+    """Checks that no file that a run writes is a link out of its folder: it would be overwritten.
+
+    Raises:
+        CorruptionError: one is.
+    """
+    for name in (CONFIG, METRICS, LEASE, PLAN, PLAN_PAGE):
+        inside(place(workdir), name)
 
 
 def choose(reader: CheckpointReader, which: int | str) -> StepInfo:

@@ -26,7 +26,11 @@ def test_a_name_is_of_palmscales_or_of_a_chosen_module():
     imports = {"m": "mine", "palm": "palmscale.model.palm", "run": "palmscale.cli.run", "os": "os"}
     for name in ("PaLM", "palm.PaLM", "run.Run", "m.Model"):
         CHOSEN.check_name(name, imports, "config.gin:1")
-    for name, module in (("palm.jax.device_put", "jax"), ("os.system", "os"), ("unknown", "unknown")):
+    for name, module in (
+        ("palm.jax.device_put", "jax"),
+        ("os.system", "os"),
+        ("unknown", "unknown"),
+    ):
         with pytest.raises(UserError, match=module):
             CHOSEN.check_name(name, imports, "config.gin:1")
 
