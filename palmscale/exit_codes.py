@@ -6,7 +6,7 @@ interrupted, 141 the reader of the output is gone.
 
 from typing import Any
 
-from palmscale.errors import HostLost, UserError
+from palmscale.errors import AskedToEnd, HostLost, NotSaved, UserError
 
 FAULT, MISTAKE, DOES_NOT_FIT, RESTART_ME, INTERRUPTED, UNREAD = 1, 2, 3, 75, 130, 141
 
@@ -28,10 +28,12 @@ def exit_code_and_line(error: BaseException) -> tuple[int, str]:
     """Returns the exit code of an exception, and one line that says what happened."""
     if isinstance(error, UserError):
         return MISTAKE, one_line(error)
-    if isinstance(error, HostLost):
+    if isinstance(error, HostLost | AskedToEnd):
         return RESTART_ME, one_line(error)
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted"
+        return INTERRUPTED, f"interrupted{': ' * bool(str(error))}{error}"
+    if isinstance(error, NotSaved):
+        return FAULT, one_line(error)
     return FAULT, f"{type(error).__name__}: {one_line(error)}"
 
 

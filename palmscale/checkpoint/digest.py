@@ -56,20 +56,28 @@ def write_manifest(
     """Writes the manifest, with `extra` and the files' digests, and then VERIFIED."""
     content = json.dumps({**extra, "files": dict(sorted(files.items()))}, indent=1).encode()
     write_durably(directory / MANIFEST, content)
-    write_durably(directory / VERIFIED, hashlib.sha256(content).hexdigest().encode())
+    write_marker(directory)
     _fsync(directory.parent)
 
 
-def read_manifest(directory: Place, marker_name: str = VERIFIED) -> dict[str, Any]:
-    """Returns the manifest of `directory`.
+def write_marker(directory: Place) -> None:
+    """Writes VERIFIED for the manifest that `directory` has."""
+    content = _read(directory / MANIFEST)
+    write_durably(directory / VERIFIED, hashlib.sha256(content).hexdigest().encode())
+
+
+def read_manifest(directory: Place, marker_name: str | None = VERIFIED) -> dict[str, Any]:
+    """Returns the manifest of `directory`; without a marker's name, unchecked.
 
     Raises:
         CorruptionError: the manifest does not match its digest in the marker file, or is malformed.
     """
-    manifest, marker = directory / MANIFEST, directory / marker_name
-    content, stated = _read(manifest), _read(marker)
-    if hashlib.sha256(content).hexdigest().encode() != stated:
-        raise CorruptionError(f"{manifest} or {marker.name} is damaged: they do not match.")
+    manifest = directory / MANIFEST
+    content = _read(manifest)
+    if marker_name is not None:
+        stated = _read(directory / marker_name)
+        if hashlib.sha256(content).hexdigest().encode() != stated:
+            raise CorruptionError(f"{manifest} or {marker_name} is damaged: they do not match.")
     return parse(content, Manifest, manifest)
 
 
@@ -89,8 +97,8 @@ def check(directory: Place, *, process_index: int = 0, process_count: int = 1) -
     return manifest
 
 
-def damages(directory: Place, marker_name: str = VERIFIED) -> list[str]:
-    """Returns a message for each damaged file of `directory`; an empty list if there is none."""
+def damages(directory: Place, marker_name: str | None = VERIFIED) -> list[str]:
+    """Returns a message for each damaged file of `directory`; see `read_manifest`."""
     try:
         files = read_manifest(directory, marker_name)["files"]
         check_links(directory)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -21,7 +22,9 @@ from palmscale.cli.commands import (
 )
 from palmscale.cli.commands import eval as evaluate
 from palmscale.cli.parser import Parser, Raw, parse
-from palmscale.exit_codes import FAULT, MISTAKE, UNREAD, exit_code_and_line, one_line
+from palmscale.errors import AskedToEnd
+from palmscale.exit_codes import MISTAKE, UNREAD, exit_code_and_line
+from palmscale.observe.streams import close_standard_streams, open_standard_streams
 
 # In the order of the help. Each module imports what is heavy when its command runs: --help is fast.
 COMMANDS = (
@@ -85,22 +88,22 @@ def run(arguments: Sequence[str]) -> int:
         # The reader, such as `head`, is done. Python would complain again while exiting.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, AskedToEnd) as error:
         code, message = exit_code_and_line(error)
-        if args is not None and not isinstance(error, KeyboardInterrupt):
-            message += how_to_set.hint(message, args.parser.flags())
-        if isinstance(error, KeyboardInterrupt) and getattr(args, "command", "") == "train":
-            message += f"; to continue from {args.workdir}, run the same command again"
         if debug:
             import traceback
 
             traceback.print_exc()
-        elif code == FAULT:
-            message += "; run again with --debug for the traceback"
-        print(f"palmscale: error: {one_line(message)}", file=sys.stderr)
+        line = message if args is None else how_to_set.explained(args, code, message)
+        print(f"palmscale: error: {line}", file=sys.stderr)
         return code
 
 
 def main() -> NoReturn:
     """The console script: exits with the command's exit code."""
-    sys.exit(run(sys.argv[1:]))
+    open_standard_streams()
+    code = run(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # A late signal must not replace the exit code.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    close_standard_streams()
+    sys.exit(code)

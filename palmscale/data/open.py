@@ -17,10 +17,16 @@ from palmscale.errors import UserError
 from palmscale.observe import log, progress
 
 
-def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, RowCache]:
+def open_caches(
+    data: Data,
+    *,
+    executor: Executor | None = None,
+    waits_for: caches.WaitsFor = lambda what: None,
+) -> dict[str, RowCache]:
     """Returns the caches of `data` by component; without components, its one cache, named "".
 
     A cache that does not exist is built by `executor`, by default with one process per core.
+    `waits_for` receives what is being read or written, whenever there is progress.
 
     Raises:
         UserError: a cache cannot be opened or built, has another sequence length than
@@ -28,17 +34,22 @@ def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, Ro
     """
     opened = {}
     for name, part in data.parts().items():
-        cache = opened[name] = open_or_build(part, executor=executor)
+        cache = opened[name] = open_or_build(part, executor=executor, waits_for=waits_for)
         train, held_out = (cache.split(split).num_rows for split in (TRAIN, VALIDATION))
         log.say(
-            f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out,"
-            f" in {cache.directory}."
+            f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out"
+            f" ({100 * cache.held_out_share:.3g}% of the text), in {cache.directory}."
         )
     check_alike(opened)
     return opened
 
 
-def open_or_build(data: Data, *, executor: Executor | None = None) -> RowCache:
+def open_or_build(
+    data: Data,
+    *,
+    executor: Executor | None = None,
+    waits_for: caches.WaitsFor = lambda what: None,
+) -> RowCache:
     """Returns the cache of `data`, which has no components; see `open_caches`."""
     if data.cache is not None:
         cache = RowCache.open(data.cache)
@@ -59,6 +70,7 @@ def open_or_build(data: Data, *, executor: Executor | None = None) -> RowCache:
             cache_directory=data.cache_directory,
             executor=executor or local_processes(None, data.import_modules),
             progress=show_progress,
+            waits_for=waits_for,
         )
 
 

@@ -18,6 +18,7 @@ from array_record.python import array_record_module
 
 from palmscale.data.cache_manifest import flaw_of
 from palmscale.data.pack import CONCATENATE, decode_rows, position_of
+from palmscale.data.sources.source import SPLITS
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import CorruptionError, UserError
 from palmscale.storage.inside import inside, read_limited
@@ -155,6 +156,20 @@ class RowCache:
             if (size := path.stat().st_size) != file["bytes"]:
                 raise damaged(f"{path} has {size:,} bytes, not {file['bytes']:,}")
         return cls(directory, manifest)
+
+    @property
+    def held_out_share(self) -> float:
+        """The share of the text's bytes that is held out, from 0 to 1."""
+        train, held_out = (self._splits[name].utf8_bytes for name in SPLITS)
+        return held_out / max(1, train + held_out)
+
+    @property
+    def skipped(self) -> str:
+        """What the build left out: "3 documents, such as a.jsonl:7: ..."; empty: nothing."""
+        bad = self.manifest["bad_documents"]
+        counts = ((bad["count"], "document"), (bad.get("rests", 0), "damaged rest"))
+        told = [f"{count:,} {what}{'s' * (count > 1)}" for count, what in counts if count]
+        return f"{' and '.join(told)}, such as {bad['first'][0]}" if told else ""
 
     def split(self, name: str) -> Split:
         """Returns "train" or "validation"; the latter has no rows if nothing is held out."""

@@ -29,6 +29,7 @@ from palmscale.partition.layout import DeviceLayout, Layout
 from palmscale.partition.mesh import make_mesh
 from palmscale.partition.rules import TABLES, MeshAxes
 from palmscale.partition.shardings import unbox
+from palmscale.run import devices
 from palmscale.run.named_classes import import_modules
 from palmscale.run.rebuild import rebuild
 from palmscale.run.stored_meta import Meta, read_meta
@@ -168,6 +169,7 @@ def load(
     Raises:
         UserError: there is no such checkpoint, or it names a class that it may not.
     """
+    devices.start(None)
     modules = tuple(modules)
     reader = checkpoints(workdir, peers=peers)
     import_modules(modules)

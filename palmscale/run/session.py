@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,14 +45,19 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(run: Run) -> Iterator[Session]:
+def open_session(
+    run: Run, waits_for: Callable[[str], None] = lambda what: None
+) -> Iterator[Session]:
     """Enters the run's layout on the devices of the job, and opens or builds its rows.
+
+    `waits_for` receives what it waits for, whenever there is progress.
 
     Raises:
         UserError: the parts of the run do not fit one another or the devices.
     """
+    waits_for("the devices")
     run.training.check_batches(layout.data_parallel(run.layout, jax.device_count()))
-    caches = data.open_caches(run.data)
+    caches = data.open_caches(run.data, waits_for=waits_for)
     with layout.enter(run.layout) as entered:
         yield _session(run, entered, caches, next(iter(caches.values())).vocabulary)
 

@@ -14,13 +14,17 @@ from palmscale.checkpoint.store import CheckpointStore
 from palmscale.checkpoint.warm_start import warm_parameters
 from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
+from palmscale.cluster.preempt import Preemption
 from palmscale.data.open import training_stream
 from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput
 from palmscale.observe.writers import Writers
+from palmscale.run.compiler_settings import compiler_settings
+from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss
 from palmscale.run.identity import check_same_run, describe, flat
 from palmscale.run.job import joined
+from palmscale.run.place import environment
 from palmscale.run.plan_check import compare_with_plan
 from palmscale.run.run import Run
 from palmscale.run.sample import say_sample
@@ -63,13 +67,11 @@ class Debugging:
         faults: to inject; see `palmscale.train.faults`.
         step_file: a trusted file with the compiled step, to load in place of compiling.
         step_log: a file that logs what each step consumed.
-        tracebacks: whether a job of several processes prints the traceback of an error.
     """
 
     faults: Sequence[Fault] = ()
     step_file: str | None = None
     step_log: str | None = None
-    tracebacks: bool = False
 
 
 def train(
@@ -79,12 +81,15 @@ def train(
     *,
     evaluations: Sequence[Evaluation] = (),
     config: str = "",
+    command: Command | None = None,
     debugging: Debugging = Debugging(),
 ) -> TrainResult:
     """Trains a run from where `workdir` stands to its last step, and returns how it ended.
 
-    Ctrl-C raises KeyboardInterrupt with the folder released; the same call resumes from the last
-    checkpoint. In a job of several processes an exception ends the process.
+    It returns only once the last state is saved and verified. Ctrl-C saves after the step in
+    progress and then raises KeyboardInterrupt, whose message names the step; a second Ctrl-C raises
+    it at once, without saving. Either way the folder is released, and the same call resumes from
+    the last checkpoint. In a job of several processes an exception ends the process.
 
     Args:
         run: what to train.
@@ -92,11 +97,14 @@ def train(
         place: coordinator and rank; None: as the environment tells, see `place_from`.
         evaluations: to run at their periods besides the held-out loss.
         config: the run as text, kept in the folder and in every checkpoint; the command line's.
+        command: that this process runs, and a second Ctrl-C ends; None: a program.
         debugging: faults and logs, for tests.
 
     Raises:
         UserError: the folder holds another run, or the parts of the run do not fit.
         HostLost: another host is gone; starting again may help.
+        NotSaved: the last state, or too many in a row, could not be saved.
+        AskedToEnd: SIGTERM came before training began, or the last save failed after it.
     """
     folder = _place(workdir)
     check_links(folder)
@@ -104,15 +112,16 @@ def train(
         place,
         simulated_devices=run.layout.simulated_devices,
         deadlines=run.deadlines,
-        debug=debugging.tracebacks,
+        command=command,
     ) as job:
         with (
+            Preemption(job.peers, leave=job.leave, say=log.say) as preemption,
             Lease(
                 folder,
                 process_index=job.peers.index,
                 stale_seconds=run.deadlines.heartbeat_seconds,
             ) as lease,
-            open_session(run) as session,
+            open_session(run, job.watchdog.beat) as session,
             CheckpointStore(
                 folder / CHECKPOINTS,
                 keep=run.saving.keep,
@@ -122,8 +131,11 @@ def train(
                 timeout_seconds=run.deadlines.agree_seconds,
             ) as store,
         ):
+            job.watchdog.rest()
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
-            trainer = _trainer(run, session, job, folder, store, writers, config, debugging)
+            trainer = _trainer(
+                run, session, job, folder, store, writers, preemption, config, debugging
+            )
             trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
             trainer.agree(_facts(run, session, folder))
             _check_resumes(run, session, store)
@@ -142,10 +154,17 @@ def train(
             if job.leads:
                 _write_descriptions(folder, session, config)
             state, cursor = trainer.train(state, cursor)
+            interrupted = "yes" in job.peers.gather(
+                "end of the run",
+                "yes" if preemption.interrupted else "",
+                run.deadlines.agree_seconds,
+            )
         finished = cursor.step >= run.training.steps
         # Outside the run's mesh: one device writes the sample.
-        if finished and job.peers.count == 1:
+        if finished and not interrupted and job.peers.count == 1:
             say_sample(run, session.vocabulary, state.params)
+    if interrupted:
+        raise KeyboardInterrupt(f"saved step {cursor.step:,}")
     return TrainResult(
         step=cursor.step, metrics=trainer.last_metrics, workdir=folder, finished=finished
     )
@@ -158,6 +177,7 @@ def _trainer(
     workdir: Place,
     store: CheckpointStore,
     writers: Writers,
+    preemption: Preemption,
     config: str,
     debugging: Debugging,
 ) -> Trainer:
@@ -195,6 +215,7 @@ def _trainer(
         initial_params=_warm_start(run, session, job),
         meta=meta(run, session, config),
         step_log=StepLog(debugging.step_log, seed=run.training.seed, leads=job.leads),
+        preemption=preemption,
     )
 
 
@@ -203,6 +224,7 @@ def _facts(run: Run, session: Session, workdir: Place) -> dict[str, str]:
     return {
         "the workdir": str(workdir.absolute()),
         **{f"the version of {name}": version for name, version in versions().items()},
+        **compiler_settings(environment()),
         **{f"the rows of {name or 'data'}": c.digest for name, c in session.caches.items()},
         **{f"Run.{name}": repr(value) for name, value in flat(describe(run))},
     }

@@ -53,7 +53,8 @@ def ls(args: argparse.Namespace) -> None:
     from palmscale.observe import tables, units
     from palmscale.run import workdir
 
-    infos = workdir.saved_steps(workdir.checkpoints(args.workdir))
+    reader = workdir.checkpoints(args.workdir)
+    infos = workdir.saved_steps(reader)
     metrics = {info.step: info.metrics for info in infos if info.verified}
     best = ranked_by_metric(metrics, KeepPolicy.best_metric)[:1]
     names = list(dict.fromkeys(name for info in infos for name in info.metrics))
@@ -67,6 +68,7 @@ def ls(args: argparse.Namespace) -> None:
         ]
         for info in infos
     ]
+    rows += [[name, f"not used: {why}"] for name, why in reader.strays().items()]
     headings = ("step", "state", "size", *names, "age")
     tables.print_table(headings, rows, right=range(2, len(headings)))
 
@@ -112,7 +114,8 @@ def show(args: argparse.Namespace) -> None:
 def verify(args: argparse.Namespace) -> int:
     """Reads every byte of the chosen steps; returns 1 if any is damaged.
 
-    A step that was never finished is listed and does not count as damage: it is never used.
+    A step that was never finished, or a folder that is not the step it is named after, is listed
+    and does not count as damage: it is never used.
     """
     from palmscale.checkpoint.steps import StepFolders
     from palmscale.observe import tables, units
@@ -135,10 +138,14 @@ def verify(args: argparse.Namespace) -> int:
         if not found and info.state == "corrupt":
             found = ["all files are intact: rename its CORRUPT to VERIFIED to use it again"]
         damaged += bool(found)
+        if not found and info.state == "unmarked":
+            found = ["all files are intact: resume the run to mark it as verified again"]
         within = f"{folders.path(info.step)}/"
         size = units.size(info.bytes) if info.verified else ""
         wrong = "\n".join(line.replace(within, "") for line in found)
         rows.append([f"{info.step:,}", "damaged" if found else "good", size, wrong])
+    if args.checkpoint == "all":
+        rows += [[name, "not used", "", why] for name, why in reader.strays().items()]
     tables.print_table(("step", "state", "size", "what is wrong"), rows)
     return 1 if damaged else 0
 

@@ -100,10 +100,11 @@ def _print_splits(cache: "RowCache") -> None:
 def _facts(cache: "RowCache") -> list[tuple[str, str]]:
     from palmscale.data.sources.source import TRAIN
 
-    vocabulary, bad = cache.vocabulary, cache.manifest["bad_documents"]
+    vocabulary = cache.vocabulary
     facts = [
         ("row", f"{cache.sequence_length:,} tokens"),
         ("vocabulary", f"{vocabulary.name}, {vocabulary.size:,} tokens"),
+        ("held out", f"{100 * cache.held_out_share:.3g}% of the text"),
         ("digest", cache.digest),
     ]
     groups = cache.manifest["splits"][TRAIN]["groups"]
@@ -111,6 +112,6 @@ def _facts(cache: "RowCache") -> list[tuple[str, str]]:
     if len(groups) > 1:
         shares = [f"{name or '(none)'} {g['tokens'] / total:.1%}" for name, g in groups.items()]
         facts.append(("groups", ", ".join(shares)))
-    if bad["count"]:
-        facts.append(("bad", f"{bad['count']:,} documents skipped, such as {bad['first'][0]}"))
+    if cache.skipped:
+        facts.append(("skipped", cache.skipped))
     return facts

@@ -30,14 +30,18 @@ def add(commands: Any) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Prints a checkpoint's metrics over all held-out rows."""
     from palmscale.cli.config.load import load_run
-    from palmscale.cli.place import place_of
+    from palmscale.cli.place import command_of, place_of
     from palmscale.observe import log
     from palmscale.run.evaluate import evaluate as evaluate_run
 
     log.set_up()
     run = load_run(args.gin_file, args.gin_bindings) if args.gin_file else _kept_run(args)
     found = evaluate_run(
-        run, args.workdir, checkpoint=args.checkpoint, place=place_of(args), debug=args.debug
+        run,
+        args.workdir,
+        checkpoint=args.checkpoint,
+        place=place_of(args),
+        command=command_of(args),
     )
     if found.leads:
         print(f"step {found.step}")

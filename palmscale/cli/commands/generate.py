@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Writes text to stdout, as it grows for one sample; process 0 writes for all."""
-    from palmscale.cli.place import place_of
+    from palmscale.cli.place import command_of, place_of
     from palmscale.infer.sampling import Sampling
     from palmscale.observe import log
     from palmscale.run.job import joined
@@ -62,7 +62,7 @@ def generate(args: argparse.Namespace) -> None:
         temperature=0.0 if args.greedy else args.temperature, top_k=args.top_k, top_p=args.top_p
     )
     wanted = {"max_tokens": args.max_tokens, "sampling": sampling, "seed": args.seed}
-    with joined(place_of(args), simulated_devices=None, debug=args.debug) as job:
+    with joined(place_of(args), simulated_devices=None, command=command_of(args)) as job:
         trained = load(args.workdir, args.checkpoint, modules=args.modules, peers=job.peers)
         if args.num_samples == 1:
             pieces = trained.stream(prompt, **wanted)

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from palmscale.observe import log
 
-Count = Callable[[int], None]  # called with the amount of further progress
+# Called with the amount of further progress; 0: the work goes on, with nothing to count yet.
+Count = Callable[[int], None]
 _POLL_SECONDS = 0.2
 
 
@@ -63,11 +64,11 @@ class LocalProcesses:
             return
         # Not forked: a child would inherit the held locks of the threads of JAX and TensorFlow.
         context = multiprocessing.get_context("spawn")
-        counter, stop = context.Value("q", 0), context.Event()
+        counter, stop = context.Array("q", 2), context.Event()
         pool = concurrent.futures.ProcessPoolExecutor(
             processes, context, initializer=_begin, initargs=(counter, stop, self._modules)
         )
-        counted = 0
+        counted = calls = 0
         try:
             with _script_hidden():  # `submit` starts the processes
                 pending = {pool.submit(_call, function, item) for item in items}
@@ -75,10 +76,10 @@ class LocalProcesses:
                 done, pending = concurrent.futures.wait(
                     pending, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
                 )
-                now = counter.value
-                if now > counted:
+                now, calls_now = counter[:]
+                if calls_now > calls:
                     count(now - counted)
-                    counted = now
+                    counted, calls = now, calls_now
                 for future in done:
                     yield future.result()
         except concurrent.futures.process.BrokenProcessPool:
@@ -131,7 +132,8 @@ class _Stopped(Exception):
     pass
 
 
-_shared: list[Any] = []  # in a worker: the counter, and the event that asks it to stop
+# In a worker: amount and number of calls of `Count`, and the event that asks it to stop.
+_shared: list[Any] = []
 
 
 def _begin(counter: Any, stop: Any, modules: Sequence[str]) -> None:
@@ -157,4 +159,5 @@ def _count(more: int) -> None:
     if stop.is_set():
         raise _Stopped
     with counter.get_lock():
-        counter.value += more
+        counter[0] += more
+        counter[1] += 1

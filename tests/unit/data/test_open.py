@@ -36,6 +36,13 @@ def test_a_cache_is_built_once(data, folder):
     assert (folder / "manifest.json").stat().st_mtime_ns == built
 
 
+def test_what_is_waited_for_is_told(data, tmp_path):
+    told, elsewhere = [], dataclasses.replace(data, cache_directory=str(tmp_path))
+    open_caches(elsewhere, executor=local_processes(1), waits_for=told.append)
+    assert told[0].startswith("the text /") and told[0].endswith("/a.txt")
+    assert {"rows (reading documents)", "rows (writing rows)"} <= set(told)
+
+
 def test_a_named_cache_must_have_the_sequence_length(data, folder):
     named = dataclasses.replace(data, cache=str(folder))
     assert open_or_build(named).digest == RowCache.open(folder).digest

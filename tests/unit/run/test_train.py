@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import threading
 
 import forged
 import numpy as np
@@ -12,7 +13,10 @@ from small_run import TRAINING
 
 import palmscale
 from palmscale.checkpoint.warm_start import WarmStart
+from palmscale.cluster.join import Deadlines
+from palmscale.data.sources import paths
 from palmscale.errors import CorruptionError, UserError
+from palmscale.run import job
 from palmscale.run.train import Debugging
 from palmscale.train.faults import Fault
 
@@ -40,6 +44,34 @@ def test_another_run_is_refused_before_anything_is_compiled(small_run, result, w
     with caplog.at_level("INFO"), pytest.raises(UserError, match="seed: 0 -> 5"):
         palmscale.train(other, workdir)
     assert "Compiling" not in caplog.text
+
+
+def test_text_that_cannot_be_read_to_its_end_is_named_and_ends_the_run(
+    small_run, folder, monkeypatch, capsys
+):
+    class Hung(Exception):
+        pass
+
+    ended, codes = threading.Event(), []
+
+    def hang(path, go_on):
+        go_on()
+        assert ended.wait(60)
+        raise Hung
+
+    def leave(code):
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(paths, "digest", hang)
+    monkeypatch.setattr(job.os, "_exit", leave)
+    run = dataclasses.replace(small_run, deadlines=Deadlines(step_seconds=1))
+    with pytest.raises(Hung):
+        palmscale.train(run, folder / "hung")
+    assert codes == [75]
+    said = capsys.readouterr().err
+    assert f"made no progress for 1 s, waiting for the text {folder}/a.txt; if" in said
+    assert not (folder / "hung/metrics.jsonl").exists()
 
 
 def test_evaluations_of_ones_own_come_at_their_period(small_run, folder):
