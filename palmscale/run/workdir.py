@@ -11,7 +11,7 @@ from palmscale.errors import UserError
 from palmscale.observe.reporting import METRICS, TENSORBOARD
 from palmscale.storage.inside import inside
 from palmscale.storage.objects import ObjectPath
-from palmscale.storage.place import place
+from palmscale.storage.place import Place, place
 
 CHECKPOINTS, CONFIG, VOCABULARY = "checkpoints", "config.gin", "vocabulary"
 PLAN, PLAN_PAGE = "plan.json", "plan.html"
@@ -34,14 +34,17 @@ def checkpoints(workdir: Workdir, **options: Any) -> CheckpointReader:
     return CheckpointReader(directory, **options)
 
 
-def check_links(workdir: Workdir) -> None:
-    """Checks that no file that a run writes is a link out of its folder: it would be overwritten.
+def own_folder(workdir: Workdir) -> Place:
+    """Returns the folder of a run that is to write there.
 
     Raises:
-        CorruptionError: one is.
+        CorruptionError: a file that it writes is a link out of the folder, which would be
+            overwritten.
     """
+    folder = place(workdir)
     for name in (CONFIG, METRICS, LEASE, PLAN, PLAN_PAGE):
-        inside(place(workdir), name)
+        inside(folder, name)
+    return folder
 
 
 def choose(reader: CheckpointReader, which: int | str) -> StepInfo:
