@@ -10,6 +10,7 @@ from typing import NoReturn
 import palmscale
 from palmscale.cli import how_to_set
 from palmscale.cli.commands import (
+    check_module,
     checkpoint,
     data,
     env,
@@ -37,6 +38,7 @@ COMMANDS = (
     checkpoint,
     data,
     vocab,
+    check_module,
     env,
 )
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -91,6 +92,10 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: a mistake, with the nearest known command or flag.
     """
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            encoding = sys.getfilesystemencoding()
+            parser.error(f"the argument {argument!r} is not valid {encoding}; correct it")
     bindings = [a.removeprefix(GIN_PREFIX) for a in arguments if a.startswith(GIN_PREFIX)]
     args, unknown = parser.parse_known_args([a for a in arguments if not a.startswith(GIN_PREFIX)])
     args.parser.refuse_unknown(unknown)

@@ -28,6 +28,7 @@ from palmscale.data.sources.source import SourceShard
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.storage.place import local_path
 
 WaitsFor = Callable[[str], None]
 
@@ -63,7 +64,7 @@ def find_or_build(
     Raises:
         UserError: a file of a large corpus has changed, or the cache cannot be built.
     """
-    root = Path(cache_directory).expanduser()
+    root = local_path(cache_directory)
     definition = [FORMAT, corpus.definition(), sequence_length, packing, seed, vocabulary.digest]
     name = re.sub(r"[^A-Za-z0-9]+", "_", type(corpus.source).__name__).lower()
     prefix = f"{name}-{digest_of(definition)[:12]}"

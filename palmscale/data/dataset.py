@@ -75,7 +75,7 @@ class Data:
             length, without padding; `segments`, for fine-tuning, places whole documents side by
             side, each attending only to itself.
         seed: of the order of documents and rows.
-        cache_directory: folder in which caches are found or built.
+        cache_directory: folder in which caches are found or built; None: in the user's own.
         cache: folder of a built cache, in place of `corpus` and all that determines its rows.
         import_modules: modules to import in every process that reads text, such as those that
             register SeqIO tasks.
@@ -90,7 +90,7 @@ class Data:
     seed: int
     packing: str = CONCATENATE
     sentencepiece_model: str | None = None
-    cache_directory: str = "~/.cache/palmscale/data"
+    cache_directory: str | None = None
     cache: str | None = None
     import_modules: tuple[str, ...] = ()
 

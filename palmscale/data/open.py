@@ -3,6 +3,7 @@
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from palmscale.data import cache as caches
 from palmscale.data.build.processes import Executor, LocalProcesses
@@ -15,18 +16,23 @@ from palmscale.data.stream import BatchSchedule, NumberedRows, RowStream, Shuffl
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log, progress
+from palmscale.storage.place import local_path
+
+USER_CACHES = Path("~/.cache/palmscale")  # where XDG_CACHE_HOME is not set
 
 
 def open_caches(
     data: Data,
     *,
     executor: Executor | None = None,
+    user_caches: Path = USER_CACHES,
     waits_for: caches.WaitsFor = lambda what: None,
 ) -> dict[str, RowCache]:
     """Returns the caches of `data` by component; without components, its one cache, named "".
 
-    A cache that does not exist is built by `executor`, by default with one process per core.
-    `waits_for` receives what is being read or written, whenever there is progress.
+    A cache that does not exist is built by `executor`, by default with one process per core, in
+    `data.cache_directory`, or below `user_caches` if that is None. `waits_for` receives what is
+    being read or written, whenever there is progress.
 
     Raises:
         UserError: a cache cannot be opened or built, has another sequence length than
@@ -34,7 +40,9 @@ def open_caches(
     """
     opened = {}
     for name, part in data.parts().items():
-        cache = opened[name] = open_or_build(part, executor=executor, waits_for=waits_for)
+        cache = opened[name] = open_or_build(
+            part, executor=executor, user_caches=user_caches, waits_for=waits_for
+        )
         train, held_out = (cache.split(split).num_rows for split in (TRAIN, VALIDATION))
         log.say(
             f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out"
@@ -48,6 +56,7 @@ def open_or_build(
     data: Data,
     *,
     executor: Executor | None = None,
+    user_caches: Path = USER_CACHES,
     waits_for: caches.WaitsFor = lambda what: None,
 ) -> RowCache:
     """Returns the cache of `data`, which has no components; see `open_caches`."""
@@ -67,11 +76,16 @@ def open_or_build(
             sequence_length=data.sequence_length,
             packing=data.packing,
             seed=data.seed,
-            cache_directory=data.cache_directory,
+            cache_directory=cache_directory(data, user_caches),
             executor=executor or local_processes(None, data.import_modules),
             progress=show_progress,
             waits_for=waits_for,
         )
+
+
+def cache_directory(data: Data, user_caches: Path = USER_CACHES) -> Path:
+    """Returns the folder in which the caches of `data` are found or built."""
+    return local_path(data.cache_directory or user_caches / "data")
 
 
 def _import(modules: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from palmscale.data.sources.source import SPLITS
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import CorruptionError, UserError
 from palmscale.storage.inside import inside, read_limited
+from palmscale.storage.place import local_path
 from palmscale.storage.typed_json import MOST_BYTES, parse
 
 FORMAT = 2
@@ -147,7 +148,7 @@ class RowCache:
             UserError: there is no cache.
             CorruptionError: the cache is damaged.
         """
-        directory = Path(directory)
+        directory = local_path(directory)
         manifest = _read_manifest(directory)
         for file in files_of(manifest):
             path = inside(directory, file["name"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from palmscale.errors import CorruptionError, UserError
 from palmscale.storage.inside import inside, read_limited
-from palmscale.storage.place import Place
+from palmscale.storage.place import Place, local_path
 from palmscale.storage.typed_json import checked
 
 _BLOCK_CHARACTERS = 20_000
@@ -90,7 +90,7 @@ class SentencePieceVocabulary:
 
         self.model_file = str(model_file)
         try:
-            self._model = Path(model_file).expanduser().read_bytes()
+            self._model = local_path(model_file).read_bytes()
         except OSError as error:
             raise UserError(
                 f"the SentencePiece model {model_file!r} cannot be read ({error.strerror}); correct"

@@ -11,6 +11,7 @@ import jax
 from flax import linen as nn
 
 from palmscale import axes
+from palmscale.errors import UserError
 from palmscale.model import interface
 
 
@@ -29,6 +30,22 @@ class ParameterCounts:
     model: int
 
 
+def padded_tokens(*, num_tokens: int, multiple: int) -> int:
+    """Returns the least multiple of `multiple` that is at least `num_tokens`.
+
+    A table of so many rows divides over the mesh; see `PaLM.padded_tokens`.
+
+    Raises:
+        UserError: a number is below 1.
+    """
+    if num_tokens < 1 or multiple < 1:
+        raise UserError(
+            f"padded_tokens.num_tokens={num_tokens} and padded_tokens.multiple={multiple} must be"
+            " at least 1."
+        )
+    return -(-num_tokens // multiple) * multiple
+
+
 def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
     """Returns the parameter counts of `model`, from its shapes boxed with logical axes."""
     tokens = interface.num_tokens(model)
@@ -37,7 +54,7 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
         shape = leaf.value.shape if _is_box(leaf) else leaf.shape
         names = leaf.names if _is_box(leaf) else (None,) * len(shape)
         stored += math.prod(shape)
-        if axes.NORM in names:
+        if set(axes.NORMS) & set(names):
             continue
         without_norms += math.prod(shape)
         counted += math.prod(

@@ -81,6 +81,3 @@ class WarmupCosine:
             self.final,
         )
         return jnp.asarray(schedule(jnp.asarray(count)), jnp.float32)
-
-
-Schedule = InverseSqrt | Constant | WarmupCosine

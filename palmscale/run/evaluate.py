@@ -83,10 +83,12 @@ def eval_loss(
 ) -> HeldOutLoss:
     """Returns the evaluation of a run's held-out rows, `max_sequences` of each component."""
     splits = {name: cache.split(VALIDATION) for name, cache in session.caches.items()}
+    if max_sequences == 0:
+        log.warn("Training.eval_sequences=0: no evaluation.")
     for name, split in splits.items():
-        if not split.num_rows:
+        if max_sequences != 0 and not split.num_rows:
             of = f" of {name}" if name else ""
-            log.warn(f"no rows{of} are held out (the text is a single unit): no evaluation{of}.")
+            log.warn(f"no rows{of} are held out: no evaluation{of}.")
     return HeldOutLoss(
         every_steps=run.training.eval_every_steps,
         splits=splits,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from palmscale.errors import UserError
-from palmscale.run import stable_names
+from palmscale.run import functions, stable_names
 from palmscale.run.run import Run
 
 # Entries of identities that earlier versions wrote, by the names of today.
@@ -13,8 +13,13 @@ _RENAMED = {"microbatches": "gradient_accumulation_steps"}
 
 
 def describe(value: Any) -> Any:
-    """Returns a frozen value as JSON: a dataclass is its class's stable name and its fields."""
-    if dataclasses.is_dataclass(value):
+    """Returns a frozen value as JSON: a dataclass is its class's stable name and its fields.
+
+    A function, such as a schedule of optax, is its name and the values that it holds.
+    """
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             field.name: describe(getattr(value, field.name))
             for field in dataclasses.fields(value)
@@ -24,9 +29,9 @@ def describe(value: Any) -> Any:
         return {"class": stable_names.name_of(type(value)), **fields}
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not functions.is_transformation(value):
         return [describe(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+    return functions.describe_opaque(value, describe)
 
 
 def identity(run: Run, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -84,7 +89,16 @@ def changes(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
         for key in sorted(old.keys() | new.keys()):
             found |= changes(old.get(key), new.get(key), f"{prefix}{key}.")
         return found
+    if _are_alike(old, new):
+        items = enumerate(zip(old, new, strict=True))
+        return {k: v for n, pair in items for k, v in changes(*pair, f"{prefix}{n}.").items()}
     return {} if old == new else {prefix.removesuffix("."): (old, new)}
+
+
+def _are_alike(old: Any, new: Any) -> bool:
+    """Returns whether two values are lists of equally many objects, to be compared one by one."""
+    lists = all(isinstance(value, (list, tuple)) for value in (old, new))
+    return lists and len(old) == len(new) and any(isinstance(x, Mapping) for x in (*old, *new))
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -91,26 +92,30 @@ class Trained:
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int
     ) -> Iterator[str]:
         """Yields the text of `generate` as it grows."""
-
-        def token_ids() -> Iterator[int]:
-            for token_B in self.tokens(
-                prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=1
-            ):
-                if token_B[0] == self.vocabulary.eod_id:  # on every process: at the same token
-                    return
-                yield int(token_B[0])
-
-        return stream_text(token_ids(), self.vocabulary)
+        tokens = self.tokens(
+            prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=1
+        )
+        ids = (int(token_B[0]) for token_B in tokens)
+        return self._text(itertools.takewhile(lambda i: i != self.vocabulary.eod_id, ids), prompt)
 
     def samples(
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int, num_samples: int
     ) -> list[str]:
         """Returns `num_samples` texts that continue `prompt`, drawn side by side."""
-        tokens = self.tokens(
+        drawn, ended_B = [], np.zeros(num_samples, bool)
+        for token_B in self.tokens(
             prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=num_samples
-        )
-        rows = np.stack(list(tokens), axis=1).tolist()
-        return [self.vocabulary.decode(before_end(ids, self.vocabulary)) for ids in rows]
+        ):
+            drawn.append(token_B)
+            ended_B |= np.asarray(token_B) == self.vocabulary.eod_id
+            if ended_B.all():  # on every process: at the same token
+                break
+        rows = np.stack(drawn, axis=1).tolist()
+        return ["".join(self._text(before_end(ids, self.vocabulary), prompt)) for ids in rows]
+
+    def _text(self, token_ids: Iterable[int], prompt: str) -> Iterator[str]:
+        prompt_ids = encode_prompt(self.vocabulary, prompt)
+        return stream_text(token_ids, self.vocabulary, prompt=prompt, prompt_ids=prompt_ids)
 
     def tokens(
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int, num_samples: int
@@ -223,6 +228,9 @@ def _shapes(model: nn.Module, reader: CheckpointReader) -> Any:
 
 
 def _trained_rules(meta: Meta) -> dict[str, MeshAxes]:
-    """Returns the rules that a checkpoint's model trained by; 0.1.0 did not keep them."""
-    stored = meta.get("rules", TABLES["2d"])
+    """Returns the rules that a checkpoint's model trained by; 0.1.0 did not keep them.
+
+    Axes that were named later lie as in the `2d` table.
+    """
+    stored = TABLES["2d"] | meta.get("rules", {})
     return {name: tuple(to) if isinstance(to, list) else to for name, to in stored.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from palmscale.cluster.join import ProcessPlace, detect
 from palmscale.errors import UserError
+from palmscale.storage.place import local_path
 
 COORDINATOR, NUM_PROCESSES, PROCESS_ID = VARIABLES = (
     "JAX_COORDINATOR_ADDRESS",
@@ -84,8 +85,12 @@ def _of_one_machine(environ: Mapping[str, str]) -> str | None:
 
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Returns the user's folder for compiled programs and plans."""
-    return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "palmscale"
+    """Returns the user's folder for rows, compiled programs and plans.
+
+    Raises:
+        UserError: XDG_CACHE_HOME is not set, and the home folder is unknown.
+    """
+    return local_path(f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/palmscale")
 
 
 def environment() -> dict[str, str]:

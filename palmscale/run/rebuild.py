@@ -8,7 +8,7 @@ from typing import Any
 from flax import linen as nn
 
 from palmscale.errors import UserError
-from palmscale.run import named_classes
+from palmscale.run import functions, named_classes
 from palmscale.run.identity import describe
 from palmscale.storage.typed_json import misfit
 
@@ -25,6 +25,12 @@ def rebuild(described: Any, modules: Iterable[str] = (), base: type = object) ->
         UserError: it names a class that it may not, or a field does not have its type.
     """
     modules = tuple(modules)
+    if isinstance(described, Mapping) and functions.FUNCTION in described:
+        made_by = str(described[functions.FUNCTION])[:100]
+        raise UserError(
+            f"the stored run has a value that {made_by!r} made, and checkpoints hold no functions;"
+            " name the run's gin file."
+        )
     if isinstance(described, Mapping) and "class" in described:
         kind = named_classes.find(described["class"], modules, base)
         stored = {name: value for name, value in described.items() if name != "class"}

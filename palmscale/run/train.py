@@ -243,7 +243,7 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
 
 def _write_descriptions(workdir: Place, session: Session, config: str) -> None:
     if config:
-        (workdir / CONFIG).write_text(config)
+        (workdir / CONFIG).write_bytes(config.encode())
     vocabulary = workdir / VOCABULARY
     vocabulary.mkdir(parents=True, exist_ok=True)
     session.vocabulary.save(vocabulary)

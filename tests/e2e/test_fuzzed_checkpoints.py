@@ -4,15 +4,15 @@ import collections
 import random
 import resource
 
-import fuzzed
 import pytest
+from fuzzed_checkpoints import copied, open_one
 
 
 def fuzz(folder, seed, count):
-    workdir, ended = fuzzed.copied(folder), collections.Counter()
+    workdir, ended = copied(folder), collections.Counter()
     for number in range(count):
         try:
-            ended.update(fuzzed.open_one(workdir, random.Random(f"{seed}:{number}")).split(". "))
+            ended.update(open_one(workdir, random.Random(f"{seed}:{number}")).split(". "))
         except BaseException:
             print(f"case {seed}:{number}")
             raise

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from palmscale.cli.argument_values import at_least, share
+from palmscale.cli.argument_values import at_least, path, share
 from palmscale.cli.parser import (
     add_checkpoint_choice,
     add_command,
@@ -15,6 +15,7 @@ from palmscale.cli.parser import (
     add_workdir,
 )
 from palmscale.errors import UserError
+from palmscale.seeds import LEAST, MOST
 
 
 def add(commands: Any) -> None:
@@ -25,7 +26,9 @@ def add(commands: Any) -> None:
     add_modules(command)
     prompt = command.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", help="the text to continue (default: none)")
-    prompt.add_argument("--prompt_file", metavar="FILE", help="a file with the text to continue")
+    prompt.add_argument(
+        "--prompt_file", type=path, metavar="FILE", help="a file with the text to continue"
+    )
     command.add_argument(
         "--max_tokens", type=at_least(int, 1), default=256, metavar="N", help="default: 256"
     )
@@ -43,7 +46,11 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--greedy", action="store_true", help="always the likeliest token")
     command.add_argument(
-        "--seed", type=int, default=0, help="default: 0; the same seed writes the same text"
+        "--seed",
+        type=at_least(int, LEAST, MOST),
+        default=0,
+        metavar="N",
+        help="default: 0; the same seed writes the same text",
     )
     add_place(command)
 

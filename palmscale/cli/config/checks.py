@@ -86,7 +86,13 @@ def check_references_are_complete(said: Statements) -> None:
 
 
 def _check_is_complete(said: Statements, reference: Reference, scope: str, place: str) -> None:
-    missing = types.missing(reference.target, set(said.bound_in(scope, reference.target)))
+    bound = said.bound_in(scope, reference.target)
+    missing = types.missing(reference.target, set(bound))
+    if not reference.evaluated and bound and missing:
+        raise UserError(
+            f"{place}: {reference} is called later, with {', '.join(missing)}; a checkpoint would"
+            f" not record {', '.join(bound)}. Refer to a function that returns it, as @NAME()."
+        )
     if reference.evaluated and missing:
         name = reference.name.rpartition("/")[2]
         shown = name if not scope or scope in said.macros else f"{scope}/{name}"

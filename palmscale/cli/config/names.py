@@ -44,7 +44,7 @@ def import_module(module: str, place: str) -> None:
         raise UserError(
             f"{place}: cannot import {module}: {error}{_import_hint(module, error)}"
         ) from error
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise UserError(
             f"{place}: cannot import {module}: {type(error).__name__}: {error}"
         ) from error

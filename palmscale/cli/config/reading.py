@@ -24,6 +24,7 @@ from palmscale.cli.config.types import Reference
 from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.storage.place import local_path
 
 _PACKAGE = pathlib.Path(palmscale.__file__).parent
 # In a checkout `configs/` stands beside the package, in an installed wheel inside it.
@@ -62,9 +63,13 @@ class Reading:
             raise UserError(f"{asked_by}: {name} includes itself; remove one of the includes.")
         shown = _shown(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{asked_by}: cannot read {shown}: {error}") from error
+            text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin with a mark.
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{asked_by}: cannot read {shown}: {error}; save it as UTF-8."
+            ) from error
+        except OSError as error:
+            raise UserError(f"{asked_by}: cannot read {shown}: {error.strerror}.") from error
         imports: dict[str, str] = {}
         for statement in parse(text, shown):
             place = f"{shown}:{statement.location.line_num}"
@@ -188,9 +193,10 @@ class Reading:
         self._renamed.setdefault(file, {})[old] = new
 
     def _find(self, name: str, asked_by: str) -> pathlib.Path:
+        given = local_path(name)
         for folder in self._search_paths:
-            if (folder / name).is_file():
-                return (folder / name).resolve()
+            if os.path.isfile(folder / given):
+                return (folder / given).resolve()
         known = {
             str(f.relative_to(p)) for p in self._search_paths for f in p.glob("configs/**/*.gin")
         }

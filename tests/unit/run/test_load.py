@@ -127,3 +127,15 @@ def test_arrays_that_the_files_cannot_hold_are_refused_before_they_take_memory(
 def test_a_folder_that_holds_no_run_says_so(tmp_path):
     with pytest.raises(UserError, match="no run in"):
         palmscale.load(tmp_path)
+
+
+def test_samples_stop_once_all_have_ended(trained, monkeypatch):
+    a, b, end = *trained.vocabulary.encode("ab"), trained.vocabulary.eod_id
+
+    def tokens(**keywords):
+        yield from np.array([[a, end, a], [end, b, b], [b, a, end]])
+        raise AssertionError("asked for more")
+
+    monkeypatch.setattr(load, "generate", tokens)
+    wanted = {"max_tokens": 9, "sampling": Sampling(), "seed": 0}
+    assert trained.samples("x", num_samples=3, **wanted) == ["a", "", "ab"]

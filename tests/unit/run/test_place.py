@@ -74,3 +74,11 @@ def test_a_single_process_of_mpi_is_a_job_of_its_own():
 def test_caches_lie_where_the_user_keeps_them():
     assert cache_directory({"XDG_CACHE_HOME": "/there"}) == Path("/there/palmscale")
     assert cache_directory({}) == Path("~/.cache/palmscale").expanduser()
+
+
+def test_without_a_home_folder_the_variables_to_set_are_named(monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user id without a name
+    assert cache_directory({"XDG_CACHE_HOME": "/there"}) == Path("/there/palmscale")
+    with pytest.raises(UserError, match="the home folder is unknown; set HOME"):
+        cache_directory({})

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 import threading
 
@@ -16,7 +17,6 @@ from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.cluster.join import Deadlines
 from palmscale.data.sources import paths
 from palmscale.errors import CorruptionError, UserError
-from palmscale.run import job
 from palmscale.run.train import Debugging
 from palmscale.train.faults import Fault
 
@@ -64,7 +64,7 @@ def test_text_that_cannot_be_read_to_its_end_is_named_and_ends_the_run(
         ended.set()
 
     monkeypatch.setattr(paths, "digest", hang)
-    monkeypatch.setattr(job.os, "_exit", leave)
+    monkeypatch.setattr(os, "_exit", leave)
     run = dataclasses.replace(small_run, deadlines=Deadlines(step_seconds=1))
     with pytest.raises(Hung):
         palmscale.train(run, folder / "hung")
