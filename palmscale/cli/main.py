@@ -16,6 +16,7 @@ from palmscale.cli.commands import (
     env,
     explain,
     generate,
+    new,
     plan,
     train,
     verify_resume,
@@ -29,6 +30,7 @@ from palmscale.observe.streams import close_standard_streams, open_standard_stre
 
 # In the order of the help. Each module imports what is heavy when its command runs: --help is fast.
 COMMANDS = (
+    new,
     train,
     verify_resume,
     evaluate,
@@ -83,6 +85,8 @@ def run(arguments: Sequence[str]) -> int:
             # Orbax decides at its first path: those of gs:// would go through TensorFlow, if that
             # is installed, and ignore what gcsfs is told.
             os.environ.setdefault("EPATH_USE_TF", "0")
+        # As JAX sets it, which a module that imports TensorFlow may come before.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
         code = args.function(args)
         sys.stdout.flush()
         return code or 0

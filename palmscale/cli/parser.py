@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from palmscale.cli.argument_values import at_least, checkpoint, workdir
-from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
+from palmscale.run.nearest import did_you_mean
 
 GIN_PREFIX = "--gin."
 

@@ -22,7 +22,7 @@ from palmscale.data.sources.source import SPLITS
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import CorruptionError, UserError
 from palmscale.storage.inside import inside, read_limited
-from palmscale.storage.place import local_path
+from palmscale.storage.place import Place, local_path
 from palmscale.storage.typed_json import MOST_BYTES, parse
 
 FORMAT = 2
@@ -149,7 +149,7 @@ class RowCache:
             CorruptionError: the cache is damaged.
         """
         directory = local_path(directory)
-        manifest = _read_manifest(directory)
+        manifest = read_manifest(directory)
         for file in files_of(manifest):
             path = inside(directory, file["name"])
             if not path.exists():
@@ -177,7 +177,13 @@ class RowCache:
         return self._splits[name]
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Place) -> dict[str, Any]:
+    """Returns the content of a cache's manifest.
+
+    Raises:
+        UserError: there is no cache, or it has another format.
+        CorruptionError: the manifest is damaged.
+    """
     path = directory / MANIFEST
     try:
         content = read_limited(path, MOST_BYTES)

@@ -60,12 +60,13 @@ class PaLM(nn.Module):
     Parameters are float32 and stacked over layers; `apply` returns float32 logits [B, L, V].
 
     Attributes:
-        dim: D.
+        dim: D, the width of the model.
         num_tokens: number of ids in the vocabulary.
-        depth: N.
-        dim_head: K; must be even, since rotary positions rotate pairs.
-        heads: H; all share one key and value head.
-        ff_mult: F / D. The paper uses 4, for both halves of SwiGLU.
+        depth: N, the number of layers.
+        dim_head: K, the size of a head; must be even, since rotary positions rotate pairs.
+        heads: H, the number of query heads; all share one key and value head.
+        ff_mult: F / D, the MLP's width in widths of the model. The paper uses 4, for both halves of
+            SwiGLU.
         norm: `rms`, the paper's (T5 LayerNorm), or `layer`, which subtracts the mean.
         norm_eps: added to the norm's mean square.
         norm_scale_offset: a stored scale s acts as s + offset. With Google's 1, weight decay pulls

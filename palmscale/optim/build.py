@@ -29,9 +29,17 @@ _MOMENTUM_DTYPE: _Need = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adafactor:
-    """PaLM's optimizer (section 5); palmscale.optim.adafactor documents the rule and the fields.
+    """PaLM's optimizer (section 5); palmscale.optim.adafactor documents the rule.
 
-    `clip_global_norm` is the largest global norm of the gradients; None: no clipping.
+    Attributes:
+        learning_rate: schedule of the relative rate: 1e-2 moves a weight by 1% of its RMS.
+        beta1: decay rate of the momentum.
+        beta2_exponent: the second moment's decay rate at step k is 1 - k^-beta2_exponent.
+        weight_decay_lr_exponent: each step decays weights by lr to this power; None: no decay.
+        clip_global_norm: largest global norm of the gradients; None: no clipping.
+        clipping_threshold: largest RMS of a parameter's update; None: no clipping.
+        min_parameter_scale: lower bound of a parameter's RMS, which lets zero parameters move.
+        momentum_dtype: dtype of the momentum: `float32` or `bfloat16`.
 
     Raises:
         UserError: a field is out of range.
@@ -80,7 +88,15 @@ class Adafactor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """optax's AdamW after the same gradient clipping; decay is scaled by the learning rate.
+    """optax's AdamW after the same gradient clipping.
+
+    Attributes:
+        learning_rate: schedule of the rate.
+        beta1: decay rate of the first moment.
+        beta2: decay rate of the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: each step decays weights by this, scaled by the learning rate.
+        clip_global_norm: largest global norm of the gradients; None: no clipping.
 
     Raises:
         UserError: a field is out of range.

@@ -16,7 +16,13 @@ from palmscale.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSpec:
-    """How many devices lie along each mesh axis; one of them may be -1, which is worked out."""
+    """How many devices lie along each mesh axis; one of them may be -1, which is worked out.
+
+    Attributes:
+        data: devices along `data`: each has its part of the batch and of the weights.
+        model: devices along `model`: each has its part of the heads, the MLP and the vocabulary.
+        replicas: copies of the weights, one for each slice or group of devices.
+    """
 
     data: int = -1
     model: int = 1

@@ -59,9 +59,16 @@ def identity(run: Run, digests: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_same_run(
-    old: Mapping[str, Any], new: Mapping[str, Any], allow_changes: tuple[str, ...]
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    allow_changes: tuple[str, ...],
+    *,
+    steps: tuple[int | None, int] = (None, 0),
 ) -> dict[str, tuple[Any, Any]]:
     """Returns the changes between two identities that `allow_changes` names.
+
+    `steps` is `Training.steps` of the old run, if known, and of the new one. A schedule that
+    depends on it has an error message of its own.
 
     Raises:
         UserError: any other difference; all are listed.
@@ -75,11 +82,23 @@ def check_same_run(
     }
     if refused:
         listing = ", ".join(f"{name}: {a!r} -> {b!r}" for name, (a, b) in refused.items())
+        if all(_follows_steps(name, values, steps) for name, values in refused.items()):
+            raise UserError(
+                f"the learning rate schedule of the run in the workdir was made for {steps[0]}"
+                f" steps, and Training.steps={steps[1]} changes it ({listing}); keep the number of"
+                " steps or, to continue on the new schedule, set"
+                f" Run.allow_changes={tuple(refused)}."
+            )
         raise UserError(
-            f"the workdir holds another run ({listing}); use another workdir, undo the change, or"
-            f" allow it: Run.allow_changes={tuple(refused)}."
+            f"the workdir holds another run ({listing}); use another workdir, undo the change or,"
+            f" to allow it, set Run.allow_changes={tuple(refused)}."
         )
     return changed
+
+
+def _follows_steps(name: str, values: tuple[Any, Any], steps: tuple[int | None, int]) -> bool:
+    """Returns whether a change of the optimizer is only that of `Training.steps`."""
+    return name.startswith("optimizer.") and values == steps
 
 
 def changes(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -23,7 +23,7 @@ class Run:
         model: a Linen module with `hidden` and `unembed`; see palmscale.model.interface.
         optimizer: a transformation of optax, an object with `build`, or a function that returns
             one of them; see palmscale.optim.interface.
-        data: rows.
+        data: the rows to train on.
         training: steps, batches and loss.
         layout: devices and where arrays lie on them.
         saving: when to save, and what to keep.

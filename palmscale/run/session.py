@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -107,6 +108,11 @@ def open_caches(description: Data, **options: Any) -> dict[str, RowCache]:
     The options are those of `palmscale.data.open.open_caches`.
     """
     return data.open_caches(description, user_caches=place.cache_directory(), **options)
+
+
+def open_cache(folder: str | os.PathLike[str]) -> RowCache:
+    """Returns a built cache, by way of the user's cache folder where it lies in a bucket."""
+    return data.open_cache(folder, user_caches=place.cache_directory())
 
 
 def _session(

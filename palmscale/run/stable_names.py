@@ -53,6 +53,11 @@ def name_of(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
+def gin_name(target: Any) -> str:
+    """Returns what a gin file calls a class or function: `PaLM`, or `module.name` of a user's."""
+    return name_of(target).replace(":", ".")
+
+
 def current(name: str) -> str:
     """Returns the stable name of what a file may know by the path it had in an earlier version."""
     module, _, short = name.rpartition(":")

@@ -1,8 +1,9 @@
 """Trains a run, from where its folder stands to its last step, on one process or many."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +18,9 @@ from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.open import training_stream
 from palmscale.observe import log
-from palmscale.observe.reporting import metric_writers, throughput
+from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
+from palmscale.optim.learning_rate import LearningRate
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss
@@ -113,24 +115,7 @@ def train(
         deadlines=run.deadlines,
         command=command,
     ) as job:
-        with (
-            Preemption(job.peers, leave=job.leave, say=log.say) as preemption,
-            Lease(
-                folder,
-                process_index=job.peers.index,
-                stale_seconds=run.deadlines.heartbeat_seconds,
-            ) as lease,
-            open_session(run, job.watchdog.beat) as session,
-            CheckpointStore(
-                folder / CHECKPOINTS,
-                keep=run.saving.keep,
-                lease=lease,
-                retries=run.saving.retries,
-                peers=job.peers,
-                timeout_seconds=run.deadlines.agree_seconds,
-            ) as store,
-        ):
-            job.watchdog.rest()
+        with _opened(run, folder, job) as (preemption, session, store):
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(
                 run, session, job, folder, store, writers, preemption, config, debugging
@@ -151,7 +136,7 @@ def train(
             if cursor.step >= run.training.steps:
                 return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
             if job.leads:
-                _write_descriptions(folder, session, config)
+                _write_descriptions(run, folder, session, config)
             state, cursor = trainer.train(state, cursor)
             interrupted = "yes" in job.peers.gather(
                 "end of the run",
@@ -167,6 +152,32 @@ def train(
     return TrainResult(
         step=cursor.step, metrics=trainer.last_metrics, workdir=folder, finished=finished
     )
+
+
+@contextlib.contextmanager
+def _opened(
+    run: Run, folder: Place, job: Job
+) -> Iterator[tuple[Preemption, Session, CheckpointStore]]:
+    """Opens what a run holds until it ends, in this order: signals, workdir, devices and rows."""
+    with (
+        Preemption(job.peers, leave=job.leave, say=log.say) as preemption,
+        Lease(
+            folder,
+            process_index=job.peers.index,
+            stale_seconds=run.deadlines.heartbeat_seconds,
+        ) as lease,
+        open_session(run, job.watchdog.beat) as session,
+        CheckpointStore(
+            folder / CHECKPOINTS,
+            keep=run.saving.keep,
+            lease=lease,
+            retries=run.saving.retries,
+            peers=job.peers,
+            timeout_seconds=run.deadlines.agree_seconds,
+        ) as store,
+    ):
+        job.watchdog.rest()
+        yield preemption, session, store
 
 
 def _trainer(
@@ -204,6 +215,7 @@ def _trainer(
         batch_sharding=session.layout.batch_sharding,
         store=store,
         writers=writers,
+        learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
             flops_per_token=session.flops_per_token,
@@ -236,12 +248,16 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
         return
     identity = session_identity(run, session)
     kept = checked_meta(stored, store)["identity"]
-    allowed = check_same_run(kept, identity, run.allow_changes)
+    # 0.1.0 did not store the run.
+    old_steps = stored.get("run", {}).get("training", {}).get("steps")
+    steps = old_steps, run.training.steps
+    allowed = check_same_run(kept, identity, run.allow_changes, steps=steps)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
 
 
-def _write_descriptions(workdir: Place, session: Session, config: str) -> None:
+def _write_descriptions(run: Run, workdir: Place, session: Session, config: str) -> None:
+    log.say(where_metrics_lie(run.reporting, workdir))
     if config:
         (workdir / CONFIG).write_bytes(config.encode())
     vocabulary = workdir / VOCABULARY

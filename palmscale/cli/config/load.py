@@ -10,6 +10,7 @@ import gin
 from palmscale.cli.config import checks, types, write
 from palmscale.cli.config.chosen import ChosenModules
 from palmscale.cli.config.reading import ROOT, Reading
+from palmscale.cli.config.settings import Setting, settings_of
 from palmscale.cli.config.statements import Macro, map_items
 from palmscale.cli.config.types import Reference
 from palmscale.errors import UserError
@@ -78,6 +79,12 @@ def load_data(gin_files: str | Sequence[str], bindings: Sequence[str] = ()) -> "
 def operative_config() -> str:
     """Returns, as a gin file, every setting of what has been loaded, defaults included."""
     return write.stored_text(gin.operative_config_str())
+
+
+def settings() -> list[Setting]:
+    """Returns every setting of what has been loaded."""
+    assert _loaded is not None, "loaded"
+    return settings_of(_loaded.said)
 
 
 def setting_of(field: str) -> str:

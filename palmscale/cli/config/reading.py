@@ -21,9 +21,10 @@ from palmscale.cli.config.syntax import (
     parse,
 )
 from palmscale.cli.config.types import Reference
-from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.run.meanings import closest
+from palmscale.run.nearest import did_you_mean
 from palmscale.storage.place import local_path
 
 _PACKAGE = pathlib.Path(palmscale.__file__).parent
@@ -152,7 +153,9 @@ class Reading:
         target = self._symbol(selector, imports_of_selector, place, file).target
         known = types.parameters(target)
         if parameter not in known and not types.takes_any_name(target):
-            hint = did_you_mean(parameter, known)
+            owner = names.canonical(selector, imports_of_selector)
+            found = closest(parameter, {name: (f"{owner}.{name}",) for name in known})
+            hint = f"; did you mean {found}?" if found else did_you_mean(parameter, known)
             raise UserError(f"{place}: {selector} has no parameter {parameter}{hint}")
         value = self._value(statement.value, imports, place, file)
         name = f"{scope}{selector}.{parameter}"

@@ -26,10 +26,11 @@ def trained(**fields):
     return changed(training=dataclasses.replace(TRAINING, **fields))
 
 
-def resumed(new, allow_changes=(), digest="d"):
-    """Checks `new` against a checkpoint of RUN, whose identity has been through JSON."""
-    old = json.loads(json.dumps(identity(RUN, {"": "d"})))
-    return check_same_run(old, identity(new, {"": digest}), allow_changes)
+def resumed(new, allow_changes=(), digest="d", old=RUN):
+    """Checks `new` against a checkpoint of `old`, whose identity has been through JSON."""
+    stored = json.loads(json.dumps(identity(old, {"": "d"})))
+    steps = old.training.steps, new.training.steps
+    return check_same_run(stored, identity(new, {"": digest}), allow_changes, steps=steps)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,32 @@ def test_the_value_that_the_message_gives_lets_the_run_resume():
         resumed(run)
     allowed = str(refused.value).rpartition("Run.allow_changes=")[2].removesuffix(".")
     assert sorted(resumed(run, eval(allowed))) == ["seed", "z_loss"]
+
+
+def cosine(steps, **fields):
+    """RUN for `steps` steps with a schedule that ends there."""
+    schedule = dataclasses.replace(ADAMW.learning_rate, total_steps=steps)
+    optimizer = dataclasses.replace(ADAMW, learning_rate=schedule)
+    return dataclasses.replace(trained(steps=steps, **fields), optimizer=optimizer)
+
+
+@pytest.mark.parametrize("steps", [80, 30], ids=["longer", "shorter"])
+def test_another_number_of_steps_under_a_schedule_that_ends_with_them_is_said_and_can_be_allowed(
+    steps,
+):
+    name = "optimizer.learning_rate.total_steps"
+    with pytest.raises(UserError) as refused:
+        resumed(cosine(steps), old=cosine(50))
+    message = str(refused.value)
+    assert "schedule of the run in the workdir was made for 50 steps" in message
+    assert f"Training.steps={steps} changes it ({name}: 50 -> {steps})" in message
+    assert message.endswith(f"set Run.allow_changes=('{name}',).")
+    assert resumed(cosine(steps), (name,), old=cosine(50)) == {name: (50, steps)}
+
+
+def test_a_schedule_that_changes_with_more_than_the_steps_is_another_run():
+    with pytest.raises(UserError, match="another run .*total_steps: 50 -> 80, seed: 0 -> 1"):
+        resumed(cosine(80, seed=1), old=cosine(50))
 
 
 def test_other_rows_are_another_run():
