@@ -95,8 +95,9 @@ def become(handle, streams):
     os.environ.clear()
     os.environ.update(request["environment"])
     unbuffered, (kind, program, *sys.argv[1:]) = request["unbuffered"], request["arguments"]
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(write_through=unbuffered)
+    # New ones: those of the server remember whether its own files could seek.
+    sys.stdout = open(1, "w", closefd=False, buffering=1 if unbuffered else -1)
+    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")
     sys.argv[0], sys.path[0] = kind, "" if kind == "-c" else request["cwd"]
     read_environment_again()
     return kind, program
