@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from palmscale.cli.argument_values import at_least, checkpoint, workdir
-from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
+from palmscale.run.nearest import did_you_mean
 
 GIN_PREFIX = "--gin."
 
@@ -150,6 +150,18 @@ def add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
         default="latest",
         metavar="WHICH",
         help="latest (default), best, or a step",
+    )
+
+
+def add_modules(command: argparse.ArgumentParser) -> None:
+    """Adds --module."""
+    command.add_argument(
+        "--module",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="import a module whose classes the checkpoint may name; repeat it to name more",
     )
 
 

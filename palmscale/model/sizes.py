@@ -31,9 +31,11 @@ class ParameterCounts:
 
 
 def padded_tokens(*, num_tokens: int, multiple: int) -> int:
-    """Returns the least multiple of `multiple` that is at least `num_tokens`.
+    """Returns the rows of a token table: `num_tokens` rounded up to a multiple of `multiple`.
 
-    A table of so many rows divides over the mesh; see `PaLM.padded_tokens`.
+    Args:
+        num_tokens: number of ids in the vocabulary, at least 1.
+        multiple: of the sizes of the mesh axes over which the table is sharded, at least 1.
 
     Raises:
         UserError: a number is below 1.
@@ -54,7 +56,7 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
         shape = leaf.value.shape if _is_box(leaf) else leaf.shape
         names = leaf.names if _is_box(leaf) else (None,) * len(shape)
         stored += math.prod(shape)
-        if axes.NORM in names:
+        if set(axes.NORMS) & set(names):
             continue
         without_norms += math.prod(shape)
         counted += math.prod(

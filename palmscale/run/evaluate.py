@@ -88,7 +88,7 @@ def eval_loss(
     for name, split in splits.items():
         if max_sequences != 0 and not split.num_rows:
             of = f" of {name}" if name else ""
-            log.warn(f"no rows{of} are held out (the text is a single unit): no evaluation{of}.")
+            log.warn(f"no rows{of} are held out: no evaluation{of}.")
     return HeldOutLoss(
         every_steps=run.training.eval_every_steps,
         splits=splits,

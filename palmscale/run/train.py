@@ -17,8 +17,9 @@ from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.open import training_stream
 from palmscale.observe import log
-from palmscale.observe.reporting import metric_writers, throughput
+from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
+from palmscale.optim.learning_rate import LearningRate
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss
@@ -29,6 +30,7 @@ from palmscale.run.plan_check import compare_with_plan
 from palmscale.run.run import Run
 from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
+from palmscale.run.stored_meta import checked_meta
 from palmscale.run.versions import compiler_versions, versions
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir
 from palmscale.storage.place import Place
@@ -150,7 +152,7 @@ def train(
             if cursor.step >= run.training.steps:
                 return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
             if job.leads:
-                _write_descriptions(folder, session, config)
+                _write_descriptions(run, folder, session, config)
             state, cursor = trainer.train(state, cursor)
             interrupted = "yes" in job.peers.gather(
                 "end of the run",
@@ -203,6 +205,7 @@ def _trainer(
         batch_sharding=session.layout.batch_sharding,
         store=store,
         writers=writers,
+        learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
             flops_per_token=session.flops_per_token,
@@ -234,12 +237,17 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     if stored is None:
         return
     identity = session_identity(run, session)
-    allowed = check_same_run(stored["identity"], identity, run.allow_changes)
+    kept = checked_meta(stored, store)["identity"]
+    # 0.1.0 did not store the run.
+    old_steps = stored.get("run", {}).get("training", {}).get("steps")
+    steps = old_steps, run.training.steps
+    allowed = check_same_run(kept, identity, run.allow_changes, steps=steps)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
 
 
-def _write_descriptions(workdir: Place, session: Session, config: str) -> None:
+def _write_descriptions(run: Run, workdir: Place, session: Session, config: str) -> None:
+    log.say(where_metrics_lie(run.reporting, workdir))
     if config:
         (workdir / CONFIG).write_bytes(config.encode())
     vocabulary = workdir / VOCABULARY

@@ -57,14 +57,13 @@ def verify(args: argparse.Namespace) -> None:
     from palmscale.cli.config.load import load_run
     from palmscale.data.cache import verify as verify_cache
     from palmscale.data.open import local_processes
-    from palmscale.data.row_cache import RowCache
     from palmscale.observe import log, progress
-    from palmscale.run.session import open_caches
+    from palmscale.run.session import open_cache, open_caches
 
     check_cache_or_gin(args)
     log.set_up()
     if args.cache is not None:
-        caches = [RowCache.open(args.cache)]
+        caches = [open_cache(args.cache)]
     else:
         caches = open_caches(load_run(args.gin_file, args.gin_bindings).data).values()
     for cache in caches:
@@ -81,7 +80,7 @@ def _executor(args: argparse.Namespace, data: "Data") -> "Executor":
 
     if args.beam is not None:
         folder = cache_directory(data, place.cache_directory())
-        return BeamPipelines(shlex.split(args.beam), folder)
+        return BeamPipelines(shlex.split(args.beam), str(folder))
     return local_processes(args.processes, data.import_modules)
 
 

@@ -42,14 +42,13 @@ def show(args: argparse.Namespace) -> None:
     not mixed: some rows of each component are shown.
     """
     from palmscale.cli.config.load import load_run
-    from palmscale.data.row_cache import RowCache
     from palmscale.observe import log
-    from palmscale.run.session import open_caches
+    from palmscale.run.session import open_cache, open_caches
 
     check_cache_or_gin(args)
     log.set_up()
     if args.cache is not None:
-        _show_cache(RowCache.open(args.cache), args)
+        _show_cache(open_cache(args.cache), args)
         return
     run = load_run(args.gin_file, args.gin_bindings)
     opened = open_caches(run.data)

@@ -128,6 +128,11 @@ class Statements:
                         waiting.append((inner, reference.target))
         return list(reached)
 
+    def effective(self) -> list[Binding]:
+        """Returns the bindings of all that is made."""
+        reached = self.reached()
+        return [b for scope, target in reached for b in self.bound_in(scope, target).values()]
+
     def replacement(self, used: Any, above: tuple[Any, ...] = ()) -> Binding | None:
         """Returns the line that took the place of one by which `used` would have an effect.
 

@@ -142,5 +142,5 @@ def suggestion(value: Any, wanted: Any) -> Any:
     if isinstance(value, (list, tuple)):
         candidates = [tuple(value), list(value)]
     if isinstance(value, Reference):
-        candidates = [Reference(value.name, value.target, not value.evaluated)]
+        candidates = [] if value.evaluated else [Reference(value.name, value.target, True)]
     return next((c for c in candidates if c is not None and fits(c, wanted)), None)

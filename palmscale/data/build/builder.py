@@ -69,7 +69,7 @@ def build_cache(
         )
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(directory, waiting):
+        with exclusive(directory, waiting):
             if not (directory / MANIFEST).exists():
                 partial = directory.with_name(f".{directory.name}.partial")
                 work = directory.with_name(f".{directory.name}.work")
@@ -287,7 +287,7 @@ def _text_bytes(record: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _exclusive(directory: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def exclusive(directory: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Makes a second builder of the same cache wait, if the file system supports locks."""
     try:
         import fcntl

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from palmscale.observe import log
+from palmscale.observe.load_noise import without_load_noise
 
 # Called with the amount of further progress; 0: the work goes on, with nothing to count yet.
 Count = Callable[[int], None]
@@ -141,7 +142,8 @@ def _begin(counter: Any, stop: Any, modules: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent stops
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for module in modules:
-        importlib.import_module(module)
+        with without_load_noise():
+            importlib.import_module(module)
 
 
 def _end_with_parent() -> None:

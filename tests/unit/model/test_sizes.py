@@ -22,7 +22,11 @@ def test_flops_are_six_a_parameter_and_those_of_attention():
     assert training_flops_per_token(MODEL, 100, 10) == (600, 12 * 2 * 2 * 8 * 10)
 
 
-def test_the_table_has_the_least_multiple_that_holds_the_tokens():
-    assert [padded_tokens(num_tokens=n, multiple=16) for n in (1, 256, 259)] == [16, 256, 272]
+def test_a_table_is_padded_to_the_next_multiple():
+    assert padded_tokens(num_tokens=256_000, multiple=384) == 256_128
+    assert padded_tokens(num_tokens=256_000, multiple=12_288) == 258_048
+    assert padded_tokens(num_tokens=32, multiple=16) == 32
+    with pytest.raises(UserError, match="padded_tokens.num_tokens=32 and padded_tokens.multiple=0"):
+        padded_tokens(num_tokens=32, multiple=0)
     with pytest.raises(UserError, match="padded_tokens.num_tokens=0"):
         padded_tokens(num_tokens=0, multiple=16)
