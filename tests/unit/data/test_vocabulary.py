@@ -171,7 +171,7 @@ def test_a_missing_or_wrong_model_file_is_one_line_with_its_name(tmp_path, conte
 def test_a_model_whose_pieces_are_not_text_is_one_line_with_its_name(tmp_path):
     path = tmp_path / "m.model"
     train(path)
-    path.write_bytes(path.read_bytes().replace(b"encode", b"enc\xffde"))
+    path.write_bytes(path.read_bytes().replace(b"text", b"te\xfft"))
     with pytest.raises(UserError, match="m.model' is not a SentencePiece model"):
         SentencePieceVocabulary(str(path))
 
