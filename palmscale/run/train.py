@@ -1,8 +1,9 @@
 """Trains a run, from where its folder stands to its last step, on one process or many."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -114,24 +115,7 @@ def train(
         deadlines=run.deadlines,
         command=command,
     ) as job:
-        with (
-            Preemption(job.peers, leave=job.leave, say=log.say) as preemption,
-            Lease(
-                folder,
-                process_index=job.peers.index,
-                stale_seconds=run.deadlines.heartbeat_seconds,
-            ) as lease,
-            open_session(run, job.watchdog.beat) as session,
-            CheckpointStore(
-                folder / CHECKPOINTS,
-                keep=run.saving.keep,
-                lease=lease,
-                retries=run.saving.retries,
-                peers=job.peers,
-                timeout_seconds=run.deadlines.agree_seconds,
-            ) as store,
-        ):
-            job.watchdog.rest()
+        with _opened(run, folder, job) as (preemption, session, store):
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(
                 run, session, job, folder, store, writers, preemption, config, debugging
@@ -168,6 +152,32 @@ def train(
     return TrainResult(
         step=cursor.step, metrics=trainer.last_metrics, workdir=folder, finished=finished
     )
+
+
+@contextlib.contextmanager
+def _opened(
+    run: Run, folder: Place, job: Job
+) -> Iterator[tuple[Preemption, Session, CheckpointStore]]:
+    """Opens what a run holds until it ends, in this order: signals, workdir, devices and rows."""
+    with (
+        Preemption(job.peers, leave=job.leave, say=log.say) as preemption,
+        Lease(
+            folder,
+            process_index=job.peers.index,
+            stale_seconds=run.deadlines.heartbeat_seconds,
+        ) as lease,
+        open_session(run, job.watchdog.beat) as session,
+        CheckpointStore(
+            folder / CHECKPOINTS,
+            keep=run.saving.keep,
+            lease=lease,
+            retries=run.saving.retries,
+            peers=job.peers,
+            timeout_seconds=run.deadlines.agree_seconds,
+        ) as store,
+    ):
+        job.watchdog.rest()
+        yield preemption, session, store
 
 
 def _trainer(
