@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from palmscale.data import cache as caches
 from palmscale.data.build.processes import Executor, LocalProcesses
 from palmscale.data.dataset import Data
-from palmscale.data.mixture import Mixed, check_alike
+from palmscale.data.mixture import Mixed, check_alike, rates
 from palmscale.data.pack import SEGMENTS
 from palmscale.data.row_cache import RowCache
 from palmscale.data.sources.source import TRAIN, VALIDATION
@@ -24,11 +24,18 @@ def open_caches(data: Data, *, executor: Executor | None = None) -> dict[str, Ro
 
     Raises:
         UserError: a cache cannot be opened or built, has another sequence length than
-            `data.sequence_length`, or cannot be mixed with the others.
+            `data.sequence_length`, or cannot be mixed with the others; names the component.
     """
+    for _, weights in data.weight_stages():
+        rates(weights)  # before text is read
     opened = {}
     for name, part in data.parts().items():
-        cache = opened[name] = open_or_build(part, executor=executor)
+        try:
+            cache = opened[name] = open_or_build(part, executor=executor)
+        except UserError as error:
+            if not name:
+                raise
+            raise type(error)(f"the component {name}: {error}") from error
         train, held_out = (cache.split(split).num_rows for split in (TRAIN, VALIDATION))
         log.say(
             f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out"

@@ -1,11 +1,21 @@
 """Tables and sizes on standard output, for a person or for the next program in a pipe."""
 
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 
 _PIPED_WIDTH = 120
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """Returns the text with control characters, which a terminal would interpret, as `\\x1b`.
+
+    Line ends and tabs stay.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def print_table(
@@ -26,7 +36,8 @@ def print_table(
         justify = "right" if number in right else "left"
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*map(rich.text.Text, row))  # Not a str, whose [brackets] would be markup.
+        cells = (printable(cell).replace("\n", "\\n") for cell in row)
+        table.add_row(*map(rich.text.Text, cells))  # Not a str, whose [brackets] would be markup.
     width = None if sys.stdout.isatty() else _PIPED_WIDTH
     rich.console.Console(width=width, highlight=False).print(table)
 
@@ -39,6 +50,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     indent = max(len(name) for name, _ in facts) + 2
     room = shutil.get_terminal_size().columns - indent
     for name, value in facts:
+        value = printable(value)
         wraps = sys.stdout.isatty() and room > 20
         lines = textwrap.wrap(value, room, break_on_hyphens=False) if wraps else [value]
         print(f"{name:<{indent}}" + f"\n{'':<{indent}}".join(lines))

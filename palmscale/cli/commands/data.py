@@ -57,7 +57,7 @@ def verify(args: argparse.Namespace) -> None:
     """Reads whole caches; a difference raises CorruptionError, which names the file."""
     from palmscale.cli.config.load import load_run
     from palmscale.data.cache import verify as verify_cache
-    from palmscale.data.open import local_processes, open_or_build
+    from palmscale.data.open import local_processes, open_caches
     from palmscale.data.row_cache import RowCache
     from palmscale.observe import log, progress
 
@@ -66,8 +66,8 @@ def verify(args: argparse.Namespace) -> None:
     if args.cache is not None:
         caches = [RowCache.open(Path(args.cache))]
     else:
-        parts = load_run(args.gin_file, args.gin_bindings).data.parts()
-        caches = [open_or_build(part) for part in parts.values()]
+        data = load_run(args.gin_file, args.gin_bindings).data
+        caches = list(open_caches(data).values())
     for cache in caches:
         with progress.bars() as show_progress:
             verify_cache(cache.directory, local_processes(args.processes), show_progress)

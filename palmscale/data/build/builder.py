@@ -30,6 +30,7 @@ from palmscale.data.sources.corpus import Corpus
 from palmscale.data.sources.source import SPLITS, TRAIN, SourceShard
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
+from palmscale.observe import log
 
 Progress = Callable[[str, int, int | None], None]  # (activity, bytes done, bytes in all if known)
 
@@ -293,5 +294,9 @@ def _exclusive(directory: Path) -> Iterator[None]:
         return
     with open(directory.parent / f".{directory.name}.lock", "w") as lock:
         with contextlib.suppress(OSError):  # no locks: both builders write the same rows
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.say(f"Waiting for another process, which is building {directory}.")
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -20,3 +20,11 @@ def test_on_a_terminal_a_fact_wraps_below_its_value(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1 and all(len(line) <= 40 for line in lines)
     assert all(line.startswith("       word") for line in lines[1:])
+
+
+def test_control_characters_are_shown_rather_than_obeyed(capsys):
+    tables.print_table(("name",), [["a\x1b[2Jb\nc"]])
+    tables.print_facts([("groups", "\x1b]0;title\x07 50%")])
+    table, facts = capsys.readouterr().out.split("groups")
+    assert r"a\x1b[2Jb\nc" in table and r"\x1b]0;title\x07 50%" in facts
+    assert tables.printable("line\n\tnext\x9b") == "line\n\tnext\\x9b"

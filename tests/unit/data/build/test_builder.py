@@ -1,8 +1,10 @@
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import memory_source
@@ -177,6 +179,46 @@ def test_of_two_builders_at_once_both_get_the_same_whole_cache(tmp_path):
     outputs = {builder.communicate(timeout=60)[0] for builder in builders}
     assert [b.returncode for b in builders] == [0, 0, 0] and len(outputs) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == [".c.lock", "c"]
+
+
+def test_a_second_builder_says_that_it_waits(tmp_path, build, caplog):
+    caplog.set_level("INFO", "palmscale")
+    with open(tmp_path / ".c.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = threading.Thread(target=build, args=(tmp_path / "c",))
+        second.start()
+        deadline = time.monotonic() + 60
+        while f"Waiting for another process, which is building {tmp_path}/c" not in caplog.text:
+            assert time.monotonic() < deadline, "it did not say so"
+            time.sleep(0.01)
+        assert not (tmp_path / "c").exists()
+    second.join(60)
+    assert RowCache.open(tmp_path / "c").digest
+
+
+def test_a_disk_that_is_full_while_rows_are_written_says_so(
+    tmp_path, build, monkeypatch
+):
+    class Full:
+        def __init__(self, path, options):
+            pass
+
+        def write(self, record):
+            raise RuntimeError("write() failed: No space left on device; writing /c; at byte 3")
+
+    monkeypatch.setattr(row_files.array_record_module, "ArrayRecordWriter", Full)
+    match = f"the cache {tmp_path}/c cannot be written .No space left on device.; free space"
+    with pytest.raises(UserError, match=match):
+        build(tmp_path / "c")
+    monkeypatch.undo()
+    assert build(tmp_path / "c").digest == build(tmp_path / "d").digest
+
+
+def test_a_disk_that_is_full_while_documents_are_read_says_so(tmp_path, build):
+    (tmp_path / ".c.work").mkdir()
+    (tmp_path / ".c.work/unit-000000.train.tokens").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="cannot be written .No space left on device."):
+        build(tmp_path / "c")
 
 
 def test_a_killed_builder_leaves_no_process_behind(tmp_path):
