@@ -196,9 +196,7 @@ def test_a_second_builder_says_that_it_waits(tmp_path, build, caplog):
     assert RowCache.open(tmp_path / "c").digest
 
 
-def test_a_disk_that_is_full_while_rows_are_written_says_so(
-    tmp_path, build, monkeypatch
-):
+def test_a_disk_that_is_full_while_rows_are_written_says_so(tmp_path, build, monkeypatch):
     class Full:
         def __init__(self, path, options):
             pass
