@@ -23,6 +23,8 @@ MODELS = {
     }.items()
 }
 
+WORDS = ["return", "text", " ", "  ", "def encode(text):\n    ", *"et1日é\u0301\t"]
+
 
 @pytest.fixture(scope="module")
 def vocabularies(tmp_path_factory):
@@ -39,22 +41,9 @@ def test_parts_have_the_ids_of_the_whole_text(vocabularies, name, monkeypatch):
     monkeypatch.setattr("palmscale.data.vocabulary._BLOCK_CHARACTERS", 5)
     vocabulary = vocabularies[name]
     plain = sentencepiece.SentencePieceProcessor(model_file=vocabulary.model_file)
-    parts = [
-        "return",
-        "text",
-        " ",
-        "  ",
-        "def encode(text):\n    ",
-        "e",
-        "t",
-        "1",
-        "日",
-        "e\u0301",
-        "\t",
-    ]
 
     @settings(deadline=None, max_examples=60)
-    @given(st.lists(st.sampled_from(words), max_size=40).map("".join))
+    @given(st.lists(st.sampled_from(WORDS), max_size=40).map("".join))
     def check(text):
         assert vocabulary.encode(text).tolist() == plain.encode(text)
 
