@@ -22,6 +22,25 @@ class HostLost(RuntimeError):
     """
 
 
+class NotSaved(RuntimeError):
+    """The state of a run could not be saved; the message names the last good checkpoint.
+
+    The command line prints the message as one line and exits with code 1.
+    """
+
+
+class AskedToEnd(SystemExit):
+    """The process was asked to end (SIGTERM) and did so before it had anything to return.
+
+    Not an `Exception`, so that nothing retries what it interrupts. Uncaught, it ends a program with
+    exit code 75, 'restart me'.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 75
+
+
 class DoesNotFitError(RuntimeError):
     """A program needs `needed_bytes` of memory, and a device has only `offered_bytes`."""
 

@@ -6,7 +6,7 @@ interrupted, 141 the reader of the output is gone.
 
 from typing import Any
 
-from palmscale.errors import HostLost, UserError
+from palmscale.errors import AskedToEnd, HostLost, NotSaved, UserError
 
 FAULT, MISTAKE, DOES_NOT_FIT, RESTART_ME, INTERRUPTED, UNREAD = 1, 2, 3, 75, 130, 141
 
@@ -28,10 +28,12 @@ def exit_code_and_line(error: BaseException) -> tuple[int, str]:
     """Returns the exit code of an exception, and one line that says what happened."""
     if isinstance(error, UserError):
         return MISTAKE, one_line(error)
-    if isinstance(error, HostLost):
+    if isinstance(error, HostLost | AskedToEnd):
         return RESTART_ME, one_line(error)
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted"
+        return INTERRUPTED, f"interrupted{': ' * bool(str(error))}{error}"
+    if isinstance(error, NotSaved):
+        return FAULT, one_line(error)
     return FAULT, f"{type(error).__name__}: {one_line(error)}"
 
 
@@ -43,6 +45,6 @@ def is_lost_host(error: BaseException) -> bool:
 
 
 def one_line(message: Any) -> str:
-    """Returns the first line of a message."""
-    lines = str(message).strip().splitlines()
-    return lines[0][:_LINE] if lines else "no message"
+    """Returns the first line of a message, with escapes for what a terminal would obey."""
+    line = str(message).strip().partition("\n")[0][:_LINE] or "no message"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

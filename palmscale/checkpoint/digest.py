@@ -15,9 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from palmscale.checkpoint.manifest import Manifest
 from palmscale.errors import CorruptionError
+from palmscale.storage.inside import check_links, inside, read_limited
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place
+from palmscale.storage.typed_json import MOST_BYTES, parse
 
 MANIFEST, VERIFIED = "MANIFEST.json", "VERIFIED"
 _THREADS = 4  # hashlib releases the GIL; with more threads the disk is the bottleneck
@@ -53,42 +56,52 @@ def write_manifest(
     """Writes the manifest, with `extra` and the files' digests, and then VERIFIED."""
     content = json.dumps({**extra, "files": dict(sorted(files.items()))}, indent=1).encode()
     write_durably(directory / MANIFEST, content)
-    write_durably(directory / VERIFIED, hashlib.sha256(content).hexdigest().encode())
+    write_marker(directory)
     _fsync(directory.parent)
 
 
-def read_manifest(directory: Place, marker_name: str = VERIFIED) -> dict[str, Any]:
-    """Returns the manifest of `directory`.
+def write_marker(directory: Place) -> None:
+    """Writes VERIFIED for the manifest that `directory` has."""
+    content = _read(directory / MANIFEST)
+    write_durably(directory / VERIFIED, hashlib.sha256(content).hexdigest().encode())
+
+
+def read_manifest(directory: Place, marker_name: str | None = VERIFIED) -> dict[str, Any]:
+    """Returns the manifest of `directory`; without a marker's name, unchecked.
 
     Raises:
-        CorruptionError: the manifest does not match its digest in the marker file.
+        CorruptionError: the manifest does not match its digest in the marker file, or is malformed.
     """
-    manifest, marker = directory / MANIFEST, directory / marker_name
-    content, stated = _read(manifest), _read(marker)
-    if hashlib.sha256(content).hexdigest().encode() != stated:
-        raise CorruptionError(f"{manifest} or {marker.name} is damaged: they do not match.")
-    return json.loads(content)
+    manifest = directory / MANIFEST
+    content = _read(manifest)
+    if marker_name is not None:
+        stated = _read(directory / marker_name)
+        if hashlib.sha256(content).hexdigest().encode() != stated:
+            raise CorruptionError(f"{manifest} or {marker_name} is damaged: they do not match.")
+    return parse(content, Manifest, manifest)
 
 
 def check(directory: Place, *, process_index: int = 0, process_count: int = 1) -> dict[str, Any]:
     """Verifies this process's share of the files and returns the manifest of `directory`.
 
-    Files that are not in the manifest are ignored, since nothing reads them.
+    Files that are not in the manifest are not read, but nothing may lead out of the folder.
 
     Raises:
         CorruptionError: a file is missing, has another size or is damaged; the first one is named.
     """
     manifest = read_manifest(directory)
+    check_links(directory)
     own = share(manifest["files"], process_index, process_count)
     for damage in _damages(directory, {name: manifest["files"][name] for name in own}):
         raise damage
     return manifest
 
 
-def damages(directory: Place, marker_name: str = VERIFIED) -> list[str]:
-    """Returns a message for each damaged file of `directory`; an empty list if there is none."""
+def damages(directory: Place, marker_name: str | None = VERIFIED) -> list[str]:
+    """Returns a message for each damaged file of `directory`; see `read_manifest`."""
     try:
         files = read_manifest(directory, marker_name)["files"]
+        check_links(directory)
     except CorruptionError as error:
         return [str(error)]
     return [str(damage) for damage in _damages(directory, files)]
@@ -112,8 +125,8 @@ def read_checked(directory: Place, name: str) -> bytes:
         CorruptionError: the file does not match its digest.
     """
     content = _read(directory / name)
-    stated = read_manifest(directory)["files"][name]["sha256"]
-    if hashlib.sha256(content).hexdigest() != stated:
+    stated = read_manifest(directory)["files"].get(name)
+    if stated is None or hashlib.sha256(content).hexdigest() != stated["sha256"]:
         raise CorruptionError(f"{directory / name} is damaged: its SHA-256 has changed.")
     return content
 
@@ -148,7 +161,7 @@ def _writer(name: str, process_count: int) -> int:
 def _damages(directory: Place, files: Mapping[str, Mapping[str, Any]]) -> Iterator[CorruptionError]:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         futures = [
-            pool.submit(_check_file, directory / name, stated) for name, stated in files.items()
+            pool.submit(_check_file, directory, name, stated) for name, stated in files.items()
         ]
         for future in futures:
             try:
@@ -162,7 +175,8 @@ def _flush_and_digest(path: Place) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
-def _check_file(path: Place, stated: Mapping[str, Any]) -> None:
+def _check_file(directory: Place, name: str, stated: Mapping[str, Any]) -> None:
+    path = inside(directory, name)
     try:
         found_bytes = path.stat().st_size
         if found_bytes != stated["bytes"]:
@@ -175,14 +189,14 @@ def _check_file(path: Place, stated: Mapping[str, Any]) -> None:
 
 def _read(path: Place) -> bytes:
     try:
-        return path.read_bytes()
+        return read_limited(path, MOST_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Place, error: OSError) -> OSError | CorruptionError:
     # Any other error, such as a permission or a lost mount, does not mean that the data is damaged.
-    if error.errno == errno.ENOENT:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return CorruptionError(f"{path} is missing.")
     if error.errno == errno.EIO:
         return CorruptionError(f"{path} cannot be read: {error.strerror}.")

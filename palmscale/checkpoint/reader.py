@@ -10,6 +10,7 @@ import jax
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.arrays import load_arrays
 from palmscale.checkpoint.fingerprint import fingerprint, named_leaves, nested
+from palmscale.checkpoint.manifest import check_room_for, stored_arrays
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
 from palmscale.checkpoint.summary import listed, mismatches, shapes
@@ -68,6 +69,10 @@ class CheckpointReader:
     def verified_steps(self) -> list[int]:
         """Returns every verified step, oldest first."""
         return self._folders.in_state("verified")
+
+    def strays(self) -> dict[str, str]:
+        """Returns why each folder whose name is a number is not a step, by name."""
+        return self._folders.strays()
 
     def latest_verified(self) -> int | None:
         """Returns the newest verified step, or None."""
@@ -130,7 +135,8 @@ class CheckpointReader:
 
         def load(at: int) -> tuple[int, dict[str, Any]]:
             manifest, _ = self._checked(at)
-            wanted = nested(choose(manifest["arrays"][PARAMS]))
+            stored = stored_arrays(manifest, PARAMS, self._folders.path(at))
+            wanted = nested(choose(stored))
             loaded = self._loaded(at, manifest, {PARAMS: wanted}, partial=True)
             return at, named_leaves(loaded[PARAMS])
 
@@ -141,9 +147,14 @@ class CheckpointReader:
     ) -> _Read | None:
         """Returns `read` of the first step that is not damaged; None if there is no step."""
         self._check_peers()
-        candidates = led(
-            self._peers, "choice of a step", lambda: self._candidates(step), self._timeout_seconds
-        )
+
+        def choose() -> list[int]:
+            found = self._candidates(step)
+            if step is None:
+                self._tell_ignored()
+            return found
+
+        candidates = led(self._peers, "choice of a step", choose, self._timeout_seconds)
         for candidate, is_last in _with_last(candidates):
             try:
                 return read(candidate)
@@ -164,7 +175,9 @@ class CheckpointReader:
         wrong = [
             line
             for item, tree in wanted.items()
-            for line in mismatches(manifest["arrays"][item], shapes(tree))
+            for line in mismatches(
+                stored_arrays(manifest, item, self._folders.path(step)), shapes(tree)
+            )
         ]
         if wrong:
             raise UserError(
@@ -186,9 +199,11 @@ class CheckpointReader:
     ) -> dict[str, Any]:
         """Loads the trees of abstract arrays and verifies their fingerprints."""
         path = self._folders.path(step)
+        for item, tree in wanted.items():
+            check_room_for(tree, manifest, item, path)
         loaded = load_arrays(path, wanted, partial=partial)
         for item, tree in loaded.items():
-            stored = manifest["arrays"][item]
+            stored = stored_arrays(manifest, item, path)
             for name, found in fingerprint(tree).items():
                 if found != stored[name]["fingerprint"]:
                     raise CorruptionError(
@@ -213,6 +228,45 @@ class CheckpointReader:
         texts = jointly(peers, "check of a step", check, read, self._timeout_seconds)
         return manifest, texts
 
+    def _marked_again(self) -> list[int]:
+        """Returns a step that only its marker was missing of; raises if checkpoints existed.
+
+        A run never starts over silently where there was something.
+        """
+        lost, damaged = self._folders.in_state("unmarked"), self._folders.in_state("corrupt")
+        if lost and not self._marks_damage:
+            raise UserError(
+                f"the checkpoints in {self.directory} have no {digest.VERIFIED} ({listed(lost)});"
+                " resume the run with its training command, which checks and marks them."
+            )
+        for step in reversed(lost):
+            if not self._folders.mark_verified(step):
+                log.warn(
+                    f"the checkpoint of step {step} had no {digest.VERIFIED}; all of its files"
+                    f" match its {digest.MANIFEST}, and it counts again."
+                )
+                return [step]
+        if damaged or lost:
+            raise CorruptionError(
+                f"all checkpoints in {self.directory} are damaged ({listed(damaged + lost)});"
+                " restore one from a copy, or choose another workdir to start over."
+            )
+        if strays := self._folders.strays():
+            told = ", ".join(f"{name}: {why}" for name, why in strays.items())
+            raise UserError(
+                f"no folder in {self.directory} is a checkpoint of the step it is named after"
+                f" ({told}); rename one, or choose another workdir to start over."
+            )
+        return []
+
+    def _tell_ignored(self) -> None:
+        """Names the folders that a restore passes over."""
+        for step in self._folders.steps():
+            if self._folders.state(step) in ("unfinished", "unmarked"):
+                log.say(f"the checkpoint of step {step} was never finished and is ignored")
+        for name, why in self._folders.strays().items():
+            log.warn(f"the folder {self.directory / name} is not used: {why}.")
+
     def _check_peers(self) -> None:
         if self._peers.count != jax.process_count():
             raise RuntimeError(
@@ -224,16 +278,7 @@ class CheckpointReader:
         """Returns the steps to try, in order: more than one only if fallback is allowed."""
         verified = self._folders.in_state("verified")
         if step is None:
-            for unfinished in self._folders.in_state("unfinished"):
-                log.say(f"the checkpoint of step {unfinished} was never finished and is ignored")
-            corrupt = self._folders.in_state("corrupt")
-            if corrupt and not verified:
-                # Never start over silently if checkpoints existed.
-                raise CorruptionError(
-                    f"all checkpoints in {self.directory} are damaged ({listed(corrupt)}); restore"
-                    " one from a copy, or choose another workdir to start over."
-                )
-            return verified[::-1]
+            return (verified or self._marked_again())[::-1]
         if step == "best":
             metrics = {info.step: info.metrics for info in self.steps() if info.verified}
             ranked = ranked_by_metric(metrics, self._keep.best_metric)
@@ -249,9 +294,11 @@ class CheckpointReader:
                 f" another step, or repair it and rename its {CORRUPT} to {digest.VERIFIED}."
             )
         if step not in verified:
+            stray = self._folders.strays().get(str(step))
             raise UserError(
-                f"there is no verified checkpoint of step {step} in {self.directory}; verified"
-                f" steps: {listed(verified) or 'none'}."
+                f"there is no verified checkpoint of step {step} in"
+                f" {self.directory}{f' ({stray})' if stray else ''}; verified steps:"
+                f" {listed(verified) or 'none'}."
             )
         return [step]
 

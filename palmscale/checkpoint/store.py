@@ -2,12 +2,11 @@
 
 A step is the folder <directory>/<step>. It holds `params` and `optimizer` (Orbax; separate, so that
 parameters can be loaded alone), cursor.json, meta.json, MANIFEST.json, and VERIFIED, written last.
-A step without VERIFIED is unfinished and is ignored. If a restore finds damage, it renames VERIFIED
-to CORRUPT.
+A step without VERIFIED is unfinished and is ignored, unless no other step is left. If a restore
+finds damage, it renames VERIFIED to CORRUPT.
 """
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import time
@@ -17,20 +16,18 @@ from typing import Any, Literal, Self
 
 import jax
 
-from palmscale.checkpoint import digest
-from palmscale.checkpoint.arrays import save_arrays
+from palmscale.checkpoint import commit, digest
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.malloc import return_large_buffers
 from palmscale.checkpoint.policy import KeepPolicy, Retries, steps_to_delete
 from palmscale.checkpoint.reader import OPTIMIZER, PARAMS, CheckpointReader, Snapshot
 from palmscale.checkpoint.steps import CURSOR, META
-from palmscale.checkpoint.summary import listed, summarize
+from palmscale.checkpoint.summary import summarize
 from palmscale.cluster.agree import Peers
-from palmscale.cluster.jointly import ALONE, jointly, led
-from palmscale.errors import CorruptionError, HostLost, UserError
+from palmscale.cluster.jointly import ALONE, led
+from palmscale.errors import CorruptionError, HostLost, NotSaved
 from palmscale.observe import log
 from palmscale.storage.objects import ObjectPath
-from palmscale.storage.place import Place
 
 _PATIENCE_SECONDS = 5.0  # for a save in progress when the job ends with an error
 
@@ -67,6 +64,7 @@ class CheckpointStore(CheckpointReader):
         self._failures = 0
         self._last_try = time.monotonic()
         self._protected: frozenset[int] = frozenset()
+        self._time_base = time.time(), time.monotonic()
         self._saver = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
         if lease is not None:
@@ -93,7 +91,7 @@ class CheckpointStore(CheckpointReader):
         """Waits for the save in progress.
 
         Raises:
-            RuntimeError: the save failed.
+            NotSaved: the save failed.
         """
         try:
             self.wait()
@@ -109,13 +107,68 @@ class CheckpointStore(CheckpointReader):
             if self._pending[1].done():
                 try:
                     self.wait()
-                except RuntimeError as error:
+                except NotSaved as error:
                     log.warn(str(error))
         self._saver.shutdown(wait=False)
 
     # Saving.
 
-    def save(
+    def save(self, step: int, **state: Any) -> None:
+        """Starts saving `step` and returns once the arrays may be donated.
+
+        Waits for an earlier save that is still in progress. If this save or the earlier one fails,
+        a warning is logged and the run continues. An existing step is replaced, unless it is
+        verified and holds the same arrays and cursor. All processes must call this.
+
+        Args:
+            step: number of steps done.
+            **state: `params` and `optimizer_state`, trees of arrays; `cursor` and `meta`, JSON
+                values; and `metrics`, numbers by name.
+
+        Raises:
+            NotSaved: more consecutive saves have failed than the retries allow.
+        """
+        self._finish_pending()
+        if (message := self._start(step, **state)) is not None:
+            self._fail(message)
+
+    def save_last(self, step: int, **state: Any) -> None:
+        """Saves `step` like `save`, and returns once it is verified on the storage.
+
+        If that fails, it is tried again as often as the retries allow, after 1, 2, 4, ... seconds.
+
+        Raises:
+            NotSaved: it failed each time; the message names the last good step.
+        """
+        if (earlier := self._outcome()) is not None and self._leads:
+            log.warn(f"{earlier}; {self._last_good()}.")
+        pauses = [min(2.0**n, self._retries.wait_seconds) for n in range(self._retries.failures)]
+        for pause in [*pauses, None]:
+            message = self._start(step, **state) or self._outcome() or self._unlisted(step)
+            if message is None:
+                return
+            if pause is None:
+                raise NotSaved(f"{message}; {self._last_good()}")
+            if self._leads:
+                log.warn(f"{message}; trying again in {pause:g} s.")
+            time.sleep(pause)
+
+    def _unlisted(self, step: int) -> str | None:
+        """Returns an error message unless the storage now lists `step` as verified."""
+        try:
+            listed_now = led(
+                self._peers,
+                "last save",
+                lambda: step in self.verified_steps(),
+                self._timeout_seconds,
+            )
+        except HostLost:
+            raise
+        except (OSError, RuntimeError) as error:
+            return _not_saved(step, error)
+        return None if listed_now else _not_saved(step, "the storage does not list it")
+
+    def _start(
         self,
         step: int,
         *,
@@ -124,27 +177,18 @@ class CheckpointStore(CheckpointReader):
         cursor: Mapping[str, Any],
         meta: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
-    ) -> None:
-        """Starts saving `step` and returns once the arrays may be donated.
-
-        `cursor` and `meta` are JSON values. Waits for an earlier save that is still in progress. If
-        this save or the earlier one fails, a warning is logged and the run continues. An existing
-        step is replaced, unless it is verified and holds the same arrays and cursor. All processes
-        must call this.
-
-        Raises:
-            RuntimeError: more consecutive saves have failed than the retries allow.
-        """
+    ) -> str | None:
+        """Starts a save; returns an error message if that failed already."""
         if self._lease is None:
             raise RuntimeError("this checkpoint store was opened without a lease, for reading only")
         self._check_peers()
-        self._finish_pending()
         self._last_try = time.monotonic()
         texts = {CURSOR: json.dumps(dict(cursor), indent=1), META: json.dumps(dict(meta), indent=1)}
         items = {PARAMS: params, OPTIMIZER: optimizer_state}
         manifest = {
             "step": step,
             "time": time.time(),
+            "run_time": self._run_time(),
             "metrics": dict(metrics or {}),
             "arrays": {name: summarize(tree) for name, tree in items.items()},
         }
@@ -159,11 +203,16 @@ class CheckpointStore(CheckpointReader):
         except HostLost:
             raise
         except (OSError, RuntimeError) as error:
-            self._fail(_not_saved(step, error))
-            return
+            return _not_saved(step, error)
         if not is_there:
-            response = _started(self._folders.path(step), items)
+            response = commit.start(self._folders.path(step), items)
             self._pending = step, self._saver.submit(self._finish, step, response, texts, manifest)
+        return None
+
+    def _run_time(self) -> float:
+        """Returns the time by which steps are kept; see `StepInfo.run_time`."""
+        then, at = self._time_base
+        return then + time.monotonic() - at
 
     def poll(self) -> None:
         """Logs a warning if a finished save failed; see `save`. Does not wait."""
@@ -174,11 +223,11 @@ class CheckpointStore(CheckpointReader):
         """Waits until the last save is verified.
 
         Raises:
-            RuntimeError: the save failed; raised only once.
+            NotSaved: the save failed; raised only once.
         """
         if (message := self._outcome()) is not None:
             self._failures += 1
-            raise RuntimeError(message)
+            raise NotSaved(message)
 
     def is_save_due(self, every_seconds: float | None) -> bool:
         """Returns whether a save is due by time: `every_seconds` have passed, or a retry is due.
@@ -231,7 +280,7 @@ class CheckpointStore(CheckpointReader):
         self._failures += 1
         rest = self._last_good()
         if self._failures > self._retries.failures:
-            raise RuntimeError(
+            raise NotSaved(
                 f"{message}; {rest}. {self._failures} consecutive save(s) failed, more than"
                 f" Retries.failures={self._retries.failures} allows. Fix the storage and restart:"
                 " the run resumes from the last good checkpoint"
@@ -244,11 +293,11 @@ class CheckpointStore(CheckpointReader):
             good = self.latest_verified()
         except OSError:  # The failing storage may be unreadable as well.
             return "earlier checkpoints cannot be listed at the moment"
-        return (
-            "there is no earlier one"
-            if good is None
-            else f"the last good checkpoint is step {good}"
-        )
+        if good is not None:
+            return f"the last good checkpoint is step {good}"
+        if not self.directory.is_dir():
+            return f"{self.directory} is gone"
+        return "there is no earlier one"
 
     def _prepare(self, step: int, stored: Mapping[str, Any], cursor: str, num_bytes: int) -> bool:
         """Returns whether the step is already saved; if not, makes room for it."""
@@ -263,42 +312,24 @@ class CheckpointStore(CheckpointReader):
         return False
 
     def _delete(self, step: int) -> None:
+        kind = "pinned checkpoint of step" if self._folders.is_pinned(step) else "stray folder"
         if (kept := self._folders.delete(step)) is not None:
-            log.warn(f"the pinned checkpoint of step {step} was moved to {kept}.")
+            log.warn(f"the {kind} {step} was moved to {kept}.")
 
     def _finish(
         self, step: int, response: Any, texts: Mapping[str, str], manifest: Mapping[str, Any]
     ) -> None:
-        """Digests and marks what was written, after Orbax's commit; runs in the saver thread.
-
-        It must not run JAX computations: their order relative to the training's would differ among
-        hosts.
-        """
-        peers, path = self._peers, self._folders.path(step)
-
-        def digest_own() -> dict[str, Any]:
-            response.result()
-            return digest.file_digests(path, process_index=peers.index, process_count=peers.count)
-
-        def mark(shares: list[dict[str, Any]]) -> None:
-            files = {name: found for share in shares for name, found in share.items()}
-            if unread := set(digest.names(path)) - files.keys():
-                raise RuntimeError(f"no process has digested {listed(unread)}")
-            for name, text in texts.items():
-                files[name] = digest.write_durably(path / name, text.encode())
-            self._lease.check()
-            digest.write_manifest(path, manifest, files)
-
-        try:
-            jointly(peers, "end of a save", digest_own, mark, self._timeout_seconds)
-        except Exception:
-            # On a full disk, partial files would leave no room for the next save.
-            if self._leads:
-                with contextlib.suppress(OSError, UserError):
-                    self._lease.check()  # without the lease, the files may be another job's
-                    self._folders.delete(step)
-                    self._folders.remove_temporaries(f"{step}")
-            raise
+        """Ends a save after Orbax's commit; runs in the saver thread."""
+        commit.commit(
+            self._folders,
+            step,
+            response,
+            texts,
+            manifest,
+            lease=self._lease,
+            peers=self._peers,
+            timeout_seconds=self._timeout_seconds,
+        )
         if self._leads:
             try:
                 self._apply_policy()
@@ -314,11 +345,14 @@ class CheckpointStore(CheckpointReader):
     ) -> Snapshot | None:
         """Waits for the save in progress and then restores; see `CheckpointReader.restore`."""
         self._finish_pending()
-        return super().restore(
+        snapshot = super().restore(
             step,
             abstract_params=abstract_params,
             abstract_optimizer_state=abstract_optimizer_state,
         )
+        if snapshot is not None and self._leads:
+            self._time_base = self._folders.info(snapshot.step).run_time, time.monotonic()
+        return snapshot
 
     def _apply_policy(self) -> None:
         infos = self.steps()
@@ -327,7 +361,7 @@ class CheckpointStore(CheckpointReader):
             self._keep,
             steps=verified,
             metrics={info.step: info.metrics for info in infos if info.verified},
-            times={info.step: info.time for info in infos if info.verified},
+            times={info.step: info.run_time for info in infos if info.verified},
             protected=self._protected | {info.step for info in infos if info.pinned},
         )
         newest = max(verified, default=0)
@@ -346,24 +380,6 @@ class CheckpointStore(CheckpointReader):
         return manifest["arrays"] == stored and stored_cursor == cursor
 
 
-class _Failed:
-    """The response of a save that failed to start."""
-
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def result(self) -> None:
-        raise self._error
-
-
-def _started(path: Place, items: Mapping[str, Any]) -> Any:
-    # The other processes wait for this one at the end of the save, so it must not raise here.
-    try:
-        return save_arrays(path, items)
-    except Exception as error:
-        return _Failed(error)
-
-
-def _not_saved(step: int, error: BaseException) -> str:
+def _not_saved(step: int, error: BaseException | str) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"the checkpoint of step {step} was not saved: {lines[0]}"

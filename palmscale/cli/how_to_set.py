@@ -1,11 +1,26 @@
 """How the fields that a message of the library names are set: by which flag or macro."""
 
+import argparse
 import re
 import sys
 from collections.abc import Mapping
 
+from palmscale.exit_codes import FAULT, INTERRUPTED, one_line
+
 _FIELD = re.compile(r"(?<![\w.])[A-Za-z]\w*\.[a-z]\w*(?!\w|\.\w|\()")
+_ADVICE = re.compile(r"\bset ([A-Z]\w*\.[a-z]\w*)=(\(.*?\))(?=\.?$)")
 _KEYWORD = re.compile(r"(?<![\w.-])([a-z]\w*)=")
+
+
+def explained(args: argparse.Namespace, code: int, message: str) -> str:
+    """Returns the line of an error that ends a command, with what the user can do about it."""
+    if code != INTERRUPTED:
+        message += hint(message, args.parser.flags())
+    elif args.command == "train":
+        message += f"; to continue from {args.workdir}, run the same command again"
+    if code == FAULT and not args.debug:
+        message += "; run again with --debug for the traceback"
+    return one_line(message)
 
 
 def hint(message: str, flags: Mapping[str, str]) -> str:
@@ -14,6 +29,8 @@ def hint(message: str, flags: Mapping[str, str]) -> str:
     `flags` are those of the command, by the keyword that the library knows each by.
     """
     ways = {field: f"--gin.{macro}" for field, macro in _macros(message).items()}
+    if (advice := _ADVICE.search(message)) and advice[1] in ways:
+        ways[advice[1]] += f'="{advice[2]}"'  # ready to be pasted into a shell
     ways |= {word: flags[word] for word in _KEYWORD.findall(message) if word in flags}
     # What the message says itself need not be said again.
     told = [f"{name} by {way}" for name, way in ways.items() if way not in message]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -9,11 +10,13 @@ from typing import NoReturn
 import palmscale
 from palmscale.cli import how_to_set
 from palmscale.cli.commands import (
+    check_module,
     checkpoint,
     data,
     env,
     explain,
     generate,
+    new,
     plan,
     train,
     verify_resume,
@@ -21,10 +24,13 @@ from palmscale.cli.commands import (
 )
 from palmscale.cli.commands import eval as evaluate
 from palmscale.cli.parser import Parser, Raw, parse
-from palmscale.exit_codes import FAULT, MISTAKE, UNREAD, exit_code_and_line, one_line
+from palmscale.errors import AskedToEnd
+from palmscale.exit_codes import MISTAKE, UNREAD, exit_code_and_line
+from palmscale.observe.streams import close_standard_streams, open_standard_streams
 
 # In the order of the help. Each module imports what is heavy when its command runs: --help is fast.
 COMMANDS = (
+    new,
     train,
     verify_resume,
     evaluate,
@@ -34,6 +40,7 @@ COMMANDS = (
     checkpoint,
     data,
     vocab,
+    check_module,
     env,
 )
 
@@ -69,12 +76,17 @@ def run(arguments: Sequence[str]) -> int:
             parser().print_help(sys.stderr)
             return MISTAKE
         args = parse(parser(), arguments)
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)  # A gin file may import a module beside it.
+        takes_code = getattr(args, "gin_file", None) or getattr(args, "modules", None)
+        if takes_code and (here := os.getcwd()) not in sys.path:
+            # A gin file may import a module beside it. Other commands find no code here: it may be
+            # a folder that was downloaded.
+            sys.path.append(here)
         if importlib.util.find_spec("gcsfs") is not None:
             # Orbax decides at its first path: those of gs:// would go through TensorFlow, if that
             # is installed, and ignore what gcsfs is told.
             os.environ.setdefault("EPATH_USE_TF", "0")
+        # As JAX sets it, which a module that imports TensorFlow may come before.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
         code = args.function(args)
         sys.stdout.flush()
         return code or 0
@@ -82,22 +94,22 @@ def run(arguments: Sequence[str]) -> int:
         # The reader, such as `head`, is done. Python would complain again while exiting.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, AskedToEnd) as error:
         code, message = exit_code_and_line(error)
-        if args is not None and not isinstance(error, KeyboardInterrupt):
-            message += how_to_set.hint(message, args.parser.flags())
-        if isinstance(error, KeyboardInterrupt) and getattr(args, "command", "") == "train":
-            message += f"; to continue from {args.workdir}, run the same command again"
         if debug:
             import traceback
 
             traceback.print_exc()
-        elif code == FAULT:
-            message += "; run again with --debug for the traceback"
-        print(f"palmscale: error: {one_line(message)}", file=sys.stderr)
+        line = message if args is None else how_to_set.explained(args, code, message)
+        print(f"palmscale: error: {line}", file=sys.stderr)
         return code
 
 
 def main() -> NoReturn:
     """The console script: exits with the command's exit code."""
-    sys.exit(run(sys.argv[1:]))
+    open_standard_streams()
+    code = run(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # A late signal must not replace the exit code.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    close_standard_streams()
+    sys.exit(code)

@@ -1,9 +1,15 @@
-"""The rank of this process, as the flags give it."""
+"""The rank of this process and what it says at its end, as the command line has it."""
 
 import argparse
+import functools
+from typing import TYPE_CHECKING
 
+from palmscale.cli import how_to_set
 from palmscale.cluster.join import ProcessPlace
 from palmscale.errors import UserError
+
+if TYPE_CHECKING:
+    from palmscale.run.ending import Command
 
 _FLAGS = ("coordinator", "num_processes", "process_id")
 
@@ -24,3 +30,10 @@ def place_of(args: argparse.Namespace) -> ProcessPlace | None:
             " together, or none of them."
         )
     return ProcessPlace(**given)
+
+
+def command_of(args: argparse.Namespace) -> "Command":
+    """Returns how this process explains an error that ends it."""
+    from palmscale.run.ending import Command
+
+    return Command(explain=functools.partial(how_to_set.explained, args), tracebacks=args.debug)

@@ -12,6 +12,8 @@ from typing import Any
 
 from palmscale.errors import HostLost, UserError
 
+# Where JAX's preemption service tells all processes that one of them has got a SIGTERM.
+_PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"
 _SLACK_SECONDS = 10.0  # extra time that the others wait for process 0's decision
 
 
@@ -105,6 +107,13 @@ class Peers:
             found = self._client.key_value_dir_get(f"palmscale/{board}/")
             return {int(key.rpartition("/")[2]): text for key, text in found}
         return {}
+
+    def is_preempted(self) -> bool:
+        """Returns whether a process of this job of several has got a SIGTERM; does not wait."""
+        if self._client is not None:
+            with contextlib.suppress(Exception):  # the client raises if there is no such key
+                return bool(self._client.key_value_try_get(_PREEMPTED))
+        return False
 
 
 def check_alike(peers: Peers, facts: Mapping[str, str], timeout_seconds: float) -> None:

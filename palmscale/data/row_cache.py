@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
+from palmscale.data.cache_manifest import flaw_of
 from palmscale.data.pack import CONCATENATE, decode_rows, position_of
 from palmscale.data.sources.source import SPLITS
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import CorruptionError, UserError
+from palmscale.storage.inside import inside, read_limited
+from palmscale.storage.place import Place, local_path
+from palmscale.storage.typed_json import MOST_BYTES, parse
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -144,10 +148,10 @@ class RowCache:
             UserError: there is no cache.
             CorruptionError: the cache is damaged.
         """
-        directory = Path(directory)
-        manifest = _read_manifest(directory)
+        directory = local_path(directory)
+        manifest = read_manifest(directory)
         for file in files_of(manifest):
-            path = directory / file["name"]
+            path = inside(directory, file["name"])
             if not path.exists():
                 raise damaged(f"{path} is missing")
             if (size := path.stat().st_size) != file["bytes"]:
@@ -173,25 +177,35 @@ class RowCache:
         return self._splits[name]
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Place) -> dict[str, Any]:
+    """Returns the content of a cache's manifest.
+
+    Raises:
+        UserError: there is no cache, or it has another format.
+        CorruptionError: the manifest is damaged.
+    """
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        if manifest.get("format") == FORMAT and rows_digest(manifest) == manifest["digest"]:
-            return manifest
+        content = read_limited(path, MOST_BYTES)
     except OSError as error:
         raise UserError(
             f"{directory} is not a cache: {MANIFEST} cannot be read ({error.strerror}); correct the"
             " path."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        manifest = {"format": FORMAT}
-    if manifest.get("format") != FORMAT:
+    try:
+        stated = parse(content, dict[str, Any], path)
+    except CorruptionError:
+        raise damaged(f"{path} differs from its digest") from None
+    if stated.get("format", FORMAT) != FORMAT:
         raise UserError(
-            f"{path} has format {manifest.get('format')!r}, but this palmscale reads format"
-            f" {FORMAT}; rebuild the cache, or use the palmscale that built it."
+            f"{path} has format {stated['format']!r}, but this palmscale reads format {FORMAT};"
+            " rebuild the cache, or use the palmscale that built it."
         )
-    raise damaged(f"{path} differs from its digest")
+    if flaw := flaw_of(stated):
+        raise damaged(f"{path} is not what palmscale writes: {flaw}")
+    if rows_digest(stated) != stated["digest"]:
+        raise damaged(f"{path} differs from its digest")
+    return stated
 
 
 def damaged(what: str) -> CorruptionError:

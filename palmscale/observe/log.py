@@ -1,11 +1,18 @@
 """Messages to the user on stderr, which never break the live progress line."""
 
+import contextlib
 import logging
 
 import rich.console
 
+
+class _Console(rich.console.Console):
+    def on_broken_pipe(self) -> None:
+        """Goes on, where rich would exit: a run outlives the reader of its log."""
+
+
 # Shared with progress.py: rich keeps text above a live line only if both use the same console.
-console = rich.console.Console(stderr=True)
+console = _Console(stderr=True)
 
 _logger = logging.getLogger("palmscale")
 # These libraries log every file and handler at INFO or WARNING; their errors are still shown.
@@ -30,6 +37,12 @@ def warn(message: str) -> None:
     _logger.warning(message)
 
 
+def show(line: str) -> None:
+    """Prints a line; on a full disk rich keeps it, and prints it together with the next one."""
+    with contextlib.suppress(OSError):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def set_up(*, process_index: int = 0, process_count: int = 1) -> None:
     """Sends `say` and `warn` to stderr and silences noisy libraries; may be called again.
 
@@ -52,6 +65,4 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = "warning: " if record.levelno == logging.WARNING else ""
-        console.print(
-            self._prefix + kind + record.getMessage(), markup=False, highlight=False, soft_wrap=True
-        )
+        show(self._prefix + kind + record.getMessage())

@@ -101,7 +101,7 @@ class Progress:
 
     def _print(self) -> None:
         self._printed, self._printed_step = self._clock(), self._step
-        _plain(self.text())
+        log.show(self.text())
 
     def _renderable(self) -> rich.table.Table:
         grid = rich.table.Table.grid(padding=(0, 1))
@@ -163,11 +163,11 @@ def bar(
         last, total = done, of
         if clock() - printed >= seconds:
             printed = clock()
-            _plain(line())
+            log.show(line())
 
     yield update
     if last is not None:
-        _plain(line())
+        log.show(line())
 
 
 @contextlib.contextmanager
@@ -186,10 +186,6 @@ def bars() -> Iterator[Callable[[str, int, int | None], None]]:
             update(done_bytes, total_bytes)
 
         yield show_progress
-
-
-def _plain(line: str) -> None:
-    log.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _rate(tokens_per_second: float) -> str:

@@ -1,12 +1,13 @@
 """metrics.jsonl in an object store, where objects cannot be appended to and are written whole."""
 
 import concurrent.futures
-import json
+import math
 import time
 from collections.abc import Mapping
 
 from palmscale.observe import log
-from palmscale.observe.writers import JsonLines, MetricWriter, json_line
+from palmscale.observe.metric_lines import JsonLines, json_line, lines_before
+from palmscale.observe.writers import MetricWriter
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place
 
@@ -30,6 +31,7 @@ class UploadedLines:
     def __init__(self, path: ObjectPath) -> None:
         self._path = path
         self._lines: bytearray | None = None  # the object's lines and new ones; None: not read yet
+        self._last = 0  # the step of the last line
         self._is_changed = False
         self._is_warned = False
         self._last_try = time.monotonic()
@@ -39,7 +41,8 @@ class UploadedLines:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the line {"step": step, ...metrics}."""
         lines = self._read()
-        lines += json_line(step, metrics).encode()
+        lines += json_line(step, metrics, after=self._last)
+        self._last = step
         self._is_changed = True
         pause = max(_PAUSE_SECONDS, len(lines) / _BYTES_PER_SECOND)
         if time.monotonic() - self._last_try >= pause and self._ended():
@@ -47,10 +50,10 @@ class UploadedLines:
 
     def truncate_from(self, step: int) -> None:
         """Drops the lines of `step` and later, so that a resumed run has one line per step."""
-        lines = bytes(self._read()).splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["step"] < step]
+        lines = self._read()
+        kept, self._last = lines_before(step, bytes(lines), self._path.name)
         if kept != lines:
-            self._lines, self._is_changed = bytearray(b"".join(kept)), True
+            self._lines, self._is_changed = bytearray(kept), True
 
     def flush(self) -> None:
         """Uploads the lines added so far and waits for the upload."""
@@ -73,9 +76,11 @@ class UploadedLines:
     def _read(self) -> bytearray:
         if self._lines is None:
             try:
-                self._lines = bytearray(self._path.read_bytes())
+                found = self._path.read_bytes()
             except FileNotFoundError:
-                self._lines = bytearray()
+                found = b""
+            kept, self._last = lines_before(math.inf, found, self._path.name)
+            self._lines, self._is_changed = bytearray(kept), kept != found
         return self._lines
 
     def _upload(self) -> None:

@@ -1,14 +1,13 @@
-"""Metric writers: JSON lines, and as extras TensorBoard and Weights & Biases."""
+"""Metric writers, of which some may fail: TensorBoard and Weights & Biases are extras."""
 
 import importlib
 import itertools
-import json
 import math
 import os
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -19,6 +18,7 @@ from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import place
 
 _WANDB_TRIES, _WANDB_PAUSE_SECONDS = 6, 2.0
+_PAUSE_PER_FAILING_SECOND = 10.0
 
 
 class MetricWriter(Protocol):
@@ -38,17 +38,24 @@ class MetricWriter(Protocol):
 
 
 class Writers:
-    """Several writers as one. A writer that raises is reported in one warning and then dropped."""
+    """Several writers as one, none of which can end a run.
 
-    def __init__(self, writers: Sequence[MetricWriter]) -> None:
-        self._writers = list(writers)
+    A writer that raises is reported in one warning. It is tried again as soon as its failures have
+    taken at most a tenth of the time.
+    """
+
+    def __init__(
+        self, writers: Sequence[MetricWriter], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._writers = [_Retried(writer, clock) for writer in writers]
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Passes the metrics of `step` to every writer that has not failed."""
-        self._each("write", step, metrics)
+        """Passes the metrics of `step` to every writer."""
+        for writer in self._writers:
+            writer.write(step, metrics)
 
     def flush(self) -> None:
-        """Flushes every writer that has not failed."""
+        """Flushes every writer."""
         self._each("flush")
 
     def truncate_from(self, step: int) -> None:
@@ -56,71 +63,44 @@ class Writers:
         self._each("truncate_from", step)
 
     def close(self) -> None:
-        """Closes every writer that has not failed."""
+        """Closes every writer."""
         self._each("close")
 
     def _each(self, method: str, *arguments: Any) -> None:
-        for writer in list(self._writers):
-            try:
-                getattr(writer, method)(*arguments)
-            except Exception as error:  # of any kind: a metric must never end a run
-                self._writers.remove(writer)
-                log.warn(
-                    f"{type(writer).__name__} failed and is no longer used: "
-                    f"{type(error).__name__}: {error}"
-                )
+        for writer in self._writers:
+            writer.attempt(method, *arguments)
 
 
-def json_line(step: int, metrics: Mapping[str, float]) -> str:
-    """Returns the line {"step": step, ...metrics}; values that are not finite become null."""
-    values = {name: float(value) for name, value in metrics.items()}
-    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-    return json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
-
-
-class JsonLines:
-    """Writes one JSON line per step, in order, to the file `path`, and flushes each.
-
-    Values that are not finite become null, since JSON cannot represent them. A line that a kill
-    left incomplete is dropped.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self._file = None
+class _Retried:
+    def __init__(self, writer: MetricWriter, clock: Callable[[], float]) -> None:
+        self._writer, self._clock = writer, clock
+        self._is_failing, self._next_try = False, -math.inf
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends {"step": step, ...metrics}."""
-        if self._file is None:
-            self._keep_before(math.inf)
-            self._file = open(self._path, "a", encoding="utf-8")
-        self._file.write(json_line(step, metrics))
-        self._file.flush()
-
-    def flush(self) -> None:
-        """Does nothing: each line is flushed."""
-
-    def truncate_from(self, step: int) -> None:
-        """Drops the lines of `step` and later, so that a resumed run has one line per step."""
-        self.close()
-        self._keep_before(step)
-
-    def close(self) -> None:
-        """Closes the file; a later write opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _keep_before(self, step: float) -> None:
-        if not self._path.exists():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._clock() < self._next_try or not self.attempt("write", step, metrics):
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
-        if kept != lines:
-            partial = self._path.with_name(self._path.name + ".partial")
-            partial.write_text("".join(kept), encoding="utf-8")
-            os.replace(partial, self._path)
+        if self._is_failing:
+            self._is_failing = False
+            log.warn(f"{self._name} is written again, from step {step} on.")
+
+    def attempt(self, method: str, *arguments: Any) -> bool:
+        began = self._clock()
+        try:
+            getattr(self._writer, method)(*arguments)
+            return True
+        except Exception as error:  # of any kind: a metric must never end a run
+            now = self._clock()
+            self._next_try = now + _PAUSE_PER_FAILING_SECOND * (now - began)
+            if not self._is_failing:
+                log.warn(
+                    f"{self._name} failed and will be tried again: {type(error).__name__}: {error}"
+                )
+            self._is_failing = True
+            return False
+
+    @property
+    def _name(self) -> str:
+        return type(self._writer).__name__
 
 
 class TensorBoard:
@@ -133,14 +113,20 @@ class TensorBoard:
         self._events = None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one scalar per metric."""
+        """Writes one scalar per metric, at the `wall_time` among them.
+
+        TensorBoard holds the time of each event; as a scalar, a float32, it would be off by
+        minutes.
+        """
         if self._events is None:
             # The default name ends in seconds and would overwrite a file of the same second.
             self._events = self._package.SummaryWriter(
                 self._directory, purge_step=self._purge_step, filename_suffix=f".{time.time_ns()}"
             )
-        for name, value in metrics.items():
-            self._events.add_scalar(name, float(value), step)
+        scalars = dict(metrics)
+        wall_time = scalars.pop("wall_time", None)
+        for name, value in scalars.items():
+            self._events.add_scalar(name, float(value), step, walltime=wall_time)
 
     def flush(self) -> None:
         """Does nothing: the package flushes in its own thread, which this would disturb."""
@@ -226,6 +212,8 @@ class WeightsAndBiases:
             **self._settings,
         )
         run.define_metric("*", step_metric="step")
+        if url := getattr(run, "url", None):  # none offline
+            log.say(f"Weights & Biases: {url}")
         return run
 
     def _initialized(self, **fields: Any) -> Any:

@@ -7,6 +7,7 @@ from palmscale.cluster.join import ProcessPlace
 from palmscale.data.sources.source import VALIDATION
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.run.ending import Command
 from palmscale.run.job import joined
 from palmscale.run.run import Run
 from palmscale.run.session import Session, open_session
@@ -35,7 +36,7 @@ def evaluate(
     *,
     checkpoint: int | str = "latest",
     place: ProcessPlace | None = None,
-    debug: bool = False,
+    command: Command | None = None,
 ) -> Evaluated:
     """Returns the evaluation of a checkpoint on all held-out rows of the run's data.
 
@@ -44,7 +45,7 @@ def evaluate(
         workdir: the folder of the run that trained.
         checkpoint: `latest`, `best` or a step.
         place: coordinator and rank; None: as the environment tells.
-        debug: whether a job of several processes prints the traceback of an error.
+        command: that this process runs; None: a program.
 
     Raises:
         UserError: there is no such checkpoint, its arrays are not those of the model, or nothing is
@@ -56,10 +57,11 @@ def evaluate(
             place,
             simulated_devices=layout.simulated_devices,
             deadlines=deadlines,
-            debug=debug,
+            command=command,
         ) as job,
-        open_session(run) as session,
+        open_session(run, job.watchdog.beat) as session,
     ):
+        job.watchdog.rest()
         reader = checkpoints(workdir, peers=job.peers)
         which = None if checkpoint == "latest" else checkpoint
         snapshot = reader.restore(which, abstract_params=session.state_plan.abstract.params)
@@ -81,10 +83,12 @@ def eval_loss(
 ) -> HeldOutLoss:
     """Returns the evaluation of a run's held-out rows, `max_sequences` of each component."""
     splits = {name: cache.split(VALIDATION) for name, cache in session.caches.items()}
+    if max_sequences == 0:
+        log.warn("Training.eval_sequences=0: no evaluation.")
     for name, split in splits.items():
-        if not split.num_rows:
+        if max_sequences != 0 and not split.num_rows:
             of = f" of {name}" if name else ""
-            log.warn(f"no rows{of} are held out (the text is a single unit): no evaluation{of}.")
+            log.warn(f"no rows{of} are held out: no evaluation{of}.")
     return HeldOutLoss(
         every_steps=run.training.eval_every_steps,
         splits=splits,

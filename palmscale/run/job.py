@@ -1,20 +1,15 @@
-"""One process of a job: how it joins the others, and how it ends."""
+"""One process of a job: how it joins the others."""
 
 import contextlib
-import functools
-import os
-import sys
-import traceback
 from collections.abc import Iterator
-from typing import NoReturn
 
-from palmscale.cluster.agree import Peers
 from palmscale.cluster.job import Job
 from palmscale.cluster.join import Deadlines, ProcessPlace, join
-from palmscale.cluster.watchdog import Watchdog, said_by_others, say_why, silent
-from palmscale.exit_codes import RESTART_ME, exit_code_and_line, is_lost_host
+from palmscale.cluster.last_line import LastLine
+from palmscale.cluster.watchdog import Watchdog
 from palmscale.observe import log
 from palmscale.run import devices
+from palmscale.run.ending import ENDED_FROM_OUTSIDE, Command, Ending, line_of
 from palmscale.run.place import place_from
 
 
@@ -24,59 +19,43 @@ def joined(
     *,
     simulated_devices: int | None,
     deadlines: Deadlines = Deadlines(),
-    debug: bool = False,
+    command: Command | None = None,
 ) -> Iterator[Job]:
     """Starts JAX's devices and joins the job that this process belongs to.
 
     An exception in a job of several processes ends the process here: it tells the others why, and
-    does not wait for them. With `debug` it prints the traceback.
+    does not wait for them.
 
     Args:
         place: coordinator and rank; None: as the environment tells, see `place_from`.
         simulated_devices: CPU devices to simulate; None: the machine's own.
         deadlines: of the processes for one another.
-        debug: whether to print tracebacks.
+        command: that this process runs, which explains errors; None: a program.
     """
     devices.start(simulated_devices)
     place = place or place_from(timeout_seconds=deadlines.join_seconds)
-    if place is not None:
-        log.set_up(process_index=place.process_id, process_count=place.num_processes)
-    with join(place, deadlines, say=log.warn) as peers:
-        with Watchdog(
+    with contextlib.ExitStack() as entered:
+        last_line = None
+        if place is not None and place.num_processes > 1:
+            log.set_up(process_index=place.process_id, process_count=place.num_processes)
+            last_line = entered.enter_context(
+                LastLine(line_of(place.process_id, ENDED_FROM_OUTSIDE))
+            )
+        peers = entered.enter_context(join(place, deadlines, say=log.warn))
+        ending = Ending(peers=peers, command=command, last_line=last_line)
+        watchdog = Watchdog(
             peers,
             stall_seconds=deadlines.step_seconds,
             warn=log.warn,
-            end=functools.partial(_leave, peers),
-        ) as watchdog:
+            end=ending.leave,
+            silent=ending.name_silent,
+        )
+        with watchdog:
+            # A program of one process is not ended for it: a notebook outlives its runs.
+            leave = None if command is None and peers.count == 1 else ending.tell_and_leave
             try:
-                yield Job(peers=peers, watchdog=watchdog, deadlines=deadlines)
+                yield Job(peers=peers, watchdog=watchdog, deadlines=deadlines, leave=leave)
             except BaseException as error:
                 if peers.count == 1:
                     raise
-                _end(peers, error, debug=debug)
-
-
-def _end(peers: Peers, error: BaseException, *, debug: bool) -> NoReturn:
-    """Ends the process with the cause: what this one did, or the process that it lost."""
-    code, message = exit_code_and_line(error)
-    if words := said_by_others(peers):
-        code, message = words
-    elif is_lost_host(error):
-        gone = " and ".join(peers.name(index) for index in silent(peers)[:4])
-        code, message = said_by_others(peers) or (
-            RESTART_ME,
-            f"{gone or 'another process'} no longer answers ({message})",
-        )
-    if debug:
-        traceback.print_exception(error)
-    say_why(peers, code, message)
-    _leave(peers, code, message)
-
-
-def _leave(peers: Peers, code: int, message: str) -> NoReturn:
-    """Ends the process here and now: JAX's own way out waits for processes that may be gone."""
-    prefix = f"[{peers.index}] " if peers.count > 1 else ""
-    print(f"{prefix}palmscale: error: {message}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+                ending.end(error)

@@ -1,8 +1,9 @@
 """Trains a run, from where its folder stands to its last step, on one process or many."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,17 +15,23 @@ from palmscale.checkpoint.store import CheckpointStore
 from palmscale.checkpoint.warm_start import warm_parameters
 from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
+from palmscale.cluster.preempt import Preemption
 from palmscale.data.open import training_stream
 from palmscale.observe import log
-from palmscale.observe.reporting import metric_writers, throughput
+from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
+from palmscale.optim.learning_rate import LearningRate
+from palmscale.run.compiler_settings import compiler_settings
+from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss
 from palmscale.run.identity import check_same_run, describe, flat
 from palmscale.run.job import joined
+from palmscale.run.place import environment
 from palmscale.run.plan_check import compare_with_plan
 from palmscale.run.run import Run
 from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
+from palmscale.run.stored_meta import checked_meta
 from palmscale.run.versions import compiler_versions, versions
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir
 from palmscale.storage.place import Place
@@ -62,13 +69,11 @@ class Debugging:
         faults: to inject; see `palmscale.train.faults`.
         step_file: a trusted file with the compiled step, to load in place of compiling.
         step_log: a file that logs what each step consumed.
-        tracebacks: whether a job of several processes prints the traceback of an error.
     """
 
     faults: Sequence[Fault] = ()
     step_file: str | None = None
     step_log: str | None = None
-    tracebacks: bool = False
 
 
 def train(
@@ -78,12 +83,15 @@ def train(
     *,
     evaluations: Sequence[Evaluation] = (),
     config: str = "",
+    command: Command | None = None,
     debugging: Debugging = Debugging(),
 ) -> TrainResult:
     """Trains a run from where `workdir` stands to its last step, and returns how it ended.
 
-    Ctrl-C raises KeyboardInterrupt with the folder released; the same call resumes from the last
-    checkpoint. In a job of several processes an exception ends the process.
+    It returns only once the last state is saved and verified. Ctrl-C saves after the step in
+    progress and then raises KeyboardInterrupt, whose message names the step; a second Ctrl-C raises
+    it at once, without saving. Either way the folder is released, and the same call resumes from
+    the last checkpoint. In a job of several processes an exception ends the process.
 
     Args:
         run: what to train.
@@ -91,37 +99,27 @@ def train(
         place: coordinator and rank; None: as the environment tells, see `place_from`.
         evaluations: to run at their periods besides the held-out loss.
         config: the run as text, kept in the folder and in every checkpoint; the command line's.
+        command: that this process runs, and a second Ctrl-C ends; None: a program.
         debugging: faults and logs, for tests.
 
     Raises:
         UserError: the folder holds another run, or the parts of the run do not fit.
         HostLost: another host is gone; starting again may help.
+        NotSaved: the last state, or too many in a row, could not be saved.
+        AskedToEnd: SIGTERM came before training began, or the last save failed after it.
     """
     folder = _place(workdir)
     with joined(
         place,
         simulated_devices=run.layout.simulated_devices,
         deadlines=run.deadlines,
-        debug=debugging.tracebacks,
+        command=command,
     ) as job:
-        with (
-            Lease(
-                folder,
-                process_index=job.peers.index,
-                stale_seconds=run.deadlines.heartbeat_seconds,
-            ) as lease,
-            open_session(run) as session,
-            CheckpointStore(
-                folder / CHECKPOINTS,
-                keep=run.saving.keep,
-                lease=lease,
-                retries=run.saving.retries,
-                peers=job.peers,
-                timeout_seconds=run.deadlines.agree_seconds,
-            ) as store,
-        ):
+        with _opened(run, folder, job) as (preemption, session, store):
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
-            trainer = _trainer(run, session, job, folder, store, writers, config, debugging)
+            trainer = _trainer(
+                run, session, job, folder, store, writers, preemption, config, debugging
+            )
             trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
             trainer.agree(_facts(run, session, folder))
             _check_resumes(run, session, store)
@@ -138,15 +136,48 @@ def train(
             if cursor.step >= run.training.steps:
                 return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
             if job.leads:
-                _write_descriptions(folder, session, config)
+                _write_descriptions(run, folder, session, config)
             state, cursor = trainer.train(state, cursor)
+            interrupted = "yes" in job.peers.gather(
+                "end of the run",
+                "yes" if preemption.interrupted else "",
+                run.deadlines.agree_seconds,
+            )
         finished = cursor.step >= run.training.steps
         # Outside the run's mesh: one device writes the sample.
-        if finished and job.peers.count == 1:
+        if finished and not interrupted and job.peers.count == 1:
             say_sample(run, session.vocabulary, state.params)
+    if interrupted:
+        raise KeyboardInterrupt(f"saved step {cursor.step:,}")
     return TrainResult(
         step=cursor.step, metrics=trainer.last_metrics, workdir=folder, finished=finished
     )
+
+
+@contextlib.contextmanager
+def _opened(
+    run: Run, folder: Place, job: Job
+) -> Iterator[tuple[Preemption, Session, CheckpointStore]]:
+    """Opens what a run holds until it ends, in this order: signals, workdir, devices and rows."""
+    with (
+        Preemption(job.peers, leave=job.leave, say=log.say) as preemption,
+        Lease(
+            folder,
+            process_index=job.peers.index,
+            stale_seconds=run.deadlines.heartbeat_seconds,
+        ) as lease,
+        open_session(run, job.watchdog.beat) as session,
+        CheckpointStore(
+            folder / CHECKPOINTS,
+            keep=run.saving.keep,
+            lease=lease,
+            retries=run.saving.retries,
+            peers=job.peers,
+            timeout_seconds=run.deadlines.agree_seconds,
+        ) as store,
+    ):
+        job.watchdog.rest()
+        yield preemption, session, store
 
 
 def _trainer(
@@ -156,6 +187,7 @@ def _trainer(
     workdir: Place,
     store: CheckpointStore,
     writers: Writers,
+    preemption: Preemption,
     config: str,
     debugging: Debugging,
 ) -> Trainer:
@@ -183,6 +215,7 @@ def _trainer(
         batch_sharding=session.layout.batch_sharding,
         store=store,
         writers=writers,
+        learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
             flops_per_token=session.flops_per_token,
@@ -193,6 +226,7 @@ def _trainer(
         initial_params=_warm_start(run, session, job),
         meta=meta(run, session, config),
         step_log=StepLog(debugging.step_log, seed=run.training.seed, leads=job.leads),
+        preemption=preemption,
     )
 
 
@@ -201,6 +235,7 @@ def _facts(run: Run, session: Session, workdir: Place) -> dict[str, str]:
     return {
         "the workdir": str(workdir.absolute()),
         **{f"the version of {name}": version for name, version in versions().items()},
+        **compiler_settings(environment()),
         **{f"the rows of {name or 'data'}": c.digest for name, c in session.caches.items()},
         **{f"Run.{name}": repr(value) for name, value in flat(describe(run))},
     }
@@ -212,14 +247,19 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     if stored is None:
         return
     identity = session_identity(run, session)
-    allowed = check_same_run(stored["identity"], identity, run.allow_changes)
+    kept = checked_meta(stored, store)["identity"]
+    # 0.1.0 did not store the run.
+    old_steps = stored.get("run", {}).get("training", {}).get("steps")
+    steps = old_steps, run.training.steps
+    allowed = check_same_run(kept, identity, run.allow_changes, steps=steps)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
 
 
-def _write_descriptions(workdir: Place, session: Session, config: str) -> None:
+def _write_descriptions(run: Run, workdir: Place, session: Session, config: str) -> None:
+    log.say(where_metrics_lie(run.reporting, workdir))
     if config:
-        (workdir / CONFIG).write_text(config)
+        (workdir / CONFIG).write_bytes(config.encode())
     vocabulary = workdir / VOCABULARY
     vocabulary.mkdir(parents=True, exist_ok=True)
     session.vocabulary.save(vocabulary)

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from palmscale.checkpoint.lease import LEASE
+from palmscale.checkpoint.object_lease import LEASE
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import StepInfo
@@ -49,8 +49,16 @@ def choose(reader: CheckpointReader, which: int | str) -> StepInfo:
         step = next(iter(ranked_by_metric(metrics, KeepPolicy.best_metric)), None)
     if step not in infos or not infos[step].verified:
         known = ", ".join(str(info.step) for info in verified) or "none"
+        other = [f"{name}: {why}" for name, why in reader.strays().items()]
+        other += [
+            f"{info.step}: its VERIFIED is missing, which training restores if the files are intact"
+            for info in infos.values()
+            if info.state == "unmarked"
+        ]
+        told = f" ({'; '.join(other)})" if other else ""
         raise UserError(
-            f"there is no verified checkpoint {which} in {reader.directory}; verified: {known}."
+            f"there is no verified checkpoint {which} in {reader.directory}; verified: {known}"
+            f"{told}."
         )
     return infos[step]
 
@@ -62,7 +70,7 @@ def saved_steps(reader: CheckpointReader) -> list[StepInfo]:
         UserError: there is none.
     """
     infos = reader.steps()
-    if not infos:
+    if not infos and not reader.strays():
         raise UserError(
             f"there is no checkpoint in {reader.directory}; train first, or name another folder."
         )

@@ -7,9 +7,8 @@ everywhere, or are taken by process 0 for all.
 
 import contextlib
 import dataclasses
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,15 +23,17 @@ from palmscale.cluster.job import Job
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.feed import Feed, abstract_batch
 from palmscale.data.stream import Cursor, RowStream
-from palmscale.errors import CorruptionError, UserError
+from palmscale.errors import AskedToEnd, CorruptionError, NotSaved, UserError
 from palmscale.observe import log
 from palmscale.observe.progress import Progress
 from palmscale.observe.throughput import Throughput
 from palmscale.observe.writers import Writers
+from palmscale.optim.learning_rate import LearningRate
 from palmscale.partition.layout import describe_mesh
 from palmscale.storage.place import Place
 from palmscale.train.compile import CompiledStep, Load
 from palmscale.train.evaluate import Evaluation
+from palmscale.train.garbage import garbage_collected_together
 from palmscale.train.replica_check import first_difference
 from palmscale.train.spike import Spike
 from palmscale.train.spike_history import SpikeHistory
@@ -67,12 +68,14 @@ class Trainer:
         batch_sharding: of a [batch, length] array.
         store: the checkpoints, to be written.
         writers: of metrics; without any on a process that does not lead.
+        learning_rate: of each step, where the optimizer's schedule is known.
         throughput: counts tokens and waiting.
         evaluations: run at their periods and at the last step.
         initial_params: returns the parameters of a warm start, by name, and what `meta` says of
             them; nothing and None without one.
         meta: what every checkpoint says of the run.
         step_log: what each step consumed.
+        preemption: tells when the job was asked to end.
     """
 
     training: Training
@@ -87,17 +90,20 @@ class Trainer:
     batch_sharding: NamedSharding
     store: CheckpointStore
     writers: Writers
+    learning_rate: LearningRate
     throughput: Throughput
     evaluations: Sequence[Evaluation]
     initial_params: InitialParams
     meta: Mapping[str, Any]
     step_log: StepLog
+    preemption: Preemption
 
     def __post_init__(self) -> None:
         self.last_metrics: dict[str, float] = {}
         self._spikes = SpikeHistory(self.training.spikes)
         self._warm_start: Mapping[str, Any] | None = None
         self._pending: tuple[int, Metrics] | None = None  # of the step in flight
+        self._evaluated: Mapping[str, float] | None = None  # at the last step
 
     # Agree and compile.
 
@@ -170,10 +176,16 @@ class Trainer:
     def _from(self, snapshot: Snapshot) -> tuple[TrainState, Cursor]:
         self._spikes = SpikeHistory.of(self.training.spikes, snapshot.meta)
         self._warm_start = snapshot.meta.get("warm_start")
+        cursor = Cursor.from_json(snapshot.cursor)
+        if cursor.step != snapshot.step:
+            raise CorruptionError(
+                f"the checkpoint of step {snapshot.step} holds the cursor of step {cursor.step};"
+                " use an intact copy."
+            )
         optimizer = snapshot.optimizer_state
         state = TrainState(optimizer["step"], snapshot.params, optimizer["state"])
         self.step_log.state(snapshot.step, {"params": snapshot.params, "optimizer": optimizer})
-        return state, Cursor.from_json(snapshot.cursor)
+        return state, cursor
 
     def _begin(self) -> tuple[TrainState, Cursor]:
         self._spikes = SpikeHistory(self.training.spikes)
@@ -184,17 +196,23 @@ class Trainer:
     # Loop.
 
     def train(self, state: TrainState, cursor: Cursor) -> tuple[TrainState, Cursor]:
-        """Trains to the last step, or to where the job is preempted, having saved.
+        """Trains to the last step, or to where the job is asked to end, and saves there.
 
         Returns the state, and the cursor of the step that would follow. `state` is donated.
+
+        Raises:
+            NotSaved: the state could not be saved in the end.
+            AskedToEnd: the same, of a job that was asked to end and may resume from an earlier
+                step.
         """
         self.writers.truncate_from(cursor.step + 1)
+        self.learning_rate.begin(state.optimizer_state)
         with (
             contextlib.closing(self.writers),
             Feed(self.stream, self.batch_sharding, cursor) as feed,
-            Preemption(self.job.peers) as preemption,
+            self.preemption.training(),
             self._progress(cursor) as progress,
-            _garbage_collected_together() as collect_garbage,
+            garbage_collected_together() as collect_garbage,
         ):
             ends = False
             while cursor.step < self.training.steps and not ends:
@@ -207,16 +225,19 @@ class Trainer:
                 cursor = self.stream.advance(cursor)
                 if spike is None:
                     self._pending = cursor.step, metrics
-                    ends = preemption.reached()
+                    ends = self.preemption.reached()
                     spike = self._evaluate_and_save(state, cursor, ends, progress)
                 if spike is not None:
                     # Programs that share devices must not overlap: simulated ones would deadlock.
                     jax.block_until_ready(state)
                     self._beat(REWINDING, cursor.step)
                     state, cursor = self._rewind(spike)
+                    self.learning_rate.begin(state.optimizer_state)
                     feed.seek(cursor)
                 if cursor.step % _COLLECT_EVERY_STEPS == 0:
                     collect_garbage()
+            if self._evaluated is not None:
+                self._save_last(state, cursor, ends)
         self.job.watchdog.rest()
         return state, cursor
 
@@ -243,7 +264,10 @@ class Trainer:
         rates = {}
         if step % self.training.rates_every_steps == 0:
             rates = self.throughput.report() | self.stream.epochs(cursor)
-        values = self.last_metrics = metrics | rates | dict(evaluated)
+        beside = {"wall_time": time.time()} | self.learning_rate.metrics(
+            skipped=bool(metrics["skipped"])
+        )
+        values = self.last_metrics = metrics | beside | rates | dict(evaluated)
         self.store.poll()
         self.writers.write(step, values)
         if progress is not None:
@@ -261,6 +285,7 @@ class Trainer:
         """Does what is due after a step; returns the spike that its metrics complete."""
         step = cursor.step
         due = [one for one in self.evaluations if self._is_due(step, one.every_steps) and not ends]
+        is_last = ends or step == self.training.steps
         saves = self._is_due(step, self.saving.every_steps) or ends
         if step % _LOOK_AT_CLOCK_EVERY_STEPS == 0:  # every process asks, whatever it knows
             saves = self.store.is_save_due(self.saving.every_seconds) or saves
@@ -278,16 +303,34 @@ class Trainer:
         spike = self._read_metrics(cursor, progress, evaluated)
         if spike is None and checks:
             self._check_copies(step, state)
-        if spike is None and saves:
+        if spike is None and is_last:
+            self._evaluated = evaluated
+        elif spike is None and saves:
             self._beat(SAVING, step)
-            self._save(state, cursor, evaluated)
+            self._save(self.store.save, state, cursor, evaluated)
         return spike
 
     def _is_due(self, step: int, every_steps: int | None) -> bool:
         last = step == self.training.steps
         return last or (every_steps is not None and step % every_steps == 0)
 
-    def _save(self, state: TrainState, cursor: Cursor, evaluated: Mapping[str, float]) -> None:
+    def _save_last(self, state: TrainState, cursor: Cursor, ends: bool) -> None:
+        self._beat(SAVING, cursor.step)
+        try:
+            self._save(self.store.save_last, state, cursor, self._evaluated)
+        except NotSaved as error:
+            with contextlib.suppress(OSError):
+                if ends and self.store.latest_verified() is not None:  # a restart resumes from it
+                    raise AskedToEnd(f"asked to end, but {error}") from error
+            raise
+
+    def _save(
+        self,
+        save: Callable[..., None],
+        state: TrainState,
+        cursor: Cursor,
+        evaluated: Mapping[str, float],
+    ) -> None:
         self.writers.flush()  # A run that resumes at this step finds the metrics of all before it.
         # Where the storage does not answer, what the last save protected still does: it holds all
         # that a rewind may need by now. The save itself says what is wrong.
@@ -295,7 +338,7 @@ class Trainer:
             verified = self.store.verified_steps()
             self.store.protect(self._spikes.steps_to_keep([*verified, cursor.step], cursor.step))
         own = {"spike_history": self._spikes.to_json(), "warm_start": self._warm_start}
-        self.store.save(
+        save(
             cursor.step,
             params=state.params,
             optimizer_state={"step": state.step, "state": state.optimizer_state},
@@ -351,15 +394,3 @@ class Trainer:
             except CorruptionError as error:
                 # The store has marked it: the next choice is an older one.
                 log.warn(f"the checkpoint of step {target} is not used: {error}")
-
-
-@contextlib.contextmanager
-def _garbage_collected_together() -> Iterator[Callable[[], None]]:
-    """Keeps Python's collector from pausing one host while the others wait; all collect at once."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield lambda: gc.collect(1)
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -1,6 +1,7 @@
 """`palmscale checkpoint ls`, `show`, `verify`, `pin` and `unpin`: what a run has saved."""
 
 import argparse
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +53,8 @@ def ls(args: argparse.Namespace) -> None:
     from palmscale.observe import tables, units
     from palmscale.run import workdir
 
-    infos = workdir.saved_steps(workdir.checkpoints(args.workdir))
+    reader = workdir.checkpoints(args.workdir)
+    infos = workdir.saved_steps(reader)
     metrics = {info.step: info.metrics for info in infos if info.verified}
     best = ranked_by_metric(metrics, KeepPolicy.best_metric)[:1]
     names = list(dict.fromkeys(name for info in infos for name in info.metrics))
@@ -66,6 +68,7 @@ def ls(args: argparse.Namespace) -> None:
         ]
         for info in infos
     ]
+    rows += [[name, f"not used: {why}"] for name, why in reader.strays().items()]
     headings = ("step", "state", "size", *names, "age")
     tables.print_table(headings, rows, right=range(2, len(headings)))
 
@@ -73,14 +76,14 @@ def ls(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     """Prints a checkpoint's meta and arrays, or its gin configuration."""
     from palmscale.checkpoint import digest
-    from palmscale.checkpoint.steps import CURSOR
+    from palmscale.checkpoint.steps import CURSOR, StepFolders
     from palmscale.observe import tables, units
     from palmscale.run import workdir
+    from palmscale.run.stored_meta import read_meta
 
     reader = workdir.checkpoints(args.workdir)
     info = workdir.choose(reader, args.checkpoint)
-    meta = reader.read_meta(info.step)
-    assert meta is not None, "a verified step has a meta"
+    meta = read_meta(reader, info.step)
     if args.config:
         print(meta["operative_config"], end="")
         return
@@ -94,24 +97,25 @@ def show(args: argparse.Namespace) -> None:
         ("versions", "  ".join(f"{name} {version}" for name, version in meta["versions"].items())),
         ("vocabulary", _flat(meta["vocabulary"])),
         ("row", f"{meta['sequence_length']:,} tokens"),
-        ("cursor", digest.read_checked(directory, CURSOR).decode().replace("\n", "")),
+        ("cursor", json.dumps(StepFolders(reader.directory).read_json(info.step, CURSOR))),
     ]
     facts += [(name, _flat(value)) for name, value in meta["identity"].items()]
     if warm_start := meta.get("warm_start"):
         facts.append(("warm start", _flat(warm_start)))
     # 0.1.0 called the history the run's course.
-    rewinds = meta.get("spike_history", meta.get("course", {})).get("rewinds", [])
-    facts += [("rewind", _rewind(record)) for record in rewinds]
+    history = meta.get("spike_history") or meta.get("course")
+    facts += [("rewind", _rewind(record)) for record in history["rewinds"]] if history else []
     tables.print_facts(facts)
     print()
-    _print_arrays(digest.read_manifest(directory)["arrays"])
+    _print_arrays(digest.read_manifest(directory).get("arrays", {}))
     print("\n--config prints the gin configuration.")
 
 
 def verify(args: argparse.Namespace) -> int:
     """Reads every byte of the chosen steps; returns 1 if any is damaged.
 
-    A step that was never finished is listed and does not count as damage: it is never used.
+    A step that was never finished, or a folder that is not the step it is named after, is listed
+    and does not count as damage: it is never used.
     """
     from palmscale.checkpoint.steps import StepFolders
     from palmscale.observe import tables, units
@@ -134,10 +138,14 @@ def verify(args: argparse.Namespace) -> int:
         if not found and info.state == "corrupt":
             found = ["all files are intact: rename its CORRUPT to VERIFIED to use it again"]
         damaged += bool(found)
+        if not found and info.state == "unmarked":
+            found = ["all files are intact: resume the run to mark it as verified again"]
         within = f"{folders.path(info.step)}/"
         size = units.size(info.bytes) if info.verified else ""
         wrong = "\n".join(line.replace(within, "") for line in found)
         rows.append([f"{info.step:,}", "damaged" if found else "good", size, wrong])
+    if args.checkpoint == "all":
+        rows += [[name, "not used", "", why] for name, why in reader.strays().items()]
     tables.print_table(("step", "state", "size", "what is wrong"), rows)
     return 1 if damaged else 0
 

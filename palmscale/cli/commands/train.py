@@ -2,8 +2,10 @@
 
 import argparse
 import shlex
+import signal
 from typing import Any
 
+from palmscale.cli.argument_values import path
 from palmscale.cli.parser import add_command, add_place, add_run_workdir
 from palmscale.exit_codes import RESTART_ME
 
@@ -22,11 +24,15 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--compiled_step",
+        type=path,
         metavar="FILE",
         help="load the step that plan --save_step wrote; loading runs it: only files you trust",
     )
     command.add_argument(
-        "--step_log", metavar="FILE", help="log each step's batch and randomness there"
+        "--step_log",
+        type=path,
+        metavar="FILE",
+        help="log each step's batch and randomness there",
     )
     add_place(command)
 
@@ -34,23 +40,29 @@ def add(commands: Any) -> None:
 def train(args: argparse.Namespace) -> int:
     """Trains; returns 75 where the run was preempted, having saved."""
     from palmscale.cli.config.load import load_run, operative_config, setting_of
-    from palmscale.cli.place import place_of
+    from palmscale.cli.place import command_of, place_of
+    from palmscale.cluster.preempt import end_before_training
     from palmscale.model import interface
     from palmscale.observe import log
     from palmscale.run.train import Debugging
     from palmscale.run.train import train as train_run
     from palmscale.train.faults import parse_faults
 
+    signal.signal(signal.SIGTERM, end_before_training)
     log.set_up()
     debugging = Debugging(
         faults=parse_faults(args.inject),
         step_file=args.compiled_step,
         step_log=args.step_log,
-        tracebacks=args.debug,
     )
     run = load_run(args.gin_file, args.gin_bindings)
     result = train_run(
-        run, args.workdir, place_of(args), config=operative_config(), debugging=debugging
+        run,
+        args.workdir,
+        place_of(args),
+        config=operative_config(),
+        command=command_of(args),
+        debugging=debugging,
     )
     if not result.finished:
         log.say(f"Asked to end: saved step {result.step:,}. The same command resumes from it.")

@@ -8,6 +8,7 @@ of the documents, the seed and the sequence length.
 import contextlib
 import functools
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from palmscale.observe import log
 
 Progress = Callable[[str, int, int | None], None]  # (activity, bytes done, bytes in all if known)
 
+_LOCK_SECONDS = 0.5
 _UNIT_BYTES = 1 << 25  # small files are combined into a work unit of this size
 SPILLING, WRITING = "Reading documents", "Writing rows"
 
@@ -48,11 +50,12 @@ def build_cache(
     packing: str = CONCATENATE,
     executor: Executor = LocalProcesses(1),
     progress: Progress = lambda what, done, total: None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> RowCache:
     """Builds a cache in `directory`, which appears complete or not at all, and returns it.
 
     What a killed build of the same directory completed is kept. A concurrent builder waits and
-    reuses the result.
+    reuses the result; it calls `waiting` about once a second.
 
     Raises:
         UserError: there would be no row to train on, a document is bad, or the disk is full or not
@@ -67,7 +70,7 @@ def build_cache(
         )
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(directory):
+        with exclusive(directory, waiting):
             if not (directory / MANIFEST).exists():
                 partial = directory.with_name(f".{directory.name}.partial")
                 work = directory.with_name(f".{directory.name}.work")
@@ -285,8 +288,8 @@ def _text_bytes(record: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
-    """Makes a second builder of the same cache wait, if the file system supports locks."""
+def exclusive(directory: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Makes a second builder of the same cache say so and wait, if the file system has locks."""
     try:
         import fcntl
     except ImportError:  # not POSIX
@@ -294,9 +297,15 @@ def _exclusive(directory: Path) -> Iterator[None]:
         return
     with open(directory.parent / f".{directory.name}.lock", "w") as lock:
         with contextlib.suppress(OSError):  # no locks: both builders write the same rows
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.say(f"Waiting for another process, which is building {directory}.")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            is_told = False
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not is_told:
+                        log.say(f"Waiting for another process, which is writing {directory}.")
+                        is_told = True
+                    waiting()
+                    time.sleep(_LOCK_SECONDS)
         yield

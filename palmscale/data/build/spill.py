@@ -85,7 +85,8 @@ def spill(unit: WorkUnit, count: Callable[[int], None], *, spec: SpillSpec) -> d
     bad, rests, named, sources, uncounted = 0, 0, [], [], 0
     for shard in unit.shards:
         key_of = document_key(spec.seed, shard.name)
-        digest = paths.digest(shard.path) if shard.path else shard.stamp
+        count(0)
+        digest = paths.digest(shard.path, lambda: count(0)) if shard.path else shard.stamp
         examples = spec.corpus.source.examples(shard, spec.vocabulary)
         for number, example in enumerate(examples):
             if isinstance(example, BadDocument):

@@ -27,8 +27,8 @@ class Corpus:
     A source that has a split "validation" keeps it.
 
     Attributes:
-        source: of the documents.
-        held_out_fraction: at least 0 and below 1.
+        source: where the documents come from.
+        held_out_fraction: of the text, for evaluation: at least 0 and below 1.
         on_bad_document: `fail`; or `skip`, which counts them in the manifest and names the first.
             A damaged file's rest counts as its documents if their number is known.
 
@@ -92,6 +92,16 @@ def one_of(
     mixture_or_task: str | None = None,
 ) -> Source:
     """Returns the one source that is given, or Python's standard library if none is.
+
+    Args:
+        text_files: UTF-8 files, one document each: a glob pattern, or several.
+        jsonl_files: JSON lines, one document each, under the key `text`: a pattern, or several.
+        pile_files: The Pile's files, counted by set: a pattern, or several.
+        parquet_files: Parquet, one document per row, in the column `text`: a pattern, or several.
+        hf_dataset: a Hugging Face data set: a name on the hub, or a local folder.
+        tfds_dataset: a prepared TensorFlow Datasets data set, such as `c4/en:3.0.1`.
+        source_directories: folders whose `.py` files are read, tests apart.
+        mixture_or_task: a SeqIO Task or Mixture, by its registered name.
 
     Raises:
         UserError: more than one is given, or one is empty.

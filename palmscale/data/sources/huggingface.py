@@ -19,6 +19,7 @@ from palmscale.data.sources.source import (
     TextSource,
 )
 from palmscale.errors import UserError
+from palmscale.storage.place import local_path
 
 _SHARD_ROWS = 100_000
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
@@ -125,7 +126,7 @@ def _load(source: HuggingFace) -> tuple[dict[str, Any], str]:
             " installed; install it with `pip install 'palmscale[hf]'`."
         ) from None
     datasets.disable_progress_bars()
-    folder = Path(source.dataset).expanduser()
+    folder = local_path(source.dataset)
     try:
         if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(str(folder))
@@ -135,6 +136,7 @@ def _load(source: HuggingFace) -> tuple[dict[str, Any], str]:
             )
         name, files = source.dataset, None
         if folder.is_dir():
+            name = str(folder)
             found = _files(folder)
             if len(set(found.values())) == 1:
                 (name,), files = set(found.values()), _by_split(folder, found)

@@ -7,7 +7,7 @@ import os
 import posixpath
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ from palmscale.errors import UserError
 # What object stores report about a file; the first that is present changes with the content.
 _CHECKSUMS = ("md5Hash", "crc32c", "etag", "ETag")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "abfs": "adlfs", "az": "adlfs", "hf": "huggingface_hub"}
+_DIGESTED_BYTES = 1 << 24  # at a time
 _ANSWER_SECONDS = 10  # for the first answer of an object store; its library retries for minutes
 
 
@@ -148,14 +149,21 @@ def stamp(path: str) -> str:
     return _stamp(_info(path))
 
 
-def digest(path: str) -> str:
-    """Returns a digest of the content: the object store's checksum, or else the sha256."""
+def digest(path: str, go_on: Callable[[], None] = lambda: None) -> str:
+    """Returns a digest of the content: the object store's checksum, or else the sha256.
+
+    `go_on` is called whenever a part has been read.
+    """
     if checksum := _checksum(_info(path)):
         return checksum
     system, inner = _system(path)
     try:
         with system.open(inner, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            content = hashlib.sha256()
+            while part := stream.read(_DIGESTED_BYTES):
+                content.update(part)
+                go_on()
+            return content.hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from None
 

@@ -19,15 +19,22 @@ def state_at(step):
     return optax.adamw(1e-3).init(params_at(step))
 
 
-def save(store, step, **more):
-    arguments = dict(
+def saved_at(step):
+    return dict(
         params=params_at(step),
         optimizer_state=state_at(step),
         meta={"step": step},
         cursor={"row": step * 10},
         metrics={"eval_loss": 9 - step / 10},
     )
-    store.save(step, **arguments | more)
+
+
+def save(store, step, **more):
+    store.save(step, **saved_at(step) | more)
+
+
+def save_last(store, step):
+    store.save_last(step, **saved_at(step))
 
 
 def abstract(tree):

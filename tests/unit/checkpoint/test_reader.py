@@ -86,7 +86,42 @@ def test_damage_in_any_file_is_named_and_the_previous_step_is_used(
 def test_only_an_unfinished_step_means_a_fresh_start(two_steps, tmp_path):
     shutil.copytree(two_steps / "10", tmp_path / "10")
     (tmp_path / "10/VERIFIED").unlink()
+    (tmp_path / "10/MANIFEST.json").unlink()
     assert restore(CheckpointReader(tmp_path)) is None
+
+
+def test_without_any_marker_nothing_is_chosen_silently(two_steps, tmp_path):
+    copy = shutil.copytree(two_steps, tmp_path / "copy")
+    for step in "10", "20":
+        (copy / step / "VERIFIED").unlink()
+    reader = CheckpointReader(copy)
+    with pytest.raises(UserError, match=r"no VERIFIED \(10, 20\); resume the run"):
+        restore(reader)
+    with pytest.raises(UserError, match=r"no VERIFIED \(10, 20\)"):
+        reader.read_meta()
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [
+        ("25", "it is a copy of step 20, by its MANIFEST.json"),
+        ("0020", "the folder of step 20 is named 20"),
+    ],
+)
+def test_a_folder_that_is_not_the_step_it_is_named_after_is_passed_over_by_name(
+    folder, why, two_steps, tmp_path, caplog
+):
+    copy = shutil.copytree(two_steps, tmp_path / "copy")
+    (copy / "20").rename(copy / folder)
+    reader = CheckpointReader(copy)
+    assert reader.strays() == {folder: why}
+    assert restore(reader).step == 10
+    assert f"the folder {copy / folder} is not used: {why}" in caplog.text
+    with pytest.raises(UserError, match="no verified checkpoint of step 25.*verified steps: 10"):
+        restore(reader, 25)
+    shutil.rmtree(copy / "10")
+    with pytest.raises(UserError, match=rf"no folder in .* \({folder}: {why}"):
+        restore(reader)
 
 
 def test_another_tree_shape_or_dtype_is_refused_by_name(two_steps):

@@ -1,5 +1,7 @@
 """The folders on disk: what state each step is in, and that a removed one leaves nothing behind."""
 
+import shutil
+
 import pytest
 
 from palmscale.checkpoint import digest
@@ -31,6 +33,28 @@ def test_the_marker_decides_the_state(folders):
     assert folders.state(20) == "corrupt" and (folders.path(20) / CORRUPT).exists()
     folders.mark_corrupt(3)  # never verified: there is nothing to take back
     assert folders.state(3) == "unfinished"
+
+
+def test_a_finished_step_without_a_marker_is_marked_again_only_if_it_is_whole(folders):
+    (folders.path(20) / digest.VERIFIED).unlink()
+    assert folders.state(20) == folders.info(20).state == "unmarked" and not folders.damages(20)
+    content = (folders.path(20) / META).read_text()
+    (folders.path(20) / META).write_text("{}")
+    assert META in folders.mark_verified(20)[0] and folders.state(20) == "unmarked"
+    (folders.path(20) / META).write_text(content)
+    assert folders.mark_verified(20) == [] and folders.info(20).verified
+
+
+def test_strays_are_no_steps_and_are_never_deleted(folders, tmp_path):
+    extra = {"step": 20, "time": 5.0}
+    digest.write_manifest(tmp_path / "20", extra, digest.file_digests(tmp_path / "20"))
+    for name in ("21", "0020", "٢٠"):  # the last: 20 in Arabic digits
+        shutil.copytree(tmp_path / "20", tmp_path / name)
+    fresh = StepFolders(tmp_path)
+    assert fresh.steps() == [3, 20, 100] and fresh.in_state("verified") == [20]
+    assert fresh.strays().keys() == {"21", "0020", "٢٠"}
+    assert fresh.delete(21) == tmp_path / "set_aside/21"
+    assert (tmp_path / "0020").exists() and fresh.delete(20) is None
 
 
 def test_info_comes_from_the_manifest_and_a_damaged_one_is_corrupt(folders):

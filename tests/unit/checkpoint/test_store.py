@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import forked
 import optax
@@ -19,15 +20,17 @@ from small_state import (
     params_at,
     restore,
     save,
+    save_last,
     state_at,
 )
 
+from palmscale.checkpoint import digest
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.policy import KeepPolicy, Retries
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import StepFolders
 from palmscale.checkpoint.store import CheckpointStore
-from palmscale.errors import CorruptionError, UserError
+from palmscale.errors import CorruptionError, NotSaved, UserError
 
 
 @pytest.fixture
@@ -77,6 +80,93 @@ def test_nothing_usable_is_an_error_and_stays_one(two_steps, tmp_path):
         for _ in range(2):
             with pytest.raises(CorruptionError):
                 restore(store)
+
+
+def test_steps_that_lost_their_markers_count_again_and_never_begin_anew(
+    two_steps, tmp_path, caplog
+):
+    shutil.copytree(two_steps, tmp_path / "checkpoints")
+    for step in "10", "20":
+        (tmp_path / "checkpoints" / step / "VERIFIED").unlink()
+    flip_bit(tmp_path / "checkpoints/20/meta.json")
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "checkpoints", lease=lease) as store:
+        assert store.read_meta() == {"step": 10}
+        assert restore(store).step == 10
+        assert "step 10 had no VERIFIED; all of its files match its MANIFEST.json" in caplog.text
+        assert "step 20 had no" not in caplog.text
+    (tmp_path / "checkpoints/10/VERIFIED").unlink()
+    flip_bit(tmp_path / "checkpoints/10/meta.json")
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "checkpoints", lease=lease) as store:
+        with pytest.raises(CorruptionError, match=r"all checkpoints .* are damaged \(10, 20\)"):
+            restore(store)
+
+
+def test_a_clock_a_year_ahead_changes_nothing_of_what_is_kept(tmp_path, monkeypatch):
+    year, keep = 3.2e7, KeepPolicy(latest=1, every_seconds=100, best=0)
+    clock = SimpleNamespace(now=1000.0, wrong=0.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("time.time", lambda: 1e9 + clock.now + clock.wrong)
+    kept = {}
+    for name, wrong in (("right", {}), ("ahead", {2: year, 3: year}), ("behind", {4: -year})):
+        for attempt in ((1, 2, 3), (4, 5, 6, 7)):  # the second one resumes
+            with (
+                Lease(tmp_path / name) as lease,
+                CheckpointStore(tmp_path / name / "c", keep=keep, lease=lease) as store,
+            ):
+                restore(store)
+                for step in attempt:
+                    clock.now += 60
+                    clock.wrong = wrong.get(step, 0)
+                    save(store, step)
+                    store.wait()
+                kept[name] = [info.step for info in store.steps()]
+    monkeypatch.undo()
+    assert kept["right"] == kept["ahead"] == kept["behind"] == [1, 3, 5, 7]
+
+
+def test_the_last_save_is_tried_again_until_the_step_is_verified(store, monkeypatch, caplog):
+    monkeypatch.setattr("time.sleep", lambda seconds: tries.append(seconds))
+    tries = []
+    right = digest.write_manifest
+
+    def full_at_first(*arguments):
+        if len(tries) < 2:
+            raise OSError(28, "No space left on device")
+        right(*arguments)
+
+    monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", full_at_first)
+    save_last(store, 10)
+    assert tries == [1, 2] and store.verified_steps() == [10]
+    assert "step 10 was not saved: [Errno 28] No space left on device; trying again in 1 s" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize("fault", ["full", "removed", "moved", "raises", "lists nothing"])
+def test_a_last_save_that_fails_names_the_last_good_step(fault, tmp_path, monkeypatch):
+    retries = Retries(failures=1, wait_seconds=0)
+    with Lease(tmp_path / "run") as lease:
+        directory = tmp_path / "run/checkpoints"
+        with CheckpointStore(directory, lease=lease, retries=retries) as store:
+            save(store, 10)
+            store.wait()
+            rest = "the last good checkpoint is step 10"
+            match fault:
+                case "full":
+                    monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+                case "removed" | "moved":
+                    (tmp_path / "run").rename(tmp_path / "moved")
+                    rest = f"{directory} is gone"
+                case "raises":
+                    monkeypatch.setattr("palmscale.checkpoint.commit.save_arrays", failing)
+                case "lists nothing":
+                    monkeypatch.setattr("palmscale.checkpoint.digest.names", lambda folder: [])
+            with pytest.raises(NotSaved, match=f"step 20 was not saved: .*; {rest}$"):
+                save_last(store, 20)
+            if fault == "moved":
+                assert not (tmp_path / "run").exists()
+            else:
+                assert store.verified_steps() == [10] or fault == "removed"
 
 
 def test_unfinished_step_is_skipped_then_replaced_and_cleaned(two_steps, tmp_path, caplog):
@@ -221,7 +311,7 @@ def test_an_error_of_orbax_itself_is_a_failed_save(store, monkeypatch):
     def start(*_):
         raise ValueError("no such driver\nmany lines")
 
-    monkeypatch.setattr("palmscale.checkpoint.store.save_arrays", start)
+    monkeypatch.setattr("palmscale.checkpoint.commit.save_arrays", start)
     save(store, 10)
     with pytest.raises(RuntimeError, match="step 10 was not saved: no such driver$"):
         store.wait()

@@ -95,12 +95,14 @@ def test_what_is_used_of_jaxs_private_client_is_there():
         client.blocking_key_value_get.__doc__,
         client.key_value_dir_get.__doc__,
         client.key_value_delete.__doc__,
+        client.key_value_try_get.__doc__,
     ]
     assert documented == [
         "key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None",
         "blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str",
         "key_value_dir_get(self, key: str) -> list[tuple[str, str]]",
         "key_value_delete(self, key: str) -> None",
+        "key_value_try_get(self, key: str) -> str",
     ]
 
 

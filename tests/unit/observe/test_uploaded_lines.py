@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from palmscale.observe import uploaded_lines
+from palmscale.observe.metric_lines import JsonLines
 from palmscale.observe.uploaded_lines import UploadedLines, json_lines
-from palmscale.observe.writers import JsonLines
 from palmscale.storage.place import place
 
 

@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import sys
@@ -8,7 +7,8 @@ import pytest
 
 from palmscale.errors import UserError
 from palmscale.observe import writers
-from palmscale.observe.writers import JsonLines, TensorBoard, WeightsAndBiases, Writers
+from palmscale.observe.metric_lines import JsonLines
+from palmscale.observe.writers import TensorBoard, WeightsAndBiases, Writers
 from palmscale.storage.place import place
 
 
@@ -19,74 +19,54 @@ def no_service_for_children():
     os.environ.pop("WANDB_SERVICE", None)
 
 
-def lines(path):
-    def refuse(name):
-        raise AssertionError(f"{name} is not JSON")
-
-    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
-
-
-def test_a_line_is_on_disk_once_written_and_is_valid_json(tmp_path):
-    writer = JsonLines(tmp_path / "run/metrics.jsonl")
-    writer.write(1, {"loss": 2.5, "nan": math.nan, "inf": -math.inf})
-    assert lines(tmp_path / "run/metrics.jsonl") == [
-        {"step": 1, "loss": 2.5, "nan": None, "inf": None}
-    ]
-
-
-def test_each_step_stands_once_after_a_kill_and_a_resume(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    for attempt, first in enumerate([1, 3]):
-        writer = JsonLines(path)
-        writer.truncate_from(first)
-        for step in range(first, 6):
-            writer.write(step, {"attempt": attempt})
-    assert [(line["step"], line["attempt"]) for line in lines(path)] == [
-        (1, 0),
-        (2, 0),
-        (3, 1),
-        (4, 1),
-        (5, 1),
-    ]
-    writer.truncate_from(2)
-    writer.write(2, {})
-    writer.close()
-    assert [line["step"] for line in lines(path)] == [1, 2]
-
-
-def test_a_torn_line_is_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2, "lo')
-    JsonLines(path).write(2, {"loss": 1})
-    assert lines(path) == [{"step": 1}, {"step": 2, "loss": 1.0}]
-
-
 class Failing:
-    calls = 0
+    """A writer whose first writes fail, and take some seconds."""
+
+    def __init__(self, failures, seconds, clock):
+        self.failures, self.seconds, self.clock = failures, seconds, clock
+        self.tried, self.written = [], []
 
     def write(self, step, metrics):
-        self.calls += 1
-        raise OSError("disk full")
+        self.tried.append(step)
+        if len(self.tried) <= self.failures:
+            self.clock.now += self.seconds
+            raise OSError("disk full")
+        self.written.append(step)
 
     def truncate_from(self, step):
         pass
 
     def close(self):
-        self.calls += 1
+        raise OSError("disk full")
 
 
-def test_a_failing_writer_warns_once_and_the_others_go_on(tmp_path, caplog):
-    failing, path = Failing(), tmp_path / "metrics.jsonl"
-    writers = Writers([failing, JsonLines(path)])
+def written(steps, failures, seconds, others=()):
+    clock = types.SimpleNamespace(now=0.0)
+    failing = Failing(failures, seconds, clock)
+    writers = Writers([failing, *others], clock=lambda: clock.now)
     writers.truncate_from(1)
-    for step in 1, 2, 3:
+    for step in range(1, steps + 1):
+        clock.now += 1
         writers.write(step, {"loss": 1.0})
     writers.close()
-    assert failing.calls == 1
+    return failing
+
+
+def test_a_failing_writer_warns_once_and_it_and_the_others_go_on(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    failing = written(6, failures=2, seconds=0.001, others=[JsonLines(path)])
+    assert failing.tried == [1, 2, 3, 4, 5, 6] and failing.written == [3, 4, 5, 6]
     assert [record.message for record in caplog.records] == [
-        "Failing failed and is no longer used: OSError: disk full"
+        "Failing failed and will be tried again: OSError: disk full",
+        "Failing is written again, from step 3 on.",
+        "Failing failed and will be tried again: OSError: disk full",  # at its end
     ]
-    assert len(lines(path)) == 3
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_writer_that_takes_long_to_fail_is_tried_seldom():
+    failing = written(60, failures=2, seconds=2.0)
+    assert failing.tried[:3] == [1, 21, 41] and failing.written[0] == 41
 
 
 def test_tensorboard_reads_the_scalars_and_leaves_out_the_killed_attempt(tmp_path):
@@ -121,10 +101,15 @@ def test_weights_and_biases_resumes_the_same_run(tmp_path, monkeypatch):
     assert list(found[0].glob("*.wandb"))
 
 
-def test_an_online_run_is_opened_at_the_first_write_and_may_be_resumed(tmp_path, monkeypatch):
+def test_an_online_run_is_opened_at_the_first_write_with_its_address_and_may_be_resumed(
+    tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
     opened = []
 
     class Run:
+        url = "https://wandb.ai/me/p/runs/1"
+
         def __getattr__(self, name):
             return lambda *_, **__: None
 
@@ -139,6 +124,7 @@ def test_an_online_run_is_opened_at_the_first_write_and_may_be_resumed(tmp_path,
     assert [(run["id"], run["resume"], run["project"], run["name"]) for run in opened] == [
         ((tmp_path / "wandb_run_id").read_text(), "allow", "p", "n")
     ] * 2
+    assert caplog.messages == ["Weights & Biases: https://wandb.ai/me/p/runs/1"] * 2
 
 
 def test_a_run_that_its_killed_process_still_holds_is_tried_again(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The loop keeps one step in flight, reports each step once, and stops where it was told to."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,9 @@ from palmscale.cluster.job import Job
 from palmscale.cluster.join import Deadlines
 from palmscale.cluster.jointly import ALONE
 from palmscale.data.stream import BatchSchedule, Cursor, RowStream, Shuffled
-from palmscale.errors import CorruptionError
+from palmscale.errors import AskedToEnd, CorruptionError, NotSaved
 from palmscale.observe.throughput import Throughput
+from palmscale.optim.learning_rate import LearningRate
 from palmscale.train import trainer
 from palmscale.train.spike import SpikePolicy
 from palmscale.train.step_log import StepLog
@@ -70,24 +72,20 @@ class Preemption:
 
     at_call = None
 
-    def __init__(self, peers):
+    def __init__(self):
         self.calls = 0
 
     def reached(self):
         self.calls += 1
         return self.calls == Preemption.at_call
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        pass
+    def training(self):
+        return contextlib.nullcontext()
 
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch):
     monkeypatch.setattr(trainer, "Feed", Feed)
-    monkeypatch.setattr(trainer, "Preemption", Preemption)
     monkeypatch.setattr(Feed, "fails_at", None)
     monkeypatch.setattr(Preemption, "at_call", None)
 
@@ -102,7 +100,7 @@ class Run:
         self.events, self.reported, self.saved, self.asked = [], [], [], []
         self.skipped_steps, self.losses, self.due = skipped_steps, dict(losses), due
         self.policy, self.damaged = policy, damaged
-        self.verified = {}
+        self.verified, self.fails_last = {}, False
         self.every_steps = None
         self.stream = RowStream(
             rows=Shuffled(Rows(), seed=0), schedule=BatchSchedule(((0, 2), (3, 5)))
@@ -165,6 +163,14 @@ class Run:
         self.saved.append((step, params, Cursor.from_json(cursor), dict(metrics)))
         self.verified[step] = cursor, meta
 
+    def save_last(self, step, **state):
+        if self.fails_last:
+            raise NotSaved(f"the checkpoint of step {step} was not saved")
+        self.save(step, **state)
+
+    def latest_verified(self):
+        return max(self.verified, default=None)
+
     def restore(self, step, **abstract):
         if step in self.damaged:
             del self.verified[step]
@@ -209,11 +215,13 @@ class Run:
             batch_sharding=None,
             store=self,
             writers=self,
+            learning_rate=LearningRate(None),
             throughput=Throughput(),
             evaluations=[self],
             initial_params=lambda: ({}, None),
             meta={},
             step_log=StepLog(None, seed=0, leads=True),
+            preemption=Preemption(),
         )
 
     def train(self, *, cursor=None, train_steps=4, **periods):
@@ -365,6 +373,22 @@ def test_a_run_that_is_preempted_saves_there_and_ends_without_evaluating(monkeyp
     assert run.train(train_steps=6, eval_every=3) == 3
     assert run.cursor.step == 3 and [done for done, *_ in run.saved] == [3]
     assert not any(event.startswith("evaluate") for event in run.events)
+
+
+@pytest.mark.parametrize(
+    ("at_call", "save_every", "error"),
+    [(None, 2, NotSaved), (3, 2, AskedToEnd), (3, None, NotSaved)],
+    ids=["at the end", "asked to end", "asked to end with nothing to resume from"],
+)
+def test_a_run_whose_last_state_is_not_saved_does_not_return(
+    at_call, save_every, error, monkeypatch
+):
+    monkeypatch.setattr(Preemption, "at_call", at_call)
+    run = Run()
+    run.fails_last = True
+    with pytest.raises(error, match="step . was not saved") as caught:
+        run.train(train_steps=6, save_every=save_every)
+    assert getattr(caught.value, "code", 1) == (75 if error is AskedToEnd else 1)
 
 
 def test_a_preemption_is_not_forgotten_where_the_run_goes_back_at_the_same_step(monkeypatch):

@@ -1,3 +1,4 @@
+import concurrent.futures
 import fcntl
 import json
 import os
@@ -34,6 +35,17 @@ def files(directory):
     return {
         path.name: path.read_bytes() for path in directory.iterdir() if path.suffix != ".json"
     } | {"manifest": json.loads((directory / "manifest.json").read_text())}
+
+
+def test_a_second_builder_says_that_it_waits(tmp_path, build):
+    told = threading.Event()
+    with open(tmp_path / ".c.lock", "w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            second = pool.submit(build, tmp_path / "c", waiting=told.set)
+            assert told.wait(60) and not second.done()
+            first.close()
+            assert second.result().split("train").num_rows
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -181,14 +193,14 @@ def test_of_two_builders_at_once_both_get_the_same_whole_cache(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".c.lock", "c"]
 
 
-def test_a_second_builder_says_that_it_waits(tmp_path, build, caplog):
+def test_a_second_builder_tells_the_user_that_it_waits(tmp_path, build, caplog):
     caplog.set_level("INFO", "palmscale")
     with open(tmp_path / ".c.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = threading.Thread(target=build, args=(tmp_path / "c",))
         second.start()
         deadline = time.monotonic() + 60
-        while f"Waiting for another process, which is building {tmp_path}/c" not in caplog.text:
+        while f"Waiting for another process, which is writing {tmp_path}/c" not in caplog.text:
             assert time.monotonic() < deadline, "it did not say so"
             time.sleep(0.01)
         assert not (tmp_path / "c").exists()

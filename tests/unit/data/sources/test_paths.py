@@ -112,7 +112,7 @@ def test_a_pattern_without_files_names_itself_and_where_it_looked(tmp_path):
         paths.find([f"{tmp_path}/my/*.txt"], "FILES")
 
 
-def test_a_stamp_changes_with_the_time_and_a_digest_with_the_content(tmp_path):
+def test_a_stamp_changes_with_the_time_and_a_digest_with_the_content(tmp_path, monkeypatch):
     path = tmp_path / "x"
     path.write_text("one")
     os.utime(path, (5, 5))
@@ -120,6 +120,9 @@ def test_a_stamp_changes_with_the_time_and_a_digest_with_the_content(tmp_path):
     assert digest == hashlib.sha256(b"one").hexdigest() == paths.digest(f"file://{path}")
     os.utime(path, (6, 6))
     assert paths.stamp(str(path)) != stamp and paths.digest(str(path)) == digest
+    parts = []
+    monkeypatch.setattr(paths, "_DIGESTED_BYTES", 2)
+    assert paths.digest(str(path), lambda: parts.append(1)) == digest and len(parts) == 2
     path.write_text("two")
     assert paths.digest(str(path)) != digest
 
