@@ -19,6 +19,7 @@ from palmscale.data.build.builder import SPILLING, WRITING
 from palmscale.data.build.processes import LocalProcesses
 from palmscale.data.row_cache import RowCache
 from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.jsonl_parquet import Jsonl
 from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import UserError
 
@@ -76,6 +77,25 @@ def test_several_processes_write_the_same_bytes(tmp_path, build):
     build(tmp_path / "one")
     build(tmp_path / "three", executor=LocalProcesses(3))
     assert files(tmp_path / "one") == files(tmp_path / "three")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_no_document_is_in_both_splits_and_the_share_is_what_is_asked(tmp_path, build, processes):
+    lengths = {"a": 300, "b": 3, "c": 40}  # documents of each file
+    for name, count in lengths.items():
+        lines = (json.dumps({"text": f"{name}{number:>9}"}) + "\n" for number in range(count))
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    corpus = Corpus(source=Jsonl(files=f"{tmp_path}/*.jsonl"), held_out_fraction=0.05)
+    cache = build(
+        tmp_path / "c", corpus=corpus, sequence_length=11, executor=LocalProcesses(processes)
+    )
+    texts = {
+        name: {BYTES.decode(row_L) for row_L in np.reshape(stream(cache, name), (-1, 11))}
+        for name in ("train", "validation")
+    }
+    assert not texts["train"] & texts["validation"]
+    assert sum(map(len, texts.values())) == sum(lengths.values())
+    assert cache.held_out_share == pytest.approx(0.05, rel=0.2)
 
 
 def test_the_manifest_tells_groups_lengths_sources_and_bad_documents(tmp_path, build):
