@@ -24,7 +24,7 @@ MISTAKES = {
     "unwritable workdir": (
         lambda at: at.train(at.file / "run"), "cannot write to workdir=", "--workdir"),
     "a folder in place of text": (
-        lambda at: at.train(TEXT_FILES=at.folder), "TEXT_FILES", "is a folder", "/**/*.txt"),
+        lambda at: at.train(TEXT_FILES=at.folder), "TEXT_FILES", "is a folder", "/**/*."),
     "text set to nothing": (lambda at: at.train(TEXT_FILES="''"), "TEXT_FILES", "is empty"),
     "empty corpus": (
         lambda at: at.train(TEXT_FILES=at.empty), "corpus is empty", "TEXT_FILES"),
