@@ -10,6 +10,7 @@ import time
 
 import forged
 import numpy as np
+import optax
 import pytest
 from small_run import ADAMW, TRAINING
 
@@ -97,6 +98,29 @@ def test_a_finished_run_has_nothing_to_do_and_more_steps_train_on(
     again = palmscale.train(small_run, workdir)
     assert (again.step, again.metrics, again.finished) == (4, {}, True)
     assert palmscale.train(longer(small_run, 5), workdir).step == 5
+
+
+def every_kind_of_state():
+    """Keys, numbers that it changes, what needs the loss, and moments in bfloat16."""
+    return optax.chain(
+        optax.add_noise(0.01, 0.5, 0),
+        optax.inject_hyperparams(optax.lion)(learning_rate=1e-3, mu_dtype="bfloat16"),
+        optax.contrib.reduce_on_plateau(),
+    )
+
+
+def test_the_state_of_any_transformation_of_optax_is_saved_and_restored(small_run, tmp_path):
+    run = dataclasses.replace(longer(small_run, 4), optimizer=every_kind_of_state())
+    palmscale.train(run, tmp_path / "whole")
+    resumed = shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(resumed / "checkpoints/4")
+    again = dataclasses.replace(run, optimizer=every_kind_of_state())
+    assert palmscale.train(again, resumed).step == 4
+    arrays = [
+        json.loads((tmp_path / name / "checkpoints/4/MANIFEST.json").read_text())["arrays"]
+        for name in ("whole", "resumed")
+    ]
+    assert arrays[0] == arrays[1] and "state/0/rng_key" in arrays[0]["optimizer"]
 
 
 def test_another_run_is_refused_before_anything_is_compiled(small_run, result, workdir, caplog):
