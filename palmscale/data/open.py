@@ -23,12 +23,8 @@ from palmscale.data.vocabulary import (
 from palmscale.errors import UserError
 from palmscale.observe import log, progress
 from palmscale.observe.load_noise import without_load_noise
-<<<<<<< HEAD
-from palmscale.storage.place import local_path
-=======
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place, on_disk, place
->>>>>>> main
 
 USER_CACHES = Path("~/.cache/palmscale")  # where XDG_CACHE_HOME is not set
 
