@@ -181,9 +181,7 @@ def test_the_settings_of_the_vocabulary_page_fit_the_quickstart(tmp_path, capsys
     bindings = [flag.removeprefix("--gin.") for flag in flags[1:]]
     try:
         assert main.run(["explain", *flags]) == 0
-        run = load.load_run(
-            flags[0].partition("=")[2], bindings
-        )
+        run = load.load_run(flags[0].partition("=")[2], bindings)
     finally:
         load.reset()
     assert run.data.sentencepiece_model == str(model) and run.model.num_tokens == 32_000
