@@ -99,7 +99,8 @@ class SentencePieceVocabulary:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
             self.size = self._processor.get_piece_size()
-        except (RuntimeError, UnicodeDecodeError):  # the latter of an error that quotes the file
+            self.pieces()
+        except (RuntimeError, UnicodeDecodeError):  # not a model, or its pieces are not text
             self.size = 0
         if not self.size:
             raise _not_a_model(model_file)
