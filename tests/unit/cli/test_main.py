@@ -274,3 +274,6 @@ def test_code_beside_the_command_is_found_only_where_the_user_names_some(
     command = ["generate", f"--workdir={tmp_path}", "--module=chosen_by_the_user"]
     assert main.run(command) == 2
     assert "modules=chosen_by_the_user cannot be imported (ZeroDivision" in capsys.readouterr().err
+    sys.path.remove(str(tmp_path))
+    assert main.run(["check-module", "chosen_by_the_user:Model"]) == 2
+    assert "cannot import chosen_by_the_user: ZeroDivision" in capsys.readouterr().err
