@@ -40,3 +40,9 @@ def test_libraries_chatter_is_silent_and_their_errors_are_not(capsys, caplog):
     logging.getLogger("absl").warning("chatter")
     logging.getLogger("absl").error("trouble")
     assert [record.message for record in caplog.records] == ["trouble"]
+
+
+def test_a_message_with_what_a_terminal_would_obey_is_escaped(capsys):
+    log.set_up()
+    log.warn("named \x1b[2J by a file")
+    assert "named \\x1b[2J by a file" in capsys.readouterr().err
