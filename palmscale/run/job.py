@@ -13,10 +13,14 @@ from palmscale.cluster.agree import Peers
 from palmscale.cluster.job import Job
 from palmscale.cluster.join import Deadlines, ProcessPlace, join
 from palmscale.cluster.watchdog import Watchdog, said_by_others, say_why, silent
+from palmscale.errors import AskedToEnd, NotSaved, UserError
 from palmscale.exit_codes import RESTART_ME, exit_code_and_line, is_lost_host
 from palmscale.observe import log
 from palmscale.run import devices
 from palmscale.run.place import place_from
+
+# Errors that say what happened, on every process; any other may follow from another's end.
+_ITS_OWN_CAUSE = AskedToEnd, NotSaved, UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,9 @@ def leave(job: Job, command: Command | None, code: int, message: str) -> NoRetur
 def _end(peers: Peers, error: BaseException, command: Command | None) -> NoReturn:
     """Ends the process with the cause: what this one did, or the process that it lost."""
     code, message = exit_code_and_line(error)
-    if words := said_by_others(peers):
+    if isinstance(error, _ITS_OWN_CAUSE):
+        pass
+    elif words := said_by_others(peers):
         code, message = words
     elif is_lost_host(error):
         gone = " and ".join(peers.name(index) for index in silent(peers)[:4])
