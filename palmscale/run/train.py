@@ -16,6 +16,7 @@ from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.open import training_stream
+from palmscale.data.stream import Cursor
 from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput
 from palmscale.observe.writers import Writers
@@ -33,6 +34,7 @@ from palmscale.storage.place import place as _place
 from palmscale.train.compile import Load
 from palmscale.train.evaluate import Evaluation
 from palmscale.train.faults import Fault, faulty, spoil
+from palmscale.train.state import TrainState
 from palmscale.train.step_file import load_step
 from palmscale.train.step_log import StepLog
 from palmscale.train.trainer import InitialParams, Trainer
@@ -131,28 +133,13 @@ def train(
                 run, session, job, folder, store, writers, preemption, config, debugging
             )
             trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
-            trainer.agree(_facts(run, session, folder))
-            _check_resumes(run, session, store)
-            digest = trainer.compile(_loader(debugging.step_file))
-            if job.leads:
-                compare_with_plan(
-                    folder,
-                    step_digest=digest,
-                    batch_sequences=run.training.batch_schedule.sequences(0),
-                    run=describe(run),
-                    versions=versions(),
-                )
-            state, cursor = trainer.resume_or_begin(f"{session.counts.stored:,} parameters")
+            state, cursor = _prepared(run, session, trainer, debugging)
             if cursor.step >= run.training.steps:
                 return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
             if job.leads:
                 _write_descriptions(folder, session, config)
             state, cursor = trainer.train(state, cursor)
-            interrupted = "yes" in job.peers.gather(
-                "end of the run",
-                "yes" if preemption.interrupted else "",
-                run.deadlines.agree_seconds,
-            )
+            interrupted = _was_interrupted(job, preemption)
         finished = cursor.step >= run.training.steps
         # Outside the run's mesh: one device writes the sample.
         if finished and not interrupted and job.peers.count == 1:
@@ -162,6 +149,30 @@ def train(
     return TrainResult(
         step=cursor.step, metrics=trainer.last_metrics, workdir=folder, finished=finished
     )
+
+
+def _prepared(
+    run: Run, session: Session, trainer: Trainer, debugging: Debugging
+) -> tuple[TrainState, Cursor]:
+    """Agrees, compiles and restores; returns where training begins."""
+    trainer.agree(_facts(run, session, trainer.workdir))
+    _check_resumes(run, session, trainer.store)
+    digest = trainer.compile(_loader(debugging.step_file))
+    if trainer.job.leads:
+        compare_with_plan(
+            trainer.workdir,
+            step_digest=digest,
+            batch_sequences=run.training.batch_schedule.sequences(0),
+            run=describe(run),
+            versions=versions(),
+        )
+    return trainer.resume_or_begin(f"{session.counts.stored:,} parameters")
+
+
+def _was_interrupted(job: Job, preemption: Preemption) -> bool:
+    """Returns whether Ctrl-C asked any of the processes to end."""
+    told = "yes" if preemption.interrupted else ""
+    return "yes" in job.peers.gather("end of the run", told, job.deadlines.agree_seconds)
 
 
 def _preemption(job: Job, command: Command | None) -> Preemption:

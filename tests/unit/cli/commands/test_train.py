@@ -134,7 +134,7 @@ def test_a_cache_that_is_none_is_refused(said):
     assert "manifest.json" in said["eval without rows"].stderr
 
 
-def test_interrupted_training_says_how_to_go_on(tiny, tmp_path, said):
+def test_interrupted_training_saves_and_says_how_to_go_on(tiny, tmp_path, said):
     workdir = tmp_path / "run"
     line = [*tiny(TRAIN_STEPS=100_000, EVAL_EVERY_STEPS=None), f"--workdir={workdir}"]
     with tiny_run.start(*line) as process:
@@ -148,8 +148,11 @@ def test_interrupted_training_says_how_to_go_on(tiny, tmp_path, said):
             process.kill()
             raise
     assert process.returncode == 130, err
-    wanted = f"interrupted; to continue from {workdir}, run the same command again"
-    assert wanted in err and "Traceback" not in err
+    wanted = (
+        rf"interrupted: saved step (\d+); to continue from {workdir}, run the same command again"
+    )
+    assert (told := re.search(wanted, err)) and "Traceback" not in err
+    assert int(told[1]) == tiny_run.steps(workdir)[-1] == len(tiny_run.metrics(workdir))
 
 
 MIXTURE = """\
