@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 
 from palmscale.cli.config.load import setting_of
@@ -40,7 +41,8 @@ def search(args: argparse.Namespace, run: Run, where: Topology) -> int:
     path = folder / FOUND_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(gin_text(args.gin_file, args.gin_bindings, where, sequences, found))
-    print(f"\nThe best layout is in {path}: palmscale plan --gin_file={path}")
+    command = shlex.join(["palmscale", "plan", f"--gin_file={path}"])
+    print(f"\nThe best layout is in {path}: {command}")
     return 0
 
 

@@ -40,10 +40,10 @@ def tiny(tmp_path_factory):
     }
 
     def arguments(command="train", **changes):
-        flags = [command, "--gin_file=configs/runs/quickstart.gin", f"--workdir={folder}/run"]
+        flags = [command, "--gin_file=configs/runs/quickstart.gin", f"--workdir={folder}/my run"]
         return [*flags, *tiny_run.bindings(values | changes)]
 
-    arguments.workdir = folder / "run"
+    arguments.workdir = folder / "my run"
     return arguments
 
 
@@ -84,7 +84,7 @@ def test_training_says_where_it_begins_and_what_to_do_next(tiny, said):
     err = said["begin"].stderr
     assert re.search(r"Beginning at step 0: [\d,]+ parameters on 2 cpu device\(s\), data=2", err)
     assert "A sample:\ndef " in err
-    assert f"Next: palmscale generate --workdir={tiny.workdir} '--prompt=def '" in err
+    assert f"Next: palmscale generate '--workdir={tiny.workdir}' '--prompt=def '" in err
 
 
 def test_the_saved_configuration_is_the_run_again(tiny, said):
