@@ -18,6 +18,8 @@ ACT_EMBED, ACT_HEADS, ACT_KV = "act_embed", "act_heads", "act_kv"
 ACT_MLP, ACT_VOCAB = "act_mlp", "act_vocab"
 
 # Logical axes of parameters. The token table's width has its own name, so that a rule table can
-# shard it differently from kernels. So do norm scales, which are too small to be worth sharding.
+# shard it differently from kernels. So do norm scales, which are too small to be worth sharding: a
+# `norm` is stored as it acts, a `centered_norm` minus 1, so that weight decay pulls it toward 1.
 EMBED, HEADS, KV, MLP, LAYERS = "embed", "heads", "kv", "mlp", "layers"
-VOCAB, VOCAB_EMBED, NORM = "vocab", "vocab_embed", "norm"
+VOCAB, VOCAB_EMBED = "vocab", "vocab_embed"
+NORMS = NORM, CENTERED_NORM = "norm", "centered_norm"

@@ -45,6 +45,6 @@ def is_lost_host(error: BaseException) -> bool:
 
 
 def one_line(message: Any) -> str:
-    """Returns the first line of a message."""
-    lines = str(message).strip().splitlines()
-    return lines[0][:_LINE] if lines else "no message"
+    """Returns the first line of a message, with escapes for what a terminal would obey."""
+    line = str(message).strip().partition("\n")[0][:_LINE] or "no message"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

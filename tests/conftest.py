@@ -21,6 +21,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 _QUICK_TO_COMPILE = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    # As palmscale sets it where it starts JAX: simulated devices would stand still at times.
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false",
 ]
 if importlib.metadata.version("jax") < "0.11":  # later versions end at the name of this flag
     _QUICK_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")

@@ -34,8 +34,11 @@ def load_arrays(path: Place, items: dict[str, Any], *, partial: bool = False) ->
     Items without arrays are omitted. With `partial`, a tree may request only some of the stored
     arrays. All processes must call this.
     """
+    wanted = jax.tree.map(_with_sharding, _not_empty(items))
+    if not wanted:  # of nothing, Orbax would load everything
+        return {}
     with _context(path, partial=partial):
-        return ocp.load_checkpointables(str(path), jax.tree.map(_with_sharding, _not_empty(items)))
+        return ocp.load_checkpointables(str(path), wanted)
 
 
 def _context(path: Place, *, partial: bool = False) -> ocp.Context:

@@ -28,7 +28,7 @@ def stored_arrays(reader: CheckpointReader, step: int) -> dict[str, dict[str, An
     manifest = digest.read_manifest(reader.directory / str(step))
     return {
         f"{item}/{name}": array
-        for item, arrays in manifest["arrays"].items()
+        for item, arrays in manifest.get("arrays", {}).items()
         for name, array in arrays.items()
     }
 

@@ -15,9 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from palmscale.checkpoint.manifest import Manifest
 from palmscale.errors import CorruptionError
+from palmscale.storage.inside import check_links, inside, read_limited
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place
+from palmscale.storage.typed_json import MOST_BYTES, parse
 
 MANIFEST, VERIFIED = "MANIFEST.json", "VERIFIED"
 _THREADS = 4  # hashlib releases the GIL; with more threads the disk is the bottleneck
@@ -67,7 +70,7 @@ def read_manifest(directory: Place, marker_name: str | None = VERIFIED) -> dict[
     """Returns the manifest of `directory`; without a marker's name, unchecked.
 
     Raises:
-        CorruptionError: the manifest does not match its digest in the marker file.
+        CorruptionError: the manifest does not match its digest in the marker file, or is malformed.
     """
     manifest = directory / MANIFEST
     content = _read(manifest)
@@ -75,21 +78,19 @@ def read_manifest(directory: Place, marker_name: str | None = VERIFIED) -> dict[
         stated = _read(directory / marker_name)
         if hashlib.sha256(content).hexdigest().encode() != stated:
             raise CorruptionError(f"{manifest} or {marker_name} is damaged: they do not match.")
-    try:
-        return json.loads(content)
-    except ValueError:
-        raise CorruptionError(f"{manifest} is damaged: it is not JSON.") from None
+    return parse(content, Manifest, manifest)
 
 
 def check(directory: Place, *, process_index: int = 0, process_count: int = 1) -> dict[str, Any]:
     """Verifies this process's share of the files and returns the manifest of `directory`.
 
-    Files that are not in the manifest are ignored, since nothing reads them.
+    Files that are not in the manifest are not read, but nothing may lead out of the folder.
 
     Raises:
         CorruptionError: a file is missing, has another size or is damaged; the first one is named.
     """
     manifest = read_manifest(directory)
+    check_links(directory)
     own = share(manifest["files"], process_index, process_count)
     for damage in _damages(directory, {name: manifest["files"][name] for name in own}):
         raise damage
@@ -100,6 +101,7 @@ def damages(directory: Place, marker_name: str | None = VERIFIED) -> list[str]:
     """Returns a message for each damaged file of `directory`; see `read_manifest`."""
     try:
         files = read_manifest(directory, marker_name)["files"]
+        check_links(directory)
     except CorruptionError as error:
         return [str(error)]
     return [str(damage) for damage in _damages(directory, files)]
@@ -123,8 +125,8 @@ def read_checked(directory: Place, name: str) -> bytes:
         CorruptionError: the file does not match its digest.
     """
     content = _read(directory / name)
-    stated = read_manifest(directory)["files"][name]["sha256"]
-    if hashlib.sha256(content).hexdigest() != stated:
+    stated = read_manifest(directory)["files"].get(name)
+    if stated is None or hashlib.sha256(content).hexdigest() != stated["sha256"]:
         raise CorruptionError(f"{directory / name} is damaged: its SHA-256 has changed.")
     return content
 
@@ -159,7 +161,7 @@ def _writer(name: str, process_count: int) -> int:
 def _damages(directory: Place, files: Mapping[str, Mapping[str, Any]]) -> Iterator[CorruptionError]:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         futures = [
-            pool.submit(_check_file, directory / name, stated) for name, stated in files.items()
+            pool.submit(_check_file, directory, name, stated) for name, stated in files.items()
         ]
         for future in futures:
             try:
@@ -173,7 +175,8 @@ def _flush_and_digest(path: Place) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
-def _check_file(path: Place, stated: Mapping[str, Any]) -> None:
+def _check_file(directory: Place, name: str, stated: Mapping[str, Any]) -> None:
+    path = inside(directory, name)
     try:
         found_bytes = path.stat().st_size
         if found_bytes != stated["bytes"]:
@@ -186,14 +189,14 @@ def _check_file(path: Place, stated: Mapping[str, Any]) -> None:
 
 def _read(path: Place) -> bytes:
     try:
-        return path.read_bytes()
+        return read_limited(path, MOST_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Place, error: OSError) -> OSError | CorruptionError:
     # Any other error, such as a permission or a lost mount, does not mean that the data is damaged.
-    if error.errno == errno.ENOENT:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return CorruptionError(f"{path} is missing.")
     if error.errno == errno.EIO:
         return CorruptionError(f"{path} cannot be read: {error.strerror}.")

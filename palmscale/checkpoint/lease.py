@@ -1,15 +1,16 @@
 """The lease on a workdir: only one job may write to it at a time."""
 
 import datetime
-import fcntl
 import os
 import socket
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-from palmscale.checkpoint.object_lease import LEASE, ObjectLease
+from palmscale.checkpoint.file_lease import LockedFile, NoLocks, NumberedFile
+from palmscale.checkpoint.object_lease import ObjectLease
 from palmscale.errors import UserError
+from palmscale.observe import log
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place, place
 
@@ -21,11 +22,13 @@ class Lease:
     names the holder; even `kill -9` releases it. With several processes, process 0 holds the lease
     for all of them, and the others hold nothing.
 
-    An object store has no such lock. There, another job may take over the lease once its holder has
-    not refreshed it for `stale_seconds`; see `ObjectLease`.
+    An object store and some file systems have no such lock. There, another job may take over the
+    lease once its holder has not renewed it for `stale_seconds`; see `ObjectLease` and
+    `NumberedFile`.
 
     Raises:
-        UserError: another job holds the lease, or the workdir is not writable.
+        UserError: a running job holds the lease, or the workdir is not writable.
+        HostLost: a job that has not renewed the lease for `stale_seconds` still holds the lock.
     """
 
     def __init__(
@@ -36,13 +39,13 @@ class Lease:
         stale_seconds: float = 60.0,
     ) -> None:
         self.workdir: Place = place(workdir)
-        self._held: IO[str] | ObjectLease | None = None
+        self._held: LockedFile | NumberedFile | ObjectLease | None = None
         if process_index != 0:
             return
         if isinstance(self.workdir, ObjectPath):
             self._held = ObjectLease(self.workdir, holder=_holder(), stale_seconds=stale_seconds)
         else:
-            self._held = _locked_file(self.workdir)
+            self._held = _on_disk(self.workdir, stale_seconds)
 
     def check(self) -> None:
         """Checks that this job still holds the lease.
@@ -51,11 +54,11 @@ class Lease:
             UserError: another job has taken it over.
             OSError: the store does not respond, so the holder is unknown.
         """
-        if isinstance(self._held, ObjectLease):
+        if self._held is not None:
             self._held.check()
 
     def close(self) -> None:
-        """Releases the lease. The lock file stays: removing it would be a race."""
+        """Releases the lease."""
         if self._held is not None:
             self._held.close()
 
@@ -71,30 +74,22 @@ class Lease:
         self.close()
 
 
-def _locked_file(workdir: Path) -> IO[str]:
-    path = workdir / LEASE
+def _on_disk(workdir: Path, stale_seconds: float) -> LockedFile | NumberedFile:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")
+        try:
+            return LockedFile(workdir, holder=_holder(), stale_seconds=stale_seconds)
+        except NoLocks as error:
+            log.say(
+                f"The file system of {workdir} has no locks ({error.strerror}): this job holds the"
+                " workdir by a file that it renews."
+            )
+            return NumberedFile(workdir, holder=_holder(), stale_seconds=stale_seconds)
     except OSError as error:
         raise UserError(
             f"cannot write to workdir={workdir}: {error.strerror}; make it writable or choose"
             " another workdir."
         ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise UserError(
-            f"the workdir {workdir} is in use by another job ({holder}); stop that job or choose"
-            " another workdir."
-        ) from error
-    file.truncate(0)
-    file.write(f"{_holder()}\n")
-    file.flush()
-    return file
 
 
 def _holder() -> str:

@@ -10,6 +10,7 @@ import jax
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.arrays import load_arrays
 from palmscale.checkpoint.fingerprint import fingerprint, named_leaves, nested
+from palmscale.checkpoint.manifest import check_room_for, stored_arrays
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
 from palmscale.checkpoint.summary import listed, mismatches, shapes
@@ -134,7 +135,8 @@ class CheckpointReader:
 
         def load(at: int) -> tuple[int, dict[str, Any]]:
             manifest, _ = self._checked(at)
-            wanted = nested(choose(manifest["arrays"][PARAMS]))
+            stored = stored_arrays(manifest, PARAMS, self._folders.path(at))
+            wanted = nested(choose(stored))
             loaded = self._loaded(at, manifest, {PARAMS: wanted}, partial=True)
             return at, named_leaves(loaded[PARAMS])
 
@@ -173,7 +175,9 @@ class CheckpointReader:
         wrong = [
             line
             for item, tree in wanted.items()
-            for line in mismatches(manifest["arrays"][item], shapes(tree))
+            for line in mismatches(
+                stored_arrays(manifest, item, self._folders.path(step)), shapes(tree)
+            )
         ]
         if wrong:
             raise UserError(
@@ -195,9 +199,11 @@ class CheckpointReader:
     ) -> dict[str, Any]:
         """Loads the trees of abstract arrays and verifies their fingerprints."""
         path = self._folders.path(step)
+        for item, tree in wanted.items():
+            check_room_for(tree, manifest, item, path)
         loaded = load_arrays(path, wanted, partial=partial)
         for item, tree in loaded.items():
-            stored = manifest["arrays"][item]
+            stored = stored_arrays(manifest, item, path)
             for name, found in fingerprint(tree).items():
                 if found != stored[name]["fingerprint"]:
                     raise CorruptionError(

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 from typing import Any, Literal
 
 from palmscale.checkpoint import digest
@@ -11,6 +10,7 @@ from palmscale.checkpoint.folders import folders_of
 from palmscale.errors import CorruptionError
 from palmscale.observe.reporting import current_names
 from palmscale.storage.place import Place
+from palmscale.storage.typed_json import parse
 
 CURSOR, META, CORRUPT, PINNED = "cursor.json", "meta.json", "CORRUPT", "PINNED"
 # Where a pinned step is moved if a new save needs its number or a rewind discards it.
@@ -154,12 +154,13 @@ class StepFolders:
         return digest.damages(self.path(step), markers.get(self.state(step), digest.VERIFIED))
 
     def read_json(self, step: int, name: str) -> dict[str, Any]:
-        """Returns the content of a JSON file of the step.
+        """Returns the content of a JSON file of the step, an object.
 
         Raises:
-            CorruptionError: the file does not match its digest.
+            CorruptionError: the file does not match its digest, or is no JSON object.
         """
-        return json.loads(digest.read_checked(self.path(step), name))
+        path = self.path(step)
+        return parse(digest.read_checked(path, name), dict[str, Any], path / name)
 
     def mark_corrupt(self, step: int) -> None:
         """Marks the step as corrupt: it no longer counts as saved, and a new save replaces it."""

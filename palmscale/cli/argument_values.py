@@ -4,6 +4,9 @@ import argparse
 import re
 from collections.abc import Callable
 
+from palmscale.errors import UserError
+from palmscale.storage.place import local_path
+
 
 def checkpoint(text: str) -> str | int:
     """Returns `latest`, `best` or a step number."""
@@ -15,6 +18,16 @@ def checkpoint_or_all(text: str) -> str | int:
     return _named_or_step(text, ("all", "latest", "best"))
 
 
+def path(text: str) -> str:
+    """Returns the path of a file, or its URL; a leading `~` is the home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    try:
+        return text if "://" in text else str(local_path(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def workdir(text: str) -> str:
     """Returns the path of a folder, or the URL of one in a bucket of Google Cloud Storage."""
     # A bucket's name as Google Cloud Storage allows it, and no empty folder.
@@ -24,7 +37,7 @@ def workdir(text: str) -> str:
             f"{text} is not a folder or bucket for a run; give a folder that all hosts see, or"
             " gs://BUCKET/PATH"
         )
-    return text
+    return path(text)
 
 
 def _named_or_step(text: str, names: tuple[str, ...]) -> str | int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from palmscale.exit_codes import FAULT, INTERRUPTED, one_line
 
 _FIELD = re.compile(r"(?<![\w.])[A-Za-z]\w*\.[a-z]\w*(?!\w|\.\w|\()")
+_ADVICE = re.compile(r"\bset ([A-Z]\w*\.[a-z]\w*)=(\(.*?\))(?=\.?$)")
 _KEYWORD = re.compile(r"(?<![\w.-])([a-z]\w*)=")
 
 
@@ -28,6 +29,8 @@ def hint(message: str, flags: Mapping[str, str]) -> str:
     `flags` are those of the command, by the keyword that the library knows each by.
     """
     ways = {field: f"--gin.{macro}" for field, macro in _macros(message).items()}
+    if (advice := _ADVICE.search(message)) and advice[1] in ways:
+        ways[advice[1]] += f'="{advice[2]}"'  # ready to be pasted into a shell
     ways |= {word: flags[word] for word in _KEYWORD.findall(message) if word in flags}
     # What the message says itself need not be said again.
     told = [f"{name} by {way}" for name, way in ways.items() if way not in message]

@@ -10,11 +10,13 @@ from typing import NoReturn
 import palmscale
 from palmscale.cli import how_to_set
 from palmscale.cli.commands import (
+    check_module,
     checkpoint,
     data,
     env,
     explain,
     generate,
+    new,
     plan,
     train,
     verify_resume,
@@ -28,6 +30,7 @@ from palmscale.observe.streams import close_standard_streams, open_standard_stre
 
 # In the order of the help. Each module imports what is heavy when its command runs: --help is fast.
 COMMANDS = (
+    new,
     train,
     verify_resume,
     evaluate,
@@ -37,6 +40,7 @@ COMMANDS = (
     checkpoint,
     data,
     vocab,
+    check_module,
     env,
 )
 
@@ -72,12 +76,17 @@ def run(arguments: Sequence[str]) -> int:
             parser().print_help(sys.stderr)
             return MISTAKE
         args = parse(parser(), arguments)
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)  # A gin file may import a module beside it.
+        takes_code = getattr(args, "gin_file", None) or getattr(args, "modules", None)
+        if takes_code and (here := os.getcwd()) not in sys.path:
+            # A gin file may import a module beside it. Other commands find no code here: it may be
+            # a folder that was downloaded.
+            sys.path.append(here)
         if importlib.util.find_spec("gcsfs") is not None:
             # Orbax decides at its first path: those of gs:// would go through TensorFlow, if that
             # is installed, and ignore what gcsfs is told.
             os.environ.setdefault("EPATH_USE_TF", "0")
+        # As JAX sets it, which a module that imports TensorFlow may come before.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
         code = args.function(args)
         sys.stdout.flush()
         return code or 0

@@ -4,12 +4,13 @@ import argparse
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from palmscale.cli.argument_values import at_least, checkpoint, workdir
-from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
+from palmscale.run.nearest import did_you_mean
 
 GIN_PREFIX = "--gin."
 
@@ -91,6 +92,10 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: a mistake, with the nearest known command or flag.
     """
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            encoding = sys.getfilesystemencoding()
+            parser.error(f"the argument {argument!r} is not valid {encoding}; correct it")
     bindings = [a.removeprefix(GIN_PREFIX) for a in arguments if a.startswith(GIN_PREFIX)]
     args, unknown = parser.parse_known_args([a for a in arguments if not a.startswith(GIN_PREFIX)])
     args.parser.refuse_unknown(unknown)
@@ -143,6 +148,18 @@ def add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
         default="latest",
         metavar="WHICH",
         help="latest (default), best, or a step",
+    )
+
+
+def add_modules(command: argparse.ArgumentParser) -> None:
+    """Adds --module."""
+    command.add_argument(
+        "--module",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="import a module whose classes the checkpoint may name; repeat it to name more",
     )
 
 

@@ -9,7 +9,7 @@ from palmscale.cluster.join import ProcessPlace
 from palmscale.errors import UserError
 
 if TYPE_CHECKING:
-    from palmscale.run.job import Command
+    from palmscale.run.ending import Command
 
 _FLAGS = ("coordinator", "num_processes", "process_id")
 
@@ -34,6 +34,6 @@ def place_of(args: argparse.Namespace) -> ProcessPlace | None:
 
 def command_of(args: argparse.Namespace) -> "Command":
     """Returns how this process explains an error that ends it."""
-    from palmscale.run.job import Command
+    from palmscale.run.ending import Command
 
     return Command(explain=functools.partial(how_to_set.explained, args), tracebacks=args.debug)

@@ -7,6 +7,7 @@ names the missing processes. JAX then starts at the same address.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import socket
 import time
@@ -36,7 +37,8 @@ class Deadlines:
         join_seconds: for all hosts to start.
         heartbeat_seconds: until a silent host counts as dead and the job ends.
         agree_seconds: for all hosts to compile the step and compare programs.
-        step_seconds: that a step, an evaluation batch or a save may make no progress.
+        step_seconds: that the start of the devices, reading text, a step, an evaluation batch or a
+            save may make no progress.
         shutdown_seconds: for all hosts to exit after the run.
     """
 
@@ -170,14 +172,7 @@ def _call(place: ProcessPlace, timeout_seconds: float, tell: _Tell) -> dict[str,
     came: dict[int, tuple[str, socket.socket | None]] = {0: (socket.gethostname(), None)}
     expected = range(place.num_processes)
     error = ""
-    try:
-        listener = socket.create_server(("", place.address[1]), backlog=place.num_processes)
-    except OSError as problem:
-        raise UserError(
-            f"process 0 cannot listen on port {place.address[1]} ({problem.strerror}); free the"
-            " port or choose another one for the coordinator."
-        ) from problem
-    with listener:
+    with _listener(place, timeout_seconds, tell) as listener:
         while len(came) < place.num_processes and not error and time.monotonic() < deadline:
             tell(lambda: f"waiting for process {_listed(expected, came)}; {_RUN_EVERYWHERE}")
             listener.settimeout(_RETRY_SECONDS)
@@ -211,6 +206,31 @@ def _call(place: ProcessPlace, timeout_seconds: float, tell: _Tell) -> dict[str,
             with connection, contextlib.suppress(OSError):
                 connection.sendall(json.dumps(verdict).encode() + b"\n")
     return verdict
+
+
+def _listener(place: ProcessPlace, timeout_seconds: float, tell: _Tell) -> socket.socket:
+    """Returns a socket that listens on all addresses; waits if another program uses the port."""
+    port, deadline = place.address[1], time.monotonic() + timeout_seconds
+    # With IPv6, the socket accepts IPv4 as well.
+    both = {"family": socket.AF_INET6, "dualstack_ipv6": True}
+    options: dict[str, Any] = both if socket.has_dualstack_ipv6() else {}
+    while True:
+        try:
+            return socket.create_server(("", port), backlog=place.num_processes, **options)
+        except OSError as problem:
+            if problem.errno != errno.EADDRINUSE:
+                raise UserError(
+                    f"process 0 cannot listen on port {port} ({problem.strerror}); choose another"
+                    " port for the coordinator."
+                ) from problem
+        if time.monotonic() > deadline:
+            raise HostLost(
+                f"process 0 cannot listen on port {port}: another program has used it for"
+                f" {timeout_seconds:g} s; end that program or choose another port for the"
+                " coordinator"
+            )
+        tell(lambda: f"waiting for port {port}, which another program uses")
+        time.sleep(_RETRY_SECONDS)
 
 
 def _answer(place: ProcessPlace, timeout_seconds: float, tell: _Tell) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Watchdog:
         stall_seconds: longest time between two calls of `beat`; then the process exits with 75.
         warn: receives warnings for the user.
         end: ends the process immediately, with an exit code and a reason; called in a thread.
+        silent: receives the processes that have not answered for a few seconds, every second; on
+            process 0 only, which reads for all.
     """
 
     def __init__(
@@ -44,15 +46,16 @@ class Watchdog:
         stall_seconds: float,
         warn: Callable[[str], None],
         end: Callable[[int, str], None],
+        silent: Callable[[list[int]], None] = lambda processes: None,
     ) -> None:
         self._peers, self._stall_seconds = peers, stall_seconds
-        self._warn, self._end = warn, end
+        self._warn, self._end, self._silent = warn, end, silent
         self._where, self._step = "the start", 0
         self._since: float | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def beat(self, where: str, step: int) -> None:
+    def beat(self, where: str, step: int = 0) -> None:
         """Records what the process is about to wait for, such as `input`, and at which step."""
         self._where, self._step, self._since = where, step, time.monotonic()
         faulthandler.dump_traceback_later(
@@ -83,13 +86,17 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
+        silence = Silence(_SILENT_POLLS * _POLL_SECONDS)
         while not self._stopped.wait(min(_POLL_SECONDS, self._stall_seconds / 4)):
             # The service may be gone or slow; a stall of this process is detected without it.
             with contextlib.suppress(Exception):
                 self._publish()
+            if self._peers.index == 0:
+                self._silent(silence.observe(self._peers.read(_BOARD), time.monotonic()))
             if words := said_by_others(self._peers):
                 if self._age() > self._stall_seconds / 2:  # the others may have waited for this one
                     faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                linger(self._peers)
                 self._finish(*words)
             elif self._age() > self._stall_seconds:
                 self._stalled()
@@ -105,7 +112,8 @@ class Watchdog:
         """Reports the position of every process, and ends this one."""
         faulthandler.cancel_dump_traceback_later()
         standing = {i: json.loads(text) for i, text in self._peers.read(_BOARD).items()}
-        who = " and ".join(self._peers.name(index) for index in laggards(standing)[:4])
+        behind = laggards(standing)[:4]
+        who = " and ".join(map(self._peers.name, behind))
         told = f"the others wait for {who}" if who else "its stacks follow"
         self._warn(
             f"no progress for {self._stall_seconds:g} s: this process waits for {self._where} at"
@@ -117,8 +125,12 @@ class Watchdog:
                 f" {stands['step']} for {stands['age']:.0f} s."
             )
         faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
-        who = who or self._peers.name(self._peers.index)
-        message = f"{who} made no progress for {self._stall_seconds:g} s"
+        where = standing[behind[0]]["where"] if behind else self._where
+        message = (
+            f"{who or self._peers.name(self._peers.index)} made no progress for"
+            f" {self._stall_seconds:g} s, waiting for {where}; if that may take longer, raise"
+            " Deadlines.step_seconds"
+        )
         say_why(self._peers, RESTART_ME, message)
         self._finish(RESTART_ME, message)
 
@@ -141,11 +153,33 @@ def laggards(standing: Mapping[int, Mapping[str, Any]]) -> list[int]:
     return found if len(found) < len(standing) else []
 
 
+class Silence:
+    """Finds the processes that have not published anything new for some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last: dict[int, tuple[str, float]] = {}
+
+    def observe(self, board: Mapping[int, str], now: float) -> list[int]:
+        """Returns the silent ones, given what is on the board at the time `now`, in seconds."""
+        for index, text in board.items():
+            if self._last.get(index, ("", now))[0] != text:
+                self._last[index] = text, now
+        return [i for i, (_, since) in sorted(self._last.items()) if now - since > self._seconds]
+
+
 def say_why(peers: Peers, code: int, message: str) -> None:
-    """Tells the other processes that this one is ending, with its exit code and the reason."""
+    """Tells the other processes that this one is ending, with its exit code and the reason.
+
+    Whoever ends because of that need not say it again: the others read the first reason.
+    """
     peers.publish(_LAST_WORDS, json.dumps({"code": code, "message": message}))
+    linger(peers)
+
+
+def linger(peers: Peers) -> None:
+    """Gives the others time to read the board where this process hosts it, before it ends."""
     if peers.count > 1 and peers.index == 0:
-        # The board is hosted by this process: give the others time to read it.
         time.sleep(_SILENT_POLLS * _POLL_SECONDS)
 
 

@@ -19,7 +19,7 @@ class Component:
             which the first has step 0. A weight changes at the row number that the batch schedule
             assigns to the step; after skipping n rows, that is n rows before the step.
         corpus: the text.
-        cache: folder of a built cache, in place of the text.
+        cache: folder of a built cache, or gs://BUCKET/PATH of one, in place of the text.
 
     Raises:
         UserError: a field is invalid.
@@ -75,8 +75,10 @@ class Data:
             length, without padding; `segments`, for fine-tuning, places whole documents side by
             side, each attending only to itself.
         seed: of the order of documents and rows.
-        cache_directory: folder in which caches are found or built.
-        cache: folder of a built cache, in place of `corpus` and all that determines its rows.
+        cache_directory: folder in which caches are found or built; gs://BUCKET/PATH for caches that
+            hosts share, of which each keeps a copy on its disk. None: in the user's own folder.
+        cache: folder of a built cache, or gs://BUCKET/PATH of one, in place of `corpus` and all
+            that determines its rows.
         import_modules: modules to import in every process that reads text, such as those that
             register SeqIO tasks.
 
@@ -90,7 +92,7 @@ class Data:
     seed: int
     packing: str = CONCATENATE
     sentencepiece_model: str | None = None
-    cache_directory: str = "~/.cache/palmscale/data"
+    cache_directory: str | None = None
     cache: str | None = None
     import_modules: tuple[str, ...] = ()
 

@@ -16,9 +16,14 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
+from palmscale.data.cache_manifest import flaw_of
 from palmscale.data.pack import CONCATENATE, decode_rows, position_of
+from palmscale.data.sources.source import SPLITS
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import CorruptionError, UserError
+from palmscale.storage.inside import inside, read_limited
+from palmscale.storage.place import Place, local_path
+from palmscale.storage.typed_json import MOST_BYTES, parse
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -143,40 +148,64 @@ class RowCache:
             UserError: there is no cache.
             CorruptionError: the cache is damaged.
         """
-        directory = Path(directory)
-        manifest = _read_manifest(directory)
+        directory = local_path(directory)
+        manifest = read_manifest(directory)
         for file in files_of(manifest):
-            path = directory / file["name"]
+            path = inside(directory, file["name"])
             if not path.exists():
                 raise damaged(f"{path} is missing")
             if (size := path.stat().st_size) != file["bytes"]:
                 raise damaged(f"{path} has {size:,} bytes, not {file['bytes']:,}")
         return cls(directory, manifest)
 
+    @property
+    def held_out_share(self) -> float:
+        """The share of the text's bytes that is held out, from 0 to 1."""
+        train, held_out = (self._splits[name].utf8_bytes for name in SPLITS)
+        return held_out / max(1, train + held_out)
+
+    @property
+    def skipped(self) -> str:
+        """What the build left out: "3 documents, such as a.jsonl:7: ..."; empty: nothing."""
+        bad = self.manifest["bad_documents"]
+        counts = ((bad["count"], "document"), (bad.get("rests", 0), "damaged rest"))
+        told = [f"{count:,} {what}{'s' * (count > 1)}" for count, what in counts if count]
+        return f"{' and '.join(told)}, such as {bad['first'][0]}" if told else ""
+
     def split(self, name: str) -> Split:
         """Returns "train" or "validation"; the latter has no rows if nothing is held out."""
         return self._splits[name]
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Place) -> dict[str, Any]:
+    """Returns the content of a cache's manifest.
+
+    Raises:
+        UserError: there is no cache, or it has another format.
+        CorruptionError: the manifest is damaged.
+    """
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        if manifest.get("format") == FORMAT and rows_digest(manifest) == manifest["digest"]:
-            return manifest
+        content = read_limited(path, MOST_BYTES)
     except OSError as error:
         raise UserError(
             f"{directory} is not a cache: {MANIFEST} cannot be read ({error.strerror}); correct the"
             " path."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        manifest = {"format": FORMAT}
-    if manifest.get("format") != FORMAT:
+    try:
+        stated = parse(content, dict[str, Any], path)
+    except CorruptionError:
+        raise damaged(f"{path} differs from its digest") from None
+    if stated.get("format", FORMAT) != FORMAT:
         raise UserError(
-            f"{path} has format {manifest.get('format')!r}, but this palmscale reads format"
-            f" {FORMAT}; rebuild the cache, or use the palmscale that built it."
+            f"{path} has format {stated['format']!r}, but this palmscale reads format {FORMAT};"
+            " rebuild the cache, or use the palmscale that built it."
         )
-    raise damaged(f"{path} differs from its digest")
+    if flaw := flaw_of(stated):
+        raise damaged(f"{path} is not what palmscale writes: {flaw}")
+    if rows_digest(stated) != stated["digest"]:
+        raise damaged(f"{path} differs from its digest")
+    return stated
 
 
 def damaged(what: str) -> CorruptionError:

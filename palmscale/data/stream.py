@@ -8,14 +8,15 @@ reads it.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypedDict
 
 import jax
 import numpy as np
 from flax import struct
 
 from palmscale.data.permutation import permute
-from palmscale.errors import UserError
+from palmscale.errors import CorruptionError, UserError
+from palmscale.storage.typed_json import checked
 
 # Permuted together: a block of this size takes a few milliseconds, like one of a hundred rows.
 _ORDERED_ROWS = 4096
@@ -80,6 +81,15 @@ class BatchSchedule:
         )
 
 
+_Row = Annotated[int, (0, 2**62)]  # that a batch after it still has numbers of 64 bits
+
+
+class _StoredCursor(TypedDict):
+    step: _Row
+    next_row: _Row
+    skips: list[tuple[_Row, _Row]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
     """A run's position in its data, independent of hosts, mesh and prefetching.
@@ -109,9 +119,19 @@ class Cursor:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Cursor":
-        """Returns the cursor that `to_json` stored."""
-        skips = tuple((int(start), int(stop)) for start, stop in stored["skips"])
-        return cls(step=int(stored["step"]), next_row=int(stored["next_row"]), skips=skips)
+        """Returns the cursor that `to_json` stored.
+
+        Raises:
+            CorruptionError: it is not one.
+        """
+        stored = checked(stored, _StoredCursor, "the cursor of the checkpoint")
+        skips = tuple((start, stop) for start, stop in stored["skips"])
+        try:
+            return cls(step=stored["step"], next_row=stored["next_row"], skips=skips)
+        except ValueError as error:
+            raise CorruptionError(
+                f"the cursor of the checkpoint is damaged: {error}; use an intact copy."
+            ) from None
 
 
 class Rows(Protocol):

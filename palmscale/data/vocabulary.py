@@ -2,16 +2,19 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
 from palmscale.errors import CorruptionError, UserError
-from palmscale.storage.place import Place
+from palmscale.storage.inside import inside, read_limited
+from palmscale.storage.place import Place, local_path
+from palmscale.storage.typed_json import checked
 
 _BLOCK_CHARACTERS = 20_000
+_MOST_MODEL_BYTES = 1 << 28  # 256k pieces take about 8 MB
 _LITERAL = re.compile("(\u2581+)")
 _WORD_END = re.compile(r"[^ ](?= )")
 _SPANS_WORDS = re.compile("[^\u2581 ][\u2581 ]")  # a piece that a cut before a space could split
@@ -87,7 +90,7 @@ class SentencePieceVocabulary:
 
         self.model_file = str(model_file)
         try:
-            self._model = Path(model_file).expanduser().read_bytes()
+            self._model = local_path(model_file).read_bytes()
         except OSError as error:
             raise UserError(
                 f"the SentencePiece model {model_file!r} cannot be read ({error.strerror}); correct"
@@ -187,13 +190,20 @@ class SentencePieceVocabulary:
         return "numpy"
 
 
-def load_vocabulary(description: dict[str, Any], directory: str | Path) -> Vocabulary:
+class _Description(TypedDict):
+    kind: str
+    digest: str
+    file: NotRequired[str]
+
+
+def load_vocabulary(description: Mapping[str, Any], directory: str | Path) -> Vocabulary:
     """Returns the vocabulary of a `description()`, whose files `save` wrote to `directory`.
 
     Raises:
         CorruptionError: the file differs from its description.
         UserError: the kind of vocabulary is unknown, or its file cannot be read.
     """
+    checked(description, _Description, "the description of the vocabulary")
     if description["kind"] == ByteVocabulary.name:
         return ByteVocabulary()
     if description["kind"] != SentencePieceVocabulary.name:
@@ -201,10 +211,12 @@ def load_vocabulary(description: dict[str, Any], directory: str | Path) -> Vocab
             f"the vocabulary kind {description['kind']!r} is unknown; this palmscale supports"
             f" {ByteVocabulary.name!r} and {SentencePieceVocabulary.name!r}: use a newer one."
         )
-    path = Path(directory) / description["file"]
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != description["digest"]:
-        raise CorruptionError(
-            f"{path} differs from its stored digest; restore the file, or, if it belongs to a"
-            " cache, delete the cache so that it is rebuilt."
-        )
+    path = inside(Path(directory), description.get("file", ""))
+    if path.exists():
+        content = read_limited(path, _MOST_MODEL_BYTES)
+        if hashlib.sha256(content).hexdigest() != description["digest"]:
+            raise CorruptionError(
+                f"{path} differs from its stored digest; restore the file, or, if it belongs to a"
+                " cache, delete the cache so that it is rebuilt."
+            )
     return SentencePieceVocabulary(str(path))

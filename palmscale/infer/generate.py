@@ -16,6 +16,7 @@ from palmscale.infer.sampling import Sampling, sample
 from palmscale.model import interface
 from palmscale.model.attention import Cache
 from palmscale.partition.shardings import constrain
+from palmscale.seeds import check_seed
 
 _FIRST_SLOTS = 128
 
@@ -42,11 +43,12 @@ def generate(
         max_tokens: tokens to draw for each.
 
     Raises:
-        UserError: an empty prompt, or a model that cannot generate.
+        UserError: an empty prompt, a seed out of range, or a model that cannot generate.
     """
     spec = interface.cache_spec(model)
     if len(prompt) < 1:
         raise UserError("the prompt has no token; begin it with the vocabulary's bos id.")
+    check_seed("seed", seed)
     key = jax.random.key(seed)
     tokens_BL = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (num_samples, len(prompt)))
     slots = _FIRST_SLOTS

@@ -60,16 +60,17 @@ class PaLM(nn.Module):
     Parameters are float32 and stacked over layers; `apply` returns float32 logits [B, L, V].
 
     Attributes:
-        dim: D.
+        dim: D, the width of the model.
         num_tokens: number of ids in the vocabulary.
-        depth: N.
-        dim_head: K; must be even, since rotary positions rotate pairs.
-        heads: H; all share one key and value head.
-        ff_mult: F / D. The paper uses 4, for both halves of SwiGLU.
+        depth: N, the number of layers.
+        dim_head: K, the size of a head; must be even, since rotary positions rotate pairs.
+        heads: H, the number of query heads; all share one key and value head.
+        ff_mult: F / D, the MLP's width in widths of the model. The paper uses 4, for both halves of
+            SwiGLU.
         norm: `rms`, the paper's (T5 LayerNorm), or `layer`, which subtracts the mean.
         norm_eps: added to the norm's mean square.
-        norm_scale_offset: a stored scale s acts as s + offset. With Google's 1, decay pulls toward
-            1.
+        norm_scale_offset: a stored scale s acts as s + offset. With Google's 1, weight decay pulls
+            a scale toward 1; with another, norm scales do not decay.
         final_norm: `scaled`, `unscaled` (Google's checkpoints) or `none`.
         logit_scale: factor of the logits; None: 1 / sqrt(D), since embeddings are N(0, 1).
         embedding_std: standard deviation of the initial embeddings.
@@ -138,6 +139,11 @@ class PaLM(nn.Module):
         """V: rows of the embedding table, including padding."""
         return self.padded_tokens or self.num_tokens
 
+    @property
+    def norm_axis(self) -> str:
+        """The logical axis of norm scales, by which the optimizer knows whether they decay."""
+        return axes.CENTERED_NORM if self.norm_scale_offset == 1 else axes.NORM
+
     @nn.nowrap
     def attention_flops_per_token(self, sequence_length: int) -> int:
         """Returns 12 N H K L, the training FLOPs without a discount for masking (appendix B)."""
@@ -154,7 +160,7 @@ class PaLM(nn.Module):
         if self.final_norm == "scaled":
             scale = nn.initializers.constant(1.0 - self.norm_scale_offset)
             self.final_scale_D = self.param(
-                "final_norm", nn.with_logical_partitioning(scale, (axes.NORM,)), (self.dim,)
+                "final_norm", nn.with_logical_partitioning(scale, (self.norm_axis,)), (self.dim,)
             )
 
     @nn.nowrap
@@ -183,7 +189,7 @@ class PaLM(nn.Module):
             else (lambda k, shape: jax.random.truncated_normal(k, -2.0, 2.0, shape), 0.87962566)
         )
         scale_ND = jnp.full((self.depth, D), 1.0 - self.norm_scale_offset)
-        params = {"norm": nn.LogicallyPartitioned(scale_ND, (axes.LAYERS, axes.NORM))}
+        params = {"norm": nn.LogicallyPartitioned(scale_ND, (axes.LAYERS, self.norm_axis))}
         for (name, (fan_in, shape, names)), kernel_key in zip(
             kernels.items(), jax.random.split(key, len(kernels)), strict=True
         ):

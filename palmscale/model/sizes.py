@@ -11,6 +11,7 @@ import jax
 from flax import linen as nn
 
 from palmscale import axes
+from palmscale.errors import UserError
 from palmscale.model import interface
 
 
@@ -29,6 +30,24 @@ class ParameterCounts:
     model: int
 
 
+def padded_tokens(*, num_tokens: int, multiple: int) -> int:
+    """Returns the rows of a token table: `num_tokens` rounded up to a multiple of `multiple`.
+
+    Args:
+        num_tokens: number of ids in the vocabulary, at least 1.
+        multiple: of the sizes of the mesh axes over which the table is sharded, at least 1.
+
+    Raises:
+        UserError: a number is below 1.
+    """
+    if num_tokens < 1 or multiple < 1:
+        raise UserError(
+            f"padded_tokens.num_tokens={num_tokens} and padded_tokens.multiple={multiple} must be"
+            " at least 1."
+        )
+    return -(-num_tokens // multiple) * multiple
+
+
 def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
     """Returns the parameter counts of `model`, from its shapes boxed with logical axes."""
     tokens = interface.num_tokens(model)
@@ -37,7 +56,7 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
         shape = leaf.value.shape if _is_box(leaf) else leaf.shape
         names = leaf.names if _is_box(leaf) else (None,) * len(shape)
         stored += math.prod(shape)
-        if axes.NORM in names:
+        if set(axes.NORMS) & set(names):
             continue
         without_norms += math.prod(shape)
         counted += math.prod(

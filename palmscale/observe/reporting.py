@@ -1,6 +1,7 @@
 """What a run reports while it trains: throughput, and the writers of its metrics."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 
 from palmscale.observe import writers
@@ -57,6 +58,22 @@ def metric_writers(reporting: Reporting, workdir: Place) -> writers.Writers:
             )
         )
     return writers.Writers(chosen)
+
+
+def where_metrics_lie(reporting: Reporting, workdir: Place) -> str:
+    """Returns where a run writes its metrics, with the commands that show or upload them."""
+    places = [f"Metrics: {workdir / METRICS}"]
+    if reporting.tensorboard:
+        places.append(
+            f"TensorBoard: tensorboard --logdir={shlex.quote(str(workdir / TENSORBOARD))}"
+        )
+    if reporting.wandb_project is not None:
+        shown = f"Weights & Biases: project {reporting.wandb_project}"
+        if reporting.wandb_mode == "offline":
+            # One for each start of the run, all with one id, which the command joins.
+            shown += f", offline; wandb sync {shlex.quote(str(workdir / 'wandb'))}/offline-run-*"
+        places.append(shown)
+    return "\n".join(places)
 
 
 def current_names(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Standard streams that are closed, or lie on a full disk, and do not end the command for it."""
 
 import contextlib
+import io
 import os
 import sys
 from typing import Any, TextIO
@@ -19,6 +20,9 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     sys.stdout = sys.stdout or _null(1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that a terminal's encoding lacks is written as its code, as on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.stderr = LossyStream(sys.stderr or _null(2))
 
 

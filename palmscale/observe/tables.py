@@ -9,11 +9,15 @@ _PIPED_WIDTH = 120
 
 
 def print_table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    piped_width: int = _PIPED_WIDTH,
 ) -> None:
     """Prints rows under headings, the columns numbered in `right` aligned to the right.
 
-    Cells wrap at the terminal's width; without a terminal lines are longer and have no colors.
+    Cells wrap at the terminal's width; without a terminal at `piped_width`, and have no colors.
     """
     # Here, not above: `palmscale --help` does not wait for it.
     import rich.box
@@ -27,7 +31,7 @@ def print_table(
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*map(rich.text.Text, row))  # Not a str, whose [brackets] would be markup.
-    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    width = None if sys.stdout.isatty() else piped_width
     rich.console.Console(width=width, highlight=False).print(table)
 
 

@@ -113,14 +113,20 @@ class TensorBoard:
         self._events = None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one scalar per metric."""
+        """Writes one scalar per metric, at the `wall_time` among them.
+
+        TensorBoard holds the time of each event; as a scalar, a float32, it would be off by
+        minutes.
+        """
         if self._events is None:
             # The default name ends in seconds and would overwrite a file of the same second.
             self._events = self._package.SummaryWriter(
                 self._directory, purge_step=self._purge_step, filename_suffix=f".{time.time_ns()}"
             )
-        for name, value in metrics.items():
-            self._events.add_scalar(name, float(value), step)
+        scalars = dict(metrics)
+        wall_time = scalars.pop("wall_time", None)
+        for name, value in scalars.items():
+            self._events.add_scalar(name, float(value), step, walltime=wall_time)
 
     def flush(self) -> None:
         """Does nothing: the package flushes in its own thread, which this would disturb."""
@@ -206,6 +212,8 @@ class WeightsAndBiases:
             **self._settings,
         )
         run.define_metric("*", step_metric="step")
+        if url := getattr(run, "url", None):  # none offline
+            log.say(f"Weights & Biases: {url}")
         return run
 
     def _initialized(self, **fields: Any) -> Any:

@@ -8,7 +8,9 @@ PaLM (section 5) and T5X's rule with those settings; for each parameter, at step
     param  <- (1 - lr^2) param - m
 
 g has been clipped to global norm 1. There is no bias correction: beta2 is 0 at k = 1, and the
-momentum averages the scaled update. optax.adafactor implements a different rule.
+momentum averages the scaled update. As in T5X, m is computed and applied in float32, whatever dtype
+it is stored in. Norm scales that are stored as they act do not decay; those that are stored minus 1
+do, toward a scale of 1. optax.adafactor implements a different rule.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from palmscale.optim.schedules import Schedule
+from palmscale.optim.interface import Schedule
 
 
 class AdafactorState(NamedTuple):
@@ -32,6 +34,7 @@ def scale_by_palm_adafactor(
     *,
     learning_rate: Schedule,
     layer_dims: Any,
+    decays: Any,
     beta1: float,
     beta2_exponent: float,
     weight_decay_lr_exponent: float | None,
@@ -45,12 +48,14 @@ def scale_by_palm_adafactor(
         learning_rate: schedule of the relative rate: 1e-2 moves a weight by 1% of its RMS.
         layer_dims: tree like the parameters: the dim that stacks layers, or -1. The RMS is taken
             per layer, so that stacked and separate layers train identically.
+        decays: tree like the parameters: whether weight decay applies.
         beta1: decay rate of the momentum.
         beta2_exponent: beta2 = 1 - k^-beta2_exponent.
         weight_decay_lr_exponent: each step decays weights by lr to this power; None: no decay.
         clipping_threshold: largest RMS of u; None: no clipping. Not specified in the paper.
         min_parameter_scale: lower bound of RMS(param), which lets zero parameters move.
-        momentum_dtype: dtype of m: `float32` or `bfloat16`. Not specified in the paper.
+        momentum_dtype: dtype in which m is stored: `float32` or `bfloat16`. Not specified in the
+            paper.
     """
 
     def init(params: Any) -> AdafactorState:
@@ -75,12 +80,16 @@ def scale_by_palm_adafactor(
             if clipping_threshold is not None:
                 u /= jnp.maximum(1.0, rms_per_layer(u, layer_dim) / clipping_threshold)
             scale = lr * jnp.maximum(rms_per_layer(p, layer_dim), min_parameter_scale)
-            return (beta1 * m + (1.0 - beta1) * scale * u).astype(momentum_dtype)
+            return beta1 * m.astype(jnp.float32) + (1.0 - beta1) * scale * u
+
+        def change(m, p, decays):
+            return -m - decay * p if decays else -m
 
         v = jax.tree.map(second_moment, grads, state.v)
         m = jax.tree.map(momentum, grads, state.m, v, params, layer_dims)
-        updates = jax.tree.map(lambda m, p: -m.astype(jnp.float32) - decay * p, m, params)
-        return updates, AdafactorState(state.count + 1, m, v)
+        updates = jax.tree.map(change, m, params, decays)
+        stored_m = jax.tree.map(lambda m: m.astype(momentum_dtype), m)
+        return updates, AdafactorState(state.count + 1, stored_m, v)
 
     return optax.GradientTransformation(init, update)
 

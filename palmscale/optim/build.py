@@ -14,7 +14,7 @@ import optax
 from palmscale import axes
 from palmscale.errors import UserError
 from palmscale.optim.adafactor import scale_by_palm_adafactor
-from palmscale.optim.schedules import Schedule
+from palmscale.optim.interface import Schedule, check_schedule
 
 _Need = tuple[Callable[[Any], bool], str]  # a condition on a field's value, and its description
 _BETA: _Need = (lambda value: 0 <= value < 1, "in [0, 1)")
@@ -29,9 +29,17 @@ _MOMENTUM_DTYPE: _Need = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adafactor:
-    """PaLM's optimizer (section 5); palmscale.optim.adafactor documents the rule and the fields.
+    """PaLM's optimizer (section 5); palmscale.optim.adafactor documents the rule.
 
-    `clip_global_norm` is the largest global norm of the gradients; None: no clipping.
+    Attributes:
+        learning_rate: schedule of the relative rate: 1e-2 moves a weight by 1% of its RMS.
+        beta1: decay rate of the momentum.
+        beta2_exponent: the second moment's decay rate at step k is 1 - k^-beta2_exponent.
+        weight_decay_lr_exponent: each step decays weights by lr to this power; None: no decay.
+        clip_global_norm: largest global norm of the gradients; None: no clipping.
+        clipping_threshold: largest RMS of a parameter's update; None: no clipping.
+        min_parameter_scale: lower bound of a parameter's RMS, which lets zero parameters move.
+        momentum_dtype: dtype of the momentum: `float32` or `bfloat16`.
 
     Raises:
         UserError: a field is out of range.
@@ -63,9 +71,11 @@ class Adafactor:
 
         `logical_axes` is a tree like the parameters whose leaves are tuples of axis names.
         """
+        check_schedule("Adafactor.learning_rate", self.learning_rate)
         rule = scale_by_palm_adafactor(
             learning_rate=self.learning_rate,
             layer_dims=layer_dims(logical_axes),
+            decays=decays(logical_axes),
             beta1=self.beta1,
             beta2_exponent=self.beta2_exponent,
             weight_decay_lr_exponent=self.weight_decay_lr_exponent,
@@ -78,7 +88,15 @@ class Adafactor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """optax's AdamW after the same gradient clipping; decay is scaled by the learning rate.
+    """optax's AdamW after the same gradient clipping.
+
+    Attributes:
+        learning_rate: schedule of the rate.
+        beta1: decay rate of the first moment.
+        beta2: decay rate of the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: each step decays weights by this, scaled by the learning rate.
+        clip_global_norm: largest global norm of the gradients; None: no clipping.
 
     Raises:
         UserError: a field is out of range.
@@ -102,31 +120,50 @@ class AdamW:
         )
 
     def build(self, logical_axes: Any) -> optax.GradientTransformation:
-        """Returns the transformation; it works elementwise, so the axes are not used."""
-        del logical_axes
-        rule = optax.adamw(
-            self.learning_rate,
-            b1=self.beta1,
-            b2=self.beta2,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
+        """Returns the transformation; norm scales that are stored as they act do not decay."""
+        check_schedule("AdamW.learning_rate", self.learning_rate)
+        rule = optax.chain(
+            optax.scale_by_adam(b1=self.beta1, b2=self.beta2, eps=self.eps),
+            _weight_decay(self.weight_decay, decays(logical_axes)),
+            optax.scale_by_learning_rate(self.learning_rate),
         )
         return _after_clipping(self.clip_global_norm, rule)
 
 
-Optimizer = Adafactor | AdamW
-
-
 def layer_dims(logical_axes: Any) -> Any:
     """Returns the dim that stacks layers, or -1, for each parameter."""
-    return jax.tree.map(
-        lambda names: names.index(axes.LAYERS) if axes.LAYERS in names else -1,
-        logical_axes,
-        is_leaf=lambda node: isinstance(node, tuple),
+    return _each(
+        lambda names: names.index(axes.LAYERS) if axes.LAYERS in names else -1, logical_axes
     )
 
 
-def _check(optimizer: "Optimizer", **needs: _Need) -> None:
+def decays(logical_axes: Any) -> Any:
+    """Returns for each parameter whether weight decay applies.
+
+    It pulls toward 0, which is no neutral value of a norm scale that is stored as it acts.
+    """
+    return _each(lambda names: axes.NORM not in names, logical_axes)
+
+
+def _each(function: Callable[[tuple], Any], logical_axes: Any) -> Any:
+    return jax.tree.map(function, logical_axes, is_leaf=lambda node: isinstance(node, tuple))
+
+
+def _weight_decay(rate: float, decays: Any) -> optax.GradientTransformation:
+    """Returns optax.add_decayed_weights where `decays` is true.
+
+    Its `mask` would add a level to the state, and stored checkpoints of AdamW have none.
+    """
+
+    def update(updates: Any, params: Any) -> Any:
+        return jax.tree.map(
+            lambda g, p, decays: g + rate * p if decays and rate else g, updates, params, decays
+        )
+
+    return optax.stateless(update)
+
+
+def _check(optimizer: "Adafactor | AdamW", **needs: _Need) -> None:
     for field, (is_met, need) in needs.items():
         value = getattr(optimizer, field)
         if not is_met(value):

@@ -17,7 +17,11 @@ class InverseSqrt:
     """`peak` for `hold_steps` steps, then peak * sqrt(hold_steps / k) at step k, counted from 1.
 
     PaLM (section 5) holds a peak of 1e-2 for 10,000 steps, and then follows 1 / sqrt(k).
-    `warmup_steps` adds a linear ramp at the start, which the paper does not have.
+
+    Attributes:
+        peak: the largest rate.
+        hold_steps: steps until the rate begins to fall.
+        warmup_steps: of a linear ramp at the start, which the paper does not have.
 
     Raises:
         UserError: a field is out of range.
@@ -41,6 +45,9 @@ class InverseSqrt:
 class Constant:
     """A constant learning rate; PaLM's finetuning uses 5e-5 (section 6.1.2).
 
+    Attributes:
+        value: the rate.
+
     Raises:
         UserError: `value` is not positive.
     """
@@ -58,6 +65,12 @@ class Constant:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupCosine:
     """A linear warmup to `peak`, then a half cosine down to `final` at `total_steps`.
+
+    Attributes:
+        peak: the largest rate.
+        warmup_steps: steps of the linear ramp from 0.
+        total_steps: step at which the rate reaches `final`.
+        final: the rate at the end.
 
     Raises:
         UserError: a field is out of range.
@@ -81,6 +94,3 @@ class WarmupCosine:
             self.final,
         )
         return jnp.asarray(schedule(jnp.asarray(count)), jnp.float32)
-
-
-Schedule = InverseSqrt | Constant | WarmupCosine

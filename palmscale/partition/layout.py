@@ -27,7 +27,7 @@ class Layout:
         simulated_devices: CPU devices to simulate; None: the machine's own devices.
         topology: the slice that the mesh is meant for, such as `v4:4x4x4`. A plan reads it; a run
             takes the devices that there are.
-        slices: how many of them.
+        slices: number of such slices.
         tpu_options: options of the step's compiler by name, where the devices are TPUs.
     """
 

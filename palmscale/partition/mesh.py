@@ -16,7 +16,13 @@ from palmscale.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSpec:
-    """How many devices lie along each mesh axis; one of them may be -1, which is worked out."""
+    """How many devices lie along each mesh axis; one of them may be -1, which is worked out.
+
+    Attributes:
+        data: devices along `data`: each has its part of the batch and of the weights.
+        model: devices along `model`: each has its part of the heads, the MLP and the vocabulary.
+        replicas: copies of the weights, one for each slice or group of devices.
+    """
 
     data: int = -1
     model: int = 1
@@ -80,5 +86,24 @@ def layout(mesh: Mesh, rules: Mapping[str, object]) -> Iterator[None]:
 
     `with mesh:` would not do: Flax 0.12 ignores it without a word.
     """
-    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(rules.items())):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(rules.items())), _plain_boxes():
         yield
+
+
+@contextlib.contextmanager
+def _plain_boxes() -> Iterator[None]:
+    """Lets Flax take parameters out of their boxes without constraining them.
+
+    Every parameter already has its sharding. Flax's constraint fails in nn.DenseGeneral, and so in
+    its attention layers: they draw a kernel as a matrix and reshape it afterwards to the dims that
+    the box names.
+    """
+    kinds = (nn.Partitioned, nn.LogicallyPartitioned)
+    unboxes = [kind.unbox for kind in kinds]
+    for kind in kinds:
+        kind.unbox = lambda box, apply_constraint=True: box.value
+    try:
+        yield
+    finally:
+        for kind, unbox in zip(kinds, unboxes, strict=True):
+            kind.unbox = unbox

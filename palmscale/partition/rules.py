@@ -29,7 +29,7 @@ _REPLICATED: dict[str, MeshAxes] = {
             axes.LAYERS,
             axes.VOCAB,
             axes.VOCAB_EMBED,
-            axes.NORM,
+            *axes.NORMS,
         )
     ),
 }

@@ -1,6 +1,7 @@
 """From logical axis names to shardings. Whatever is unknown or ambiguous is an error here."""
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,9 +24,11 @@ def spec(names: Names, rules: Mapping[str, MeshAxes]) -> PartitionSpec:
     """
     unknown = [name for name in names if name is not None and name not in rules]
     if unknown:
+        near = difflib.get_close_matches(unknown[0], rules, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise UserError(
-            f"no layout rule for logical axes {unknown} in {tuple(names)}; known: {sorted(rules)}. "
-            "Add one through the rules' overrides."
+            f"no layout rule for logical axes {unknown} in {tuple(names)}{hint}; known:"
+            f" {sorted(rules)}. Add one, for example Layout.overrides={{{unknown[0]!r}: None}}."
         )
     targets = [None if name is None else rules[name] for name in names]
     used = [axis for target in targets for axis in _as_tuple(target)]
@@ -177,7 +180,10 @@ def _placed(
     """Returns (array, its names, its mesh axes), or raises UserError where they do not fit."""
     array = leaf.value if _is_box(leaf) else leaf
     names = leaf.names if _is_box(leaf) else (None,) * array.ndim
-    dims = spec(names, rules)
+    try:
+        dims = spec(names, rules)
+    except UserError as error:
+        raise UserError(f"parameter {path_name(path)}: {error}") from None
     for size, name, target in zip(array.shape, names, dims, strict=True):
         parts = _parts(target, axis_sizes)
         if size % parts:

@@ -85,7 +85,7 @@ def sources_digest(package: Path) -> str:
 
 def _imported(source: Path, package: Path) -> Iterator[Path]:
     """Yields the files of the package that a source file imports."""
-    for node in ast.walk(ast.parse(source.read_text())):
+    for node in ast.walk(ast.parse(source.read_bytes())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]

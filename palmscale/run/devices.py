@@ -3,7 +3,9 @@
 import jax
 
 from palmscale.errors import UserError
-from palmscale.run.place import cache_directory
+from palmscale.observe import log
+from palmscale.run.compiler_settings import with_flags_for_simulated_devices
+from palmscale.run.place import cache_directory, environment, set_environment
 
 
 def start(simulated_devices: int | None) -> None:
@@ -24,6 +26,8 @@ def start(simulated_devices: int | None) -> None:
             started = True
         if started:
             _check_started(simulated_devices)
+    if jax.config.jax_platforms == "cpu":
+        _keep_collectives_in_order()
     if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR sets it
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "jax"))
 
@@ -36,3 +40,24 @@ def _check_started(simulated_devices: int) -> None:
             f" process and begin with jax.config.update('jax_num_cpu_devices',"
             f" {simulated_devices}), or train before anything else uses JAX."
         )
+
+
+def _keep_collectives_in_order() -> None:
+    found = environment().get("XLA_FLAGS", "")
+    wanted = with_flags_for_simulated_devices(found)
+    if wanted == found:
+        return
+    if not _has_started():
+        set_environment({"XLA_FLAGS": wanted})
+    elif jax.local_device_count() > 1:
+        log.warn(
+            f"JAX has already started without XLA_FLAGS='{wanted}': on simulated devices a program"
+            " may stand still until XLA aborts it. Restart the Python process with this variable"
+            " set, or train before anything else uses JAX."
+        )
+
+
+def _has_started() -> bool:
+    from jax._src.xla_bridge import backends_are_initialized  # guarded by test_devices.py
+
+    return backends_are_initialized()

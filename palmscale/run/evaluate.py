@@ -7,7 +7,8 @@ from palmscale.cluster.join import ProcessPlace
 from palmscale.data.sources.source import VALIDATION
 from palmscale.errors import UserError
 from palmscale.observe import log
-from palmscale.run.job import Command, joined
+from palmscale.run.ending import Command
+from palmscale.run.job import joined
 from palmscale.run.run import Run
 from palmscale.run.session import Session, open_session
 from palmscale.run.workdir import Workdir, checkpoints
@@ -58,8 +59,9 @@ def evaluate(
             deadlines=deadlines,
             command=command,
         ) as job,
-        open_session(run) as session,
+        open_session(run, job.watchdog.beat) as session,
     ):
+        job.watchdog.rest()
         reader = checkpoints(workdir, peers=job.peers)
         which = None if checkpoint == "latest" else checkpoint
         snapshot = reader.restore(which, abstract_params=session.state_plan.abstract.params)
@@ -81,10 +83,12 @@ def eval_loss(
 ) -> HeldOutLoss:
     """Returns the evaluation of a run's held-out rows, `max_sequences` of each component."""
     splits = {name: cache.split(VALIDATION) for name, cache in session.caches.items()}
+    if max_sequences == 0:
+        log.warn("Training.eval_sequences=0: no evaluation.")
     for name, split in splits.items():
-        if not split.num_rows:
+        if max_sequences != 0 and not split.num_rows:
             of = f" of {name}" if name else ""
-            log.warn(f"no rows{of} are held out (the text is a single unit): no evaluation{of}.")
+            log.warn(f"no rows{of} are held out: no evaluation{of}.")
     return HeldOutLoss(
         every_steps=run.training.eval_every_steps,
         splits=splits,

@@ -1,5 +1,7 @@
 """Text from a run's folder."""
 
+from collections.abc import Iterable
+
 from palmscale.run.load import load
 from palmscale.run.workdir import Workdir
 
@@ -9,6 +11,7 @@ def generate(
     prompt: str = "",
     *,
     checkpoint: int | str = "latest",
+    modules: Iterable[str] = (),
     max_tokens: int = 256,
     temperature: float = 0.8,
     top_k: int | None = None,
@@ -23,6 +26,7 @@ def generate(
         workdir: the run's folder.
         prompt: the text to continue.
         checkpoint: `latest`, `best` or a step.
+        modules: to import, whose Linen modules the checkpoint may name; see `palmscale.load`.
         max_tokens: tokens to write at most.
         temperature: divides the logits; 0 always takes the likeliest token.
         top_k: choose among the k likeliest tokens; None: all.
@@ -32,7 +36,7 @@ def generate(
     Raises:
         UserError: there is no such checkpoint, or the model cannot generate.
     """
-    return load(workdir, checkpoint).generate(
+    return load(workdir, checkpoint, modules=modules).generate(
         prompt,
         max_tokens=max_tokens,
         temperature=temperature,

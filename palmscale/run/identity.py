@@ -1,11 +1,11 @@
-"""What a run is, as JSON: described, built again, and compared with what a checkpoint stores."""
+"""What a run is, as JSON: described, and compared with what a checkpoint stores."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from palmscale.errors import UserError
-from palmscale.run import stable_names
+from palmscale.run import functions, stable_names
 from palmscale.run.run import Run
 
 # Entries of identities that earlier versions wrote, by the names of today.
@@ -13,8 +13,13 @@ _RENAMED = {"microbatches": "gradient_accumulation_steps"}
 
 
 def describe(value: Any) -> Any:
-    """Returns a frozen value as JSON: a dataclass is its class's stable name and its fields."""
-    if dataclasses.is_dataclass(value):
+    """Returns a frozen value as JSON: a dataclass is its class's stable name and its fields.
+
+    A function, such as a schedule of optax, is its name and the values that it holds.
+    """
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             field.name: describe(getattr(value, field.name))
             for field in dataclasses.fields(value)
@@ -24,23 +29,9 @@ def describe(value: Any) -> Any:
         return {"class": stable_names.name_of(type(value)), **fields}
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not functions.is_transformation(value):
         return [describe(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
-
-
-def rebuild(described: Any) -> Any:
-    """Returns the value that `describe` wrote down, in this or an earlier version.
-
-    Raises:
-        UserError: a class cannot be imported here.
-    """
-    if isinstance(described, Mapping):
-        fields = {key: rebuild(value) for key, value in described.items() if key != "class"}
-        return stable_names.find(described["class"])(**fields) if "class" in described else fields
-    if isinstance(described, (list, tuple)):
-        return tuple(rebuild(item) for item in described)
-    return described
+    return functions.describe_opaque(value, describe)
 
 
 def identity(run: Run, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -68,9 +59,16 @@ def identity(run: Run, digests: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_same_run(
-    old: Mapping[str, Any], new: Mapping[str, Any], allow_changes: tuple[str, ...]
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    allow_changes: tuple[str, ...],
+    *,
+    steps: tuple[int | None, int] = (None, 0),
 ) -> dict[str, tuple[Any, Any]]:
     """Returns the changes between two identities that `allow_changes` names.
+
+    `steps` is `Training.steps` of the old run, if known, and of the new one. A schedule that
+    depends on it has an error message of its own.
 
     Raises:
         UserError: any other difference; all are listed.
@@ -84,11 +82,23 @@ def check_same_run(
     }
     if refused:
         listing = ", ".join(f"{name}: {a!r} -> {b!r}" for name, (a, b) in refused.items())
+        if all(_follows_steps(name, values, steps) for name, values in refused.items()):
+            raise UserError(
+                f"the learning rate schedule of the run in the workdir was made for {steps[0]}"
+                f" steps, and Training.steps={steps[1]} changes it ({listing}); keep the number of"
+                " steps or, to continue on the new schedule, set"
+                f" Run.allow_changes={tuple(refused)}."
+            )
         raise UserError(
-            f"the workdir holds another run ({listing}); use another workdir, undo the change, or"
-            f" allow it: Run.allow_changes={tuple(refused)}."
+            f"the workdir holds another run ({listing}); use another workdir, undo the change or,"
+            f" to allow it, set Run.allow_changes={tuple(refused)}."
         )
     return changed
+
+
+def _follows_steps(name: str, values: tuple[Any, Any], steps: tuple[int | None, int]) -> bool:
+    """Returns whether a change of the optimizer is only that of `Training.steps`."""
+    return name.startswith("optimizer.") and values == steps
 
 
 def changes(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -98,7 +108,16 @@ def changes(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
         for key in sorted(old.keys() | new.keys()):
             found |= changes(old.get(key), new.get(key), f"{prefix}{key}.")
         return found
+    if _are_alike(old, new):
+        items = enumerate(zip(old, new, strict=True))
+        return {k: v for n, pair in items for k, v in changes(*pair, f"{prefix}{n}.").items()}
     return {} if old == new else {prefix.removesuffix("."): (old, new)}
+
+
+def _are_alike(old: Any, new: Any) -> bool:
+    """Returns whether two values are lists of equally many objects, to be compared one by one."""
+    lists = all(isinstance(value, (list, tuple)) for value in (old, new))
+    return lists and len(old) == len(new) and any(isinstance(x, Mapping) for x in (*old, *new))
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -113,7 +132,7 @@ def _current(stored: Any) -> Any:
     if isinstance(stored, Mapping):
         return {
             _RENAMED.get(key, key): stable_names.current(value)
-            if key == "class"
+            if key == "class" and isinstance(value, str)
             else _current(value)
             for key, value in stored.items()
         }

@@ -1,40 +1,16 @@
-"""One process of a job: how it joins the others, and how it ends."""
+"""One process of a job: how it joins the others."""
 
 import contextlib
-import dataclasses
-import functools
-import os
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Iterator
 
-from palmscale.cluster.agree import Peers
 from palmscale.cluster.job import Job
 from palmscale.cluster.join import Deadlines, ProcessPlace, join
-from palmscale.cluster.watchdog import Watchdog, said_by_others, say_why, silent
-from palmscale.errors import AskedToEnd, NotSaved, UserError
-from palmscale.exit_codes import RESTART_ME, exit_code_and_line, is_lost_host
+from palmscale.cluster.last_line import LastLine
+from palmscale.cluster.watchdog import Watchdog
 from palmscale.observe import log
 from palmscale.run import devices
+from palmscale.run.ending import ENDED_FROM_OUTSIDE, Command, Ending, line_of
 from palmscale.run.place import place_from
-
-# Errors that say what happened, on every process; any other may follow from another's end.
-_ITS_OWN_CAUSE = AskedToEnd, NotSaved, UserError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Command:
-    """The command that a process runs; without one, it runs someone's program.
-
-    Attributes:
-        explain: returns the line of an error by its exit code and message: the command knows how
-            the fields that the message names are set.
-        tracebacks: whether to print the traceback of an error.
-    """
-
-    explain: Callable[[int, str], str]
-    tracebacks: bool = False
 
 
 @contextlib.contextmanager
@@ -58,54 +34,28 @@ def joined(
     """
     devices.start(simulated_devices)
     place = place or place_from(timeout_seconds=deadlines.join_seconds)
-    if place is not None:
-        log.set_up(process_index=place.process_id, process_count=place.num_processes)
-    with join(place, deadlines, say=log.warn) as peers:
-        with Watchdog(
+    with contextlib.ExitStack() as entered:
+        last_line = None
+        if place is not None and place.num_processes > 1:
+            log.set_up(process_index=place.process_id, process_count=place.num_processes)
+            last_line = entered.enter_context(
+                LastLine(line_of(place.process_id, ENDED_FROM_OUTSIDE))
+            )
+        peers = entered.enter_context(join(place, deadlines, say=log.warn))
+        ending = Ending(peers=peers, command=command, last_line=last_line)
+        watchdog = Watchdog(
             peers,
             stall_seconds=deadlines.step_seconds,
             warn=log.warn,
-            end=functools.partial(_leave, peers, command),
-        ) as watchdog:
+            end=ending.leave,
+            silent=ending.name_silent,
+        )
+        with watchdog:
+            # A program of one process is not ended for it: a notebook outlives its runs.
+            leave = None if command is None and peers.count == 1 else ending.tell_and_leave
             try:
-                yield Job(peers=peers, watchdog=watchdog, deadlines=deadlines)
+                yield Job(peers=peers, watchdog=watchdog, deadlines=deadlines, leave=leave)
             except BaseException as error:
                 if peers.count == 1:
                     raise
-                _end(peers, error, command)
-
-
-def leave(job: Job, command: Command | None, code: int, message: str) -> NoReturn:
-    """Ends the process here and now with an exit code and a reason, which the others learn."""
-    say_why(job.peers, code, message)
-    _leave(job.peers, command, code, message)
-
-
-def _end(peers: Peers, error: BaseException, command: Command | None) -> NoReturn:
-    """Ends the process with the cause: what this one did, or the process that it lost."""
-    code, message = exit_code_and_line(error)
-    if isinstance(error, _ITS_OWN_CAUSE):
-        pass
-    elif words := said_by_others(peers):
-        code, message = words
-    elif is_lost_host(error):
-        gone = " and ".join(peers.name(index) for index in silent(peers)[:4])
-        code, message = said_by_others(peers) or (
-            RESTART_ME,
-            f"{gone or 'another process'} no longer answers ({message})",
-        )
-    if command is not None and command.tracebacks:
-        traceback.print_exception(error)
-    say_why(peers, code, message)
-    _leave(peers, command, code, message)
-
-
-def _leave(peers: Peers, command: Command | None, code: int, message: str) -> NoReturn:
-    """Ends the process here and now: JAX's own way out waits for processes that may be gone."""
-    prefix = f"[{peers.index}] " if peers.count > 1 else ""
-    line = message if command is None else command.explain(code, message)
-    with contextlib.suppress(OSError):  # a full disk behind them must not keep the process alive
-        print(f"{prefix}palmscale: error: {line}", file=sys.stderr)
-        sys.stderr.flush()
-        sys.stdout.flush()
-    os._exit(code)
+                ending.end(error)

@@ -2,12 +2,15 @@
 
 import contextlib
 import dataclasses
+import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from flax import linen as nn
 
+from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
@@ -22,12 +25,15 @@ from palmscale.infer.partition import (
 from palmscale.infer.sampling import Sampling
 from palmscale.infer.score import Score, score
 from palmscale.infer.text import before_end, encode_prompt, stream_text
+from palmscale.model import interface
 from palmscale.partition.layout import DeviceLayout, Layout
 from palmscale.partition.mesh import make_mesh
 from palmscale.partition.rules import TABLES, MeshAxes
 from palmscale.partition.shardings import unbox
-from palmscale.run.identity import rebuild
-from palmscale.run.run import Run
+from palmscale.run import devices
+from palmscale.run.named_classes import import_modules
+from palmscale.run.rebuild import rebuild
+from palmscale.run.stored_meta import Meta, read_meta
 from palmscale.run.workdir import VOCABULARY, Workdir, checkpoints
 from palmscale.storage.place import on_disk, place
 from palmscale.train.state import abstract_params
@@ -86,26 +92,30 @@ class Trained:
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int
     ) -> Iterator[str]:
         """Yields the text of `generate` as it grows."""
-
-        def token_ids() -> Iterator[int]:
-            for token_B in self.tokens(
-                prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=1
-            ):
-                if token_B[0] == self.vocabulary.eod_id:  # on every process: at the same token
-                    return
-                yield int(token_B[0])
-
-        return stream_text(token_ids(), self.vocabulary)
+        tokens = self.tokens(
+            prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=1
+        )
+        ids = (int(token_B[0]) for token_B in tokens)
+        return self._text(itertools.takewhile(lambda i: i != self.vocabulary.eod_id, ids), prompt)
 
     def samples(
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int, num_samples: int
     ) -> list[str]:
         """Returns `num_samples` texts that continue `prompt`, drawn side by side."""
-        tokens = self.tokens(
+        drawn, ended_B = [], np.zeros(num_samples, bool)
+        for token_B in self.tokens(
             prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=num_samples
-        )
-        rows = np.stack(list(tokens), axis=1).tolist()
-        return [self.vocabulary.decode(before_end(ids, self.vocabulary)) for ids in rows]
+        ):
+            drawn.append(token_B)
+            ended_B |= np.asarray(token_B) == self.vocabulary.eod_id
+            if ended_B.all():  # on every process: at the same token
+                break
+        rows = np.stack(drawn, axis=1).tolist()
+        return ["".join(self._text(before_end(ids, self.vocabulary), prompt)) for ids in rows]
+
+    def _text(self, token_ids: Iterable[int], prompt: str) -> Iterator[str]:
+        prompt_ids = encode_prompt(self.vocabulary, prompt)
+        return stream_text(token_ids, self.vocabulary, prompt=prompt, prompt_ids=prompt_ids)
 
     def tokens(
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int, num_samples: int
@@ -144,9 +154,13 @@ def load(
     checkpoint: int | str = "latest",
     layout: Layout | None = None,
     *,
+    modules: Iterable[str] = (),
     peers: Peers = ALONE,
 ) -> Trained:
     """Returns the model of a run's folder, as its checkpoint describes it.
+
+    A checkpoint is data: no code that it names runs, except classes of palmscale's own and Linen
+    modules of the user's: of `modules`, and of files that the program has imported.
 
     Args:
         workdir: the run's folder.
@@ -154,17 +168,19 @@ def load(
         layout: mesh and rules, over all devices; the axes of a user's own module that it does not
             name lie as in training. None: one device, or all of them laid out as in training where
             the parameters exceed 2 GiB or there are several processes.
+        modules: to import, whose Linen modules the checkpoint may name: `my_model`.
         peers: the processes that load it together.
 
     Raises:
-        UserError: there is no such checkpoint, or the model's class cannot be imported here.
+        UserError: there is no such checkpoint, or it names a class that it may not.
     """
+    devices.start(None)
+    modules = tuple(modules)
     reader = checkpoints(workdir, peers=peers)
-    meta = reader.read_meta(checkpoint if isinstance(checkpoint, int) else None)
-    if meta is None:
-        raise UserError(f"there is no checkpoint in {workdir}; train first, or name another.")
-    model = rebuild(meta["identity"]["model"])
-    boxed = abstract_params(model)
+    import_modules(modules)
+    meta = read_meta(reader, checkpoint if isinstance(checkpoint, int) else None)
+    model = rebuild(meta["identity"].get("model"), modules, nn.Module)
+    boxed = _shapes(model, reader)
     shapes, placed_on = unbox(boxed), None
     if layout is not None:
         rules = generation_rules(_trained_rules(meta) | layout.table())
@@ -190,19 +206,31 @@ def load(
     )
 
 
-def _trained_rules(meta: Mapping[str, Any]) -> dict[str, MeshAxes]:
-    """Returns the rules that a checkpoint's model trained by; 0.1.0 did not keep them."""
-    stored = meta.get("rules", TABLES["2d"])
-    return {name: tuple(to) if isinstance(to, list) else to for name, to in stored.items()}
+def _shapes(model: nn.Module, reader: CheckpointReader) -> Any:
+    """Returns the boxed shapes of a stored model's parameters, whose fields may be anything."""
+    stored_bytes = max((info.bytes for info in reader.steps()), default=0)
+    try:
+        if interface.depth(model) > stored_bytes:  # layers may be traced one by one
+            raise UserError(
+                f"the checkpoint describes a {type(model).__name__} of {interface.depth(model):,}"
+                f" layers and has {stored_bytes:,} bytes; use an intact copy."
+            )
+        with warnings.catch_warnings(action="ignore"):  # of JAX, about absurd sizes
+            return abstract_params(model)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the checkpoint describes a {type(model).__name__} that cannot be built"
+            f" ({type(error).__name__}: {error}); use an intact copy, or the version that it was"
+            " saved with."
+        ) from error
 
 
-def stored_run(workdir: Workdir) -> Run:
-    """Returns the run that the newest checkpoint describes.
+def _trained_rules(meta: Meta) -> dict[str, MeshAxes]:
+    """Returns the rules that a checkpoint's model trained by; 0.1.0 did not keep them.
 
-    Raises:
-        UserError: there is no checkpoint, or it is of 0.1.0, which kept the run as gin alone.
+    Axes that were named later lie as in the `2d` table.
     """
-    meta = checkpoints(workdir).read_meta()
-    if meta is None or "run" not in meta:
-        raise UserError(f"the checkpoints in {workdir} describe no run; name its gin file.")
-    return rebuild(meta["run"])
+    stored = TABLES["2d"] | meta.get("rules", {})
+    return {name: tuple(to) if isinstance(to, list) else to for name, to in stored.items()}

@@ -10,7 +10,7 @@ from palmscale.cluster.join import Deadlines
 from palmscale.data.dataset import Data
 from palmscale.model import interface
 from palmscale.observe.reporting import Reporting
-from palmscale.optim.build import Optimizer
+from palmscale.optim.interface import AnyOptimizer, checked_optimizer
 from palmscale.partition.layout import Layout
 from palmscale.train.training import Training
 
@@ -21,8 +21,9 @@ class Run:
 
     Attributes:
         model: a Linen module with `hidden` and `unembed`; see palmscale.model.interface.
-        optimizer: built for the model's parameters.
-        data: rows.
+        optimizer: a transformation of optax, an object with `build`, or a function that returns
+            one of them; see palmscale.optim.interface.
+        data: the rows to train on.
         training: steps, batches and loss.
         layout: devices and where arrays lie on them.
         saving: when to save, and what to keep.
@@ -34,11 +35,11 @@ class Run:
             may differ from the checkpoint that it resumes.
 
     Raises:
-        UserError: the model cannot be trained.
+        UserError: the model cannot be trained, or the optimizer is none.
     """
 
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: AnyOptimizer
     data: Data
     training: Training
     layout: Layout = Layout()
@@ -50,3 +51,4 @@ class Run:
 
     def __post_init__(self) -> None:
         interface.check_trainable(self.model)
+        object.__setattr__(self, "optimizer", checked_optimizer(self.optimizer))

@@ -2,19 +2,25 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from palmscale.data import open as data
+from palmscale.data.dataset import Data
 from palmscale.data.row_cache import RowCache
+from palmscale.data.sources.source import TRAIN
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
 from palmscale.model import interface, sizes
 from palmscale.model.sizes import ParameterCounts
+from palmscale.model.tracing import check_takes_segments, trace
+from palmscale.observe import log
 from palmscale.partition import layout
 from palmscale.partition.layout import DeviceLayout
+from palmscale.run import place
 from palmscale.run.identity import describe, identity
 from palmscale.run.run import Run
 from palmscale.run.versions import versions
@@ -45,16 +51,25 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(run: Run) -> Iterator[Session]:
+def open_session(
+    run: Run, waits_for: Callable[[str], None] = lambda what: None
+) -> Iterator[Session]:
     """Enters the run's layout on the devices of the job, and opens or builds its rows.
+
+    `waits_for` receives what it waits for, whenever there is progress.
 
     Raises:
         UserError: the parts of the run do not fit one another or the devices.
     """
+    waits_for("the devices")
     run.training.check_batches(layout.data_parallel(run.layout, jax.device_count()))
-    caches = data.open_caches(run.data)
     with layout.enter(run.layout) as entered:
-        yield _session(run, entered, caches, next(iter(caches.values())).vocabulary)
+        state_plan = _state_plan(run, entered)  # building rows may take hours
+        caches = open_caches(run.data, waits_for=waits_for)
+        if any(cache.split(TRAIN).is_packed for cache in caches.values()):
+            check_takes_segments(run.model)  # a built cache may be packed
+        vocabulary = next(iter(caches.values())).vocabulary
+        yield _session(run, entered, state_plan, caches, vocabulary)
 
 
 @contextlib.contextmanager
@@ -66,11 +81,46 @@ def plan_session(run: Run, devices: Sequence[jax.Device] | None = None) -> Itera
     """
     with layout.enter(run.layout, devices) as entered:
         run.training.check_batches(entered.data_parallel)
-        yield _session(run, entered, {}, data.vocabulary_of(run.data))
+        state_plan = _state_plan(run, entered)
+        yield _session(run, entered, state_plan, {}, data.vocabulary_of(run.data))
+
+
+def _state_plan(run: Run, entered: DeviceLayout) -> StatePlan:
+    """Returns the plan of the run's state, after tracing its module."""
+    traced = trace(
+        run.model,
+        sequence_length=run.data.sequence_length,
+        is_packed=data.is_packed(run.data),
+    )
+    for collection in traced.sown:
+        log.warn(
+            f"{type(run.model).__name__} sows {collection!r}, which is not part of the loss: a run"
+            " trains on cross entropy and z-loss alone."
+        )
+    return plan_state(
+        model=run.model, optimizer=run.optimizer, mesh=entered.mesh, rules=entered.rules
+    )
+
+
+def open_caches(description: Data, **options: Any) -> dict[str, RowCache]:
+    """Returns the row caches of a description, by default those in the user's cache folder.
+
+    The options are those of `palmscale.data.open.open_caches`.
+    """
+    return data.open_caches(description, user_caches=place.cache_directory(), **options)
+
+
+def open_cache(folder: str | os.PathLike[str]) -> RowCache:
+    """Returns a built cache, by way of the user's cache folder where it lies in a bucket."""
+    return data.open_cache(folder, user_caches=place.cache_directory())
 
 
 def _session(
-    run: Run, entered: DeviceLayout, caches: Mapping[str, RowCache], vocabulary: Vocabulary
+    run: Run,
+    entered: DeviceLayout,
+    state_plan: StatePlan,
+    caches: Mapping[str, RowCache],
+    vocabulary: Vocabulary,
 ) -> Session:
     num_tokens = interface.num_tokens(run.model)
     if num_tokens is not None and vocabulary.size > num_tokens:
@@ -79,16 +129,13 @@ def _session(
             f" {type(run.model).__name__}.num_tokens={num_tokens}; the model needs at least as"
             " many."
         )
-    plan = plan_state(
-        model=run.model, optimizer=run.optimizer, mesh=entered.mesh, rules=entered.rules
-    )
-    counts = sizes.count_parameters(plan.boxed.params, run.model)
+    counts = sizes.count_parameters(state_plan.boxed.params, run.model)
     flops = sizes.training_flops_per_token(run.model, counts.model, run.data.sequence_length)
     return Session(
         layout=entered,
         caches=caches,
         vocabulary=vocabulary,
-        state_plan=plan,
+        state_plan=state_plan,
         counts=counts,
         flops_per_token=sum(flops),
     )

@@ -12,6 +12,7 @@ from palmscale.errors import UserError
 # Every class and function that a gin file or a checkpoint may name. Names are never reused.
 MODULES: dict[str, str] = {
     "PaLM": "palmscale.model.palm",
+    "padded_tokens": "palmscale.model.sizes",
     "Adafactor": "palmscale.optim.build",
     "AdamW": "palmscale.optim.build",
     "InverseSqrt": "palmscale.optim.schedules",
@@ -52,6 +53,11 @@ def name_of(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
+def gin_name(target: Any) -> str:
+    """Returns what a gin file calls a class or function: `PaLM`, or `module.name` of a user's."""
+    return name_of(target).replace(":", ".")
+
+
 def current(name: str) -> str:
     """Returns the stable name of what a file may know by the path it had in an earlier version."""
     module, _, short = name.rpartition(":")
@@ -60,18 +66,14 @@ def current(name: str) -> str:
 
 
 def find(name: str) -> Any:
-    """Returns the class of a name, of this or an earlier version.
+    """Returns palmscale's own class or function of a name, of this or an earlier version.
 
     Raises:
-        UserError: it cannot be imported here.
+        UserError: palmscale has none of that name.
     """
     name = current(name)
-    module, _, short = name.rpartition(":")
-    module = module or MODULES.get(name, "")
-    try:
-        return getattr(importlib.import_module(module), short)
-    except (ImportError, AttributeError, ValueError) as error:
+    if name not in MODULES:
         raise UserError(
-            f"the stored class {name} cannot be imported ({error}); start where its module can be"
-            " found."
-        ) from None
+            f"palmscale has no class {name!r}; expected one of {', '.join(sorted(MODULES))}."
+        )
+    return getattr(importlib.import_module(MODULES[name]), name)

@@ -1,8 +1,9 @@
 """Trains a run, from where its folder stands to its last step, on one process or many."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,17 +17,21 @@ from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.open import training_stream
-from palmscale.data.stream import Cursor
 from palmscale.observe import log
-from palmscale.observe.reporting import metric_writers, throughput
+from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
+from palmscale.optim.learning_rate import LearningRate
+from palmscale.run.compiler_settings import compiler_settings
+from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss
 from palmscale.run.identity import check_same_run, describe, flat
-from palmscale.run.job import Command, joined, leave
+from palmscale.run.job import joined
+from palmscale.run.place import environment
 from palmscale.run.plan_check import compare_with_plan
 from palmscale.run.run import Run
 from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
+from palmscale.run.stored_meta import checked_meta
 from palmscale.run.versions import compiler_versions, versions
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir
 from palmscale.storage.place import Place
@@ -34,7 +39,6 @@ from palmscale.storage.place import place as _place
 from palmscale.train.compile import Load
 from palmscale.train.evaluate import Evaluation
 from palmscale.train.faults import Fault, faulty, spoil
-from palmscale.train.state import TrainState
 from palmscale.train.step_file import load_step
 from palmscale.train.step_log import StepLog
 from palmscale.train.trainer import InitialParams, Trainer
@@ -111,35 +115,34 @@ def train(
         deadlines=run.deadlines,
         command=command,
     ) as job:
-        with (
-            _preemption(job, command) as preemption,
-            Lease(
-                folder,
-                process_index=job.peers.index,
-                stale_seconds=run.deadlines.heartbeat_seconds,
-            ) as lease,
-            open_session(run) as session,
-            CheckpointStore(
-                folder / CHECKPOINTS,
-                keep=run.saving.keep,
-                lease=lease,
-                retries=run.saving.retries,
-                peers=job.peers,
-                timeout_seconds=run.deadlines.agree_seconds,
-            ) as store,
-        ):
+        with _opened(run, folder, job) as (preemption, session, store):
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(
                 run, session, job, folder, store, writers, preemption, config, debugging
             )
             trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
-            state, cursor = _prepared(run, session, trainer, debugging)
+            trainer.agree(_facts(run, session, folder))
+            _check_resumes(run, session, store)
+            digest = trainer.compile(_loader(debugging.step_file))
+            if job.leads:
+                compare_with_plan(
+                    folder,
+                    step_digest=digest,
+                    batch_sequences=run.training.batch_schedule.sequences(0),
+                    run=describe(run),
+                    versions=versions(),
+                )
+            state, cursor = trainer.resume_or_begin(f"{session.counts.stored:,} parameters")
             if cursor.step >= run.training.steps:
                 return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
             if job.leads:
-                _write_descriptions(folder, session, config)
+                _write_descriptions(run, folder, session, config)
             state, cursor = trainer.train(state, cursor)
-            interrupted = _was_interrupted(job, preemption)
+            interrupted = "yes" in job.peers.gather(
+                "end of the run",
+                "yes" if preemption.interrupted else "",
+                run.deadlines.agree_seconds,
+            )
         finished = cursor.step >= run.training.steps
         # Outside the run's mesh: one device writes the sample.
         if finished and not interrupted and job.peers.count == 1:
@@ -151,35 +154,30 @@ def train(
     )
 
 
-def _prepared(
-    run: Run, session: Session, trainer: Trainer, debugging: Debugging
-) -> tuple[TrainState, Cursor]:
-    """Agrees, compiles and restores; returns where training begins."""
-    trainer.agree(_facts(run, session, trainer.workdir))
-    _check_resumes(run, session, trainer.store)
-    digest = trainer.compile(_loader(debugging.step_file))
-    if trainer.job.leads:
-        compare_with_plan(
-            trainer.workdir,
-            step_digest=digest,
-            batch_sequences=run.training.batch_schedule.sequences(0),
-            run=describe(run),
-            versions=versions(),
-        )
-    return trainer.resume_or_begin(f"{session.counts.stored:,} parameters")
-
-
-def _was_interrupted(job: Job, preemption: Preemption) -> bool:
-    """Returns whether Ctrl-C asked any of the processes to end."""
-    told = "yes" if preemption.interrupted else ""
-    return "yes" in job.peers.gather("end of the run", told, job.deadlines.agree_seconds)
-
-
-def _preemption(job: Job, command: Command | None) -> Preemption:
-    # A program of one process is not ended for it: a notebook outlives its runs.
-    is_own = command is not None or job.peers.count > 1
-    end = functools.partial(leave, job, command) if is_own else None
-    return Preemption(job.peers, leave=end, say=log.say)
+@contextlib.contextmanager
+def _opened(
+    run: Run, folder: Place, job: Job
+) -> Iterator[tuple[Preemption, Session, CheckpointStore]]:
+    """Opens what a run holds until it ends, in this order: signals, workdir, devices and rows."""
+    with (
+        Preemption(job.peers, leave=job.leave, say=log.say) as preemption,
+        Lease(
+            folder,
+            process_index=job.peers.index,
+            stale_seconds=run.deadlines.heartbeat_seconds,
+        ) as lease,
+        open_session(run, job.watchdog.beat) as session,
+        CheckpointStore(
+            folder / CHECKPOINTS,
+            keep=run.saving.keep,
+            lease=lease,
+            retries=run.saving.retries,
+            peers=job.peers,
+            timeout_seconds=run.deadlines.agree_seconds,
+        ) as store,
+    ):
+        job.watchdog.rest()
+        yield preemption, session, store
 
 
 def _trainer(
@@ -217,6 +215,7 @@ def _trainer(
         batch_sharding=session.layout.batch_sharding,
         store=store,
         writers=writers,
+        learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
             flops_per_token=session.flops_per_token,
@@ -236,6 +235,7 @@ def _facts(run: Run, session: Session, workdir: Place) -> dict[str, str]:
     return {
         "the workdir": str(workdir.absolute()),
         **{f"the version of {name}": version for name, version in versions().items()},
+        **compiler_settings(environment()),
         **{f"the rows of {name or 'data'}": c.digest for name, c in session.caches.items()},
         **{f"Run.{name}": repr(value) for name, value in flat(describe(run))},
     }
@@ -247,14 +247,19 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     if stored is None:
         return
     identity = session_identity(run, session)
-    allowed = check_same_run(stored["identity"], identity, run.allow_changes)
+    kept = checked_meta(stored, store)["identity"]
+    # 0.1.0 did not store the run.
+    old_steps = stored.get("run", {}).get("training", {}).get("steps")
+    steps = old_steps, run.training.steps
+    allowed = check_same_run(kept, identity, run.allow_changes, steps=steps)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
 
 
-def _write_descriptions(workdir: Place, session: Session, config: str) -> None:
+def _write_descriptions(run: Run, workdir: Place, session: Session, config: str) -> None:
+    log.say(where_metrics_lie(run.reporting, workdir))
     if config:
-        (workdir / CONFIG).write_text(config)
+        (workdir / CONFIG).write_bytes(config.encode())
     vocabulary = workdir / VOCABULARY
     vocabulary.mkdir(parents=True, exist_ok=True)
     session.vocabulary.save(vocabulary)

@@ -8,20 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.errors import UserError
 from palmscale.observe import log
 from palmscale.observe.reporting import METRICS
-from palmscale.partition.shardings import unbox
-from palmscale.run import identity
 from palmscale.run.local_job import LocalJob
 from palmscale.run.versions import versions
 from palmscale.run.workdir import CHECKPOINTS
 from palmscale.storage.place import place
-from palmscale.train.state import abstract_params
 
 CERTIFICATE = "certificate.json"
 STRAIGHT, RESUMED = "straight", "resumed"
@@ -228,14 +225,19 @@ def _restored(resumed: Path, theirs: Mapping) -> Check:
 
 
 def _final_params(straight: Path, resumed: Path) -> list[tuple[str, list[Any]]]:
-    trees = []
+    found = []
     for run in (straight, resumed):
-        reader = CheckpointReader(run / CHECKPOINTS)
-        model = identity.rebuild((reader.read_meta() or {})["identity"]["model"])
-        snapshot = reader.restore(abstract_params=unbox(abstract_params(model)))
-        assert snapshot is not None, "a finished run has saved"
-        trees.append(named_leaves(snapshot.params))
-    return [(name, [np.asarray(tree[name]) for tree in trees]) for name in trees[0]]
+        # Whatever was saved, without the class that it belongs to.
+        restored = CheckpointReader(run / CHECKPOINTS).restore_some(None, _all_of)
+        assert restored is not None, "a finished run has saved"
+        found.append(restored[1])
+    return [(name, [np.asarray(arrays[name]) for arrays in found]) for name in found[0]]
+
+
+def _all_of(stored: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        name: jax.ShapeDtypeStruct(array["shape"], array["dtype"]) for name, array in stored.items()
+    }
 
 
 def _numbers(what: str, values: list[tuple[str, list[Any]]], bit_equal: bool) -> Check:

@@ -6,15 +6,19 @@ import platform
 
 import palmscale
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
+_PACKAGES = ("flax", "optax", "orbax-checkpoint", "tensorstore", "numpy")
 _COMPILERS = ("jax", "jaxlib", "libtpu")
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what decides a run's numbers, by name."""
+    """Returns the versions of what decides a run's numbers, by name.
+
+    libtpu is among them where it is installed.
+    """
     return {
         "python": platform.python_version(),
         "palmscale": palmscale.__version__,
+        **compiler_versions(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
 

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from palmscale.checkpoint.lease import LEASE
+from palmscale.checkpoint.object_lease import LEASE
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import StepInfo

@@ -6,19 +6,35 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from palmscale.errors import UserError
 from palmscale.storage.objects import SCHEME, ObjectPath
 
 Place = Path | ObjectPath
 
 
 def place(path: "str | os.PathLike[str] | ObjectPath") -> Place:
-    """Returns the path of a folder: an `ObjectPath` for a gs:// URL, else a `Path`."""
+    """Returns the path of a folder: an `ObjectPath` for a gs:// URL, else a `local_path`."""
     if isinstance(path, ObjectPath):
         return path
     text = os.fspath(path)
     if text.startswith(SCHEME):
         return ObjectPath(text.rstrip("/"))
-    return Path(text)
+    return local_path(text)
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Returns a path on this machine's disks, with the home folder in place of a leading `~`.
+
+    Raises:
+        UserError: the home folder is unknown, as that of a user id without a name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: the home folder is unknown; set HOME (for caches, XDG_CACHE_HOME will do), or"
+            " write the whole path."
+        ) from None
 
 
 @contextlib.contextmanager

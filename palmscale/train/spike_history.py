@@ -5,9 +5,10 @@ They are saved with every checkpoint, so that a resumed run finds the same spike
 
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from palmscale.data.stream import Cursor, RowStream
+from palmscale.storage.typed_json import Count, checked
 from palmscale.train.spike import (
     Detector,
     Spike,
@@ -16,6 +17,17 @@ from palmscale.train.spike import (
     steps_to_skip,
     to_keep,
 )
+
+
+class _Window(TypedDict):
+    window: list[tuple[float, float]]
+    suspect: list[Count]
+    non_finite: list[Count]
+
+
+class _History(TypedDict):
+    detector: _Window | None
+    rewinds: list[dict[str, Any]]
 
 
 class SpikeHistory:
@@ -34,8 +46,13 @@ class SpikeHistory:
 
     @classmethod
     def of(cls, policy: SpikePolicy, meta: Mapping[str, Any]) -> "SpikeHistory":
-        """Returns the history in a checkpoint's meta; 0.1.0 called it the run's course."""
-        return cls(policy, meta.get("spike_history", meta.get("course")))
+        """Returns the history in a checkpoint's meta; 0.1.0 called it the run's course.
+
+        Raises:
+            CorruptionError: it is not one.
+        """
+        known = meta.get("spike_history", meta.get("course"))
+        return cls(policy, checked(known, _History | None, "spike_history in meta.json"))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the history as plain lists and numbers."""

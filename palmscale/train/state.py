@@ -12,9 +12,11 @@ from flax import struct
 from jax.sharding import Mesh
 
 from palmscale.errors import UserError
-from palmscale.optim.build import Optimizer
+from palmscale.model.tracing import abstract_variables
+from palmscale.optim.interface import AnyOptimizer, transformation
 from palmscale.partition.rules import MeshAxes
 from palmscale.partition.shardings import logical_axes, make_shardings, path_name, unbox
+from palmscale.train.optimizer_axes import boxed_like
 
 
 @struct.dataclass
@@ -38,7 +40,7 @@ class StatePlan:
 
     boxed: TrainState
     abstract: TrainState
-    transformation: optax.GradientTransformation
+    transformation: optax.GradientTransformationExtraArgs
 
     @property
     def shardings(self) -> TrainState:
@@ -47,63 +49,107 @@ class StatePlan:
 
 
 def plan_state(
-    *, model: nn.Module, optimizer: Optimizer, mesh: Mesh, rules: Mapping[str, MeshAxes]
+    *, model: nn.Module, optimizer: AnyOptimizer, mesh: Mesh, rules: Mapping[str, MeshAxes]
 ) -> StatePlan:
     """Returns the state plan of `model` and `optimizer`, by tracing only.
 
     Raises:
         UserError: a parameter has no logical axes, or does not divide over the mesh.
     """
-    boxed, transformation = abstract_state(model, optimizer)
+    boxed, rule = abstract_state(model, optimizer)
     shardings = make_shardings(boxed, mesh, rules)
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         unbox(boxed),
         shardings,
     )
-    return StatePlan(boxed=boxed, abstract=abstract, transformation=transformation)
+    return StatePlan(boxed=boxed, abstract=abstract, transformation=rule)
 
 
 def abstract_state(
-    model: nn.Module, optimizer: Optimizer
-) -> tuple[TrainState, optax.GradientTransformation]:
+    model: nn.Module, optimizer: AnyOptimizer
+) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
     """Returns the shapes of the state, boxed with their logical axes, and the optimizer.
 
     Raises:
-        UserError: a parameter has no logical axes.
+        UserError: a parameter has no logical axes, or the optimizer cannot update the parameters.
     """
     boxed_params = abstract_params(model)
-    transformation = optimizer.build(logical_axes(boxed_params))
+    rule = transformation(optimizer, logical_axes(boxed_params))
+    optimizer_state = abstract_optimizer_state(rule, unbox(boxed_params))
     boxed = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=boxed_params,
-        # The boxes pass through init, which only maps over the parameters. So the moments get the
-        # parameters' logical axes, and no code needs to know the optimizer's state classes.
-        optimizer_state=jax.eval_shape(transformation.init, boxed_params),
+        optimizer_state=boxed_like(boxed_params, optimizer_state),
     )
-    return boxed, transformation
+    return boxed, rule
+
+
+def abstract_optimizer_state(rule: optax.GradientTransformationExtraArgs, params: Any) -> Any:
+    """Returns the shapes of an optimizer's state, for parameters of the given shapes.
+
+    Raises:
+        UserError: the optimizer fails for them, or its update changes the state's shapes or dtypes,
+            so that the compiled step could not run twice.
+    """
+
+    def update(params: Any, state: Any) -> Any:
+        return rule.update(params, state, params, value=jnp.zeros(()))
+
+    try:
+        state = jax.eval_shape(rule.init, params)
+        updates, new_state = jax.eval_shape(update, params, state)
+    except Exception as error:  # whatever a user's optimizer raises
+        raise UserError(
+            f"the optimizer fails for the model's parameters: {type(error).__name__}: {error}"
+        ) from error
+    for what, old, new in (("updates", params, updates), ("state", state, new_state)):
+        if jax.tree.structure(old) != jax.tree.structure(new):
+            raise UserError(f"the optimizer's update returns {what} of another structure.")
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    for (path, old), new in zip(leaves, jax.tree.leaves(new_state), strict=True):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise UserError(
+                f"the optimizer's update changes its state {path_name(path)} from"
+                f" {old.dtype}{list(old.shape)} to {new.dtype}{list(new.shape)}; it must return"
+                " the shapes and dtypes that init returns."
+            )
+    return state
 
 
 def abstract_params(model: nn.Module) -> Any:
     """Returns the shapes of the model's parameters, boxed with their logical axes.
 
     Raises:
-        UserError: a parameter has no logical axes; Flax would silently replicate it.
+        UserError: a parameter has no logical axes (Flax would silently replicate it), not one for
+            each dim, or no float dtype.
     """
-
-    def init() -> Any:  # The key is created inside too, since the layout's devices may not exist.
-        return model.init({"params": jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))["params"]
-
-    boxed = jax.eval_shape(init)
+    boxed = abstract_variables(model)["params"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         boxed, is_leaf=lambda node: isinstance(node, nn.Partitioned)
     ):
-        if not isinstance(leaf, nn.Partitioned):
-            raise UserError(
-                f"parameter {path_name(path)} of {type(model).__name__} has no logical axes;"
-                " wrap its initializer in nn.with_logical_partitioning."
-            )
+        if problem := parameter_problem(leaf):
+            name = type(model).__name__
+            raise UserError(f"parameter {path_name(path)} of {name} {problem}.")
     return boxed
+
+
+def parameter_problem(leaf: Any) -> str | None:
+    """Returns why a parameter cannot be trained, after its name, or None.
+
+    `leaf` is a shape, in a box with logical axes if it has them.
+    """
+    if not isinstance(leaf, nn.Partitioned):
+        return "has no logical axes; wrap its initializer in nn.with_logical_partitioning"
+    array, names = leaf.value, tuple(leaf.names)
+    if len(names) != len(array.shape):
+        return (
+            f"has the shape {array.shape} and the logical axes {names}; name each of its"
+            f" {len(array.shape)} dims in nn.with_logical_partitioning"
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return f"is {array.dtype}; a parameter must be a float to have a gradient"
+    return None
 
 
 def init_state(

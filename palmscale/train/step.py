@@ -102,7 +102,7 @@ def make_train_step(
         grads = edit_gradients(grads)
         grad_norm = optax.tree.norm(grads)
         updates, optimizer_state = plan.transformation.update(
-            grads, state.optimizer_state, state.params
+            grads, state.optimizer_state, state.params, value=loss.objective
         )
         params = optax.apply_updates(state.params, updates)
         ok = jnp.isfinite(loss.objective) & jnp.isfinite(grad_norm)

@@ -28,6 +28,7 @@ from palmscale.observe import log
 from palmscale.observe.progress import Progress
 from palmscale.observe.throughput import Throughput
 from palmscale.observe.writers import Writers
+from palmscale.optim.learning_rate import LearningRate
 from palmscale.partition.layout import describe_mesh
 from palmscale.storage.place import Place
 from palmscale.train.compile import CompiledStep, Load
@@ -67,6 +68,7 @@ class Trainer:
         batch_sharding: of a [batch, length] array.
         store: the checkpoints, to be written.
         writers: of metrics; without any on a process that does not lead.
+        learning_rate: of each step, where the optimizer's schedule is known.
         throughput: counts tokens and waiting.
         evaluations: run at their periods and at the last step.
         initial_params: returns the parameters of a warm start, by name, and what `meta` says of
@@ -88,6 +90,7 @@ class Trainer:
     batch_sharding: NamedSharding
     store: CheckpointStore
     writers: Writers
+    learning_rate: LearningRate
     throughput: Throughput
     evaluations: Sequence[Evaluation]
     initial_params: InitialParams
@@ -173,10 +176,16 @@ class Trainer:
     def _from(self, snapshot: Snapshot) -> tuple[TrainState, Cursor]:
         self._spikes = SpikeHistory.of(self.training.spikes, snapshot.meta)
         self._warm_start = snapshot.meta.get("warm_start")
+        cursor = Cursor.from_json(snapshot.cursor)
+        if cursor.step != snapshot.step:
+            raise CorruptionError(
+                f"the checkpoint of step {snapshot.step} holds the cursor of step {cursor.step};"
+                " use an intact copy."
+            )
         optimizer = snapshot.optimizer_state
         state = TrainState(optimizer["step"], snapshot.params, optimizer["state"])
         self.step_log.state(snapshot.step, {"params": snapshot.params, "optimizer": optimizer})
-        return state, Cursor.from_json(snapshot.cursor)
+        return state, cursor
 
     def _begin(self) -> tuple[TrainState, Cursor]:
         self._spikes = SpikeHistory(self.training.spikes)
@@ -197,6 +206,7 @@ class Trainer:
                 step.
         """
         self.writers.truncate_from(cursor.step + 1)
+        self.learning_rate.begin(state.optimizer_state)
         with (
             contextlib.closing(self.writers),
             Feed(self.stream, self.batch_sharding, cursor) as feed,
@@ -222,6 +232,7 @@ class Trainer:
                     jax.block_until_ready(state)
                     self._beat(REWINDING, cursor.step)
                     state, cursor = self._rewind(spike)
+                    self.learning_rate.begin(state.optimizer_state)
                     feed.seek(cursor)
                 if cursor.step % _COLLECT_EVERY_STEPS == 0:
                     collect_garbage()
@@ -253,7 +264,10 @@ class Trainer:
         rates = {}
         if step % self.training.rates_every_steps == 0:
             rates = self.throughput.report() | self.stream.epochs(cursor)
-        values = self.last_metrics = metrics | rates | dict(evaluated)
+        beside = {"wall_time": time.time()} | self.learning_rate.metrics(
+            skipped=bool(metrics["skipped"])
+        )
+        values = self.last_metrics = metrics | beside | rates | dict(evaluated)
         self.store.poll()
         self.writers.write(step, values)
         if progress is not None:

@@ -4,6 +4,7 @@ import dataclasses
 
 from palmscale.data.stream import BatchSchedule
 from palmscale.errors import UserError
+from palmscale.seeds import check_seed
 from palmscale.train.spike import SpikePolicy
 
 
@@ -55,6 +56,7 @@ class Training:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise UserError(f"Training.{field}={value} must be at least 1, or None for never.")
+        check_seed("Training.seed", self.seed)
         if self.eval_sequences is not None and self.eval_sequences < 0:
             raise UserError(
                 f"Training.eval_sequences={self.eval_sequences} must be at least 0, or None for"

@@ -10,7 +10,7 @@ import source_tree as tree
 
 LAYERS = (  # bottom first; a package may import only from layers below its own
     {"axes", "errors"},
-    {"exit_codes"},
+    {"exit_codes", "seeds"},
     {"storage"},
     {"partition", "cluster", "observe"},
     {"model", "data", "optim", "checkpoint"},

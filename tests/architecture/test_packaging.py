@@ -107,3 +107,16 @@ def test_ci_says_so_where_the_readme_has_no_command(tmp_path):
     )
     done = subprocess.run(["bash", tmp_path / ".ci/run"], capture_output=True, text=True)
     assert done.returncode == 1 and "has no second line" in done.stderr
+
+
+def test_every_extra_that_a_message_or_a_page_names_exists():
+    named = {}
+    pages = [CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md")]
+    for path in [*pages, *(CHECKOUT / "palmscale").rglob("*.py"), *(CHECKOUT / "launch").iterdir()]:
+        text = path.read_text() if path.is_file() else ""
+        passed = re.findall(r'_extra_package\("\w+", (?:extra=)?"(\w+)"\)', text)
+        for found in re.findall(r"(?:palmscale|[ '\"]\.)\[([\w{},-]+)\]", text):
+            for extra in passed if found == "{extra}" else found.split(","):
+                named.setdefault(extra, []).append(path.name)
+    assert {"wandb", "tensorboard", "hf", "gcs", "plan", "tpu"} <= named.keys()
+    assert not named.keys() - EXTRAS.keys(), named

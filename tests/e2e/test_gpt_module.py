@@ -95,7 +95,7 @@ def test_without_a_rule_for_one_of_its_names_it_is_refused(folder, at_home, fini
 
 
 GENERATE = """
-import palmscale
+import gpt_module, palmscale
 from palmscale import Layout, MeshSpec
 layouts = [None, Layout(mesh=MeshSpec(data=2, model=2)), Layout(mesh=MeshSpec(data=1, model=4))]
 for layout in layouts:
@@ -115,5 +115,8 @@ def test_it_generates_the_same_text_on_one_device_and_on_four(folder, at_home, f
     assert [devices for devices, _ in texts] == ["1", "4", "4"]
     assert len({text for _, text in texts}) == 1
     flags = ["--workdir=whole", "--prompt=def ", "--max_tokens=12", "--greedy"]
+    refused = tiny_run.run("generate", *flags, code=2, **at_home).stderr
+    assert "if you trust gpt_module" in refused and "--module" in refused
+    flags.append("--module=gpt_module")
     written = tiny_run.run("generate", *flags, **at_home).stdout
     assert repr(written.removeprefix("def ").removesuffix("\n")) == texts[0][1]

@@ -10,7 +10,7 @@ import tiny_run
 import yaml
 
 LAUNCH = tiny_run.CHECKOUT / "launch"
-SHELL = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+SHELL = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.glob("*.sbatch")])
 
 
 def test_shellcheck_has_nothing_to_say():

@@ -13,7 +13,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden/workdirs/0.1.0"
 EVAL_LOSS = {"palm": 6.139592, "own_module": 5.554620}  # as `palmscale eval` of 0.1.0 printed it
 LONGER = "('optimizer.learning_rate.total_steps',)"  # of the cosine, which follows the steps
 LOAD = """
-import palmscale
+import own_module, palmscale
 for name in ("palm", "own_module"):
     trained = palmscale.load(name)
     print(name, type(trained.model).__name__, trained.step, trained.vocabulary.size)
@@ -35,21 +35,28 @@ def said(tmp_path_factory):
     commands = {}
     for name in ("palm", "own_module"):
         at = f"--workdir={name}"
+        trusted = ["--module=own_module"] if name == "own_module" else []
         commands |= {
             f"{name} ls": ["checkpoint", "ls", at],
             f"{name} show": ["checkpoint", "show", at],
             f"{name} verify": ["checkpoint", "verify", at],
-            f"{name} eval": ["eval", at, f"--gin.CACHE_DIRECTORY={folder}/caches"],
+            f"{name} eval": ["eval", at, *trusted, f"--gin.CACHE_DIRECTORY={folder}/caches"],
             f"{name} best": [
-                "eval", at, "--checkpoint=best", f"--gin.CACHE_DIRECTORY={folder}/caches"
+                "eval", at, *trusted, "--checkpoint=best",
+                f"--gin.CACHE_DIRECTORY={folder}/caches",
             ],
-            f"{name} generate": ["generate", at, "--prompt=def ", "--max_tokens=4", "--greedy"],
+            f"{name} generate": [
+                "generate", at, *trusted, "--prompt=def ", "--max_tokens=4", "--greedy"
+            ],
             f"{name} explain": ["explain", f"--gin_file={name}/config.gin"],
             f"{name} again": resume(name),
             f"{name} more": resume(name, "--gin.TRAIN_STEPS=6", f"--gin.ALLOW_CHANGES={LONGER}"),
             f"{name} other seed": resume(name, "--gin.TRAIN_STEPS=8", "--gin.SEED=5"),
             f"{name} diff": ["checkpoint", "diff", name, f"{GOLDEN}/{name}"],
         }  # fmt: skip
+    # First: once a command has imported the user's module, it is one of the program's own.
+    untold = {f"untold {name}": [name, "--workdir=own_module"] for name in ("eval", "generate")}
+    commands = untold | commands
     outcomes = tiny_run.run_each(commands.values(), cwd=folder)
     return folder, dict(zip(commands, outcomes, strict=True))
 
@@ -92,6 +99,14 @@ def test_it_generates_what_it_did(said):
     assert outcome["palm generate"].stdout == "def " + "\ufffd" * 4 + "\n"
     refused = outcome["own_module generate"]
     assert refused.returncode == 2 and "cannot generate text" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["eval", "generate"])
+def test_a_users_module_is_imported_only_if_the_user_names_it(said, command):
+    refused = said[1][f"untold {command}"]
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert "if you trust own_module, choose it: modules=own_module" in refused.stderr
+    assert "(set modules by --module)" in refused.stderr
 
 
 def test_python_loads_it(said):

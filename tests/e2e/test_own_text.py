@@ -46,7 +46,8 @@ def test_files_and_a_users_seqio_task_train(tiny, tmp_path):
         (tmp_path / name).write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     (tmp_path / "task.gin").write_text(GIN)
     two = {"TRAIN_STEPS": 2, "CACHE_DIRECTORY": tmp_path / "caches"}
-    files = tiny(tmp_path / "files", **two, TEXT_FILES=f"{tmp_path}/my/*.txt")
+    fourth = {"TEXT_FILES": f"{tmp_path}/my/*.txt", "HELD_OUT_FRACTION": 0.25}
+    files = tiny(tmp_path / "files", **two, **fourth)
     task = [
         argument.replace("configs/runs/quickstart.gin", str(tmp_path / "task.gin"))
         for argument in tiny(tmp_path / "task", **two)

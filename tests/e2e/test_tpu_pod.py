@@ -14,6 +14,7 @@ import tiny_job
 import tiny_run
 
 SCRIPT = str(tiny_run.CHECKOUT / "launch/tpu_pod.sh")
+GOLDEN = tiny_run.CHECKOUT / "tests/golden/tpu_pod"
 PLACE = ["--name=palm", "--zone=us-central2-b", "--project=mine", "--poll=0.5"]
 
 
@@ -175,25 +176,48 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, said, cloud):
     assert len(done.stderr.splitlines()) == 1
 
 
+ACTIONS = {
+    "up": ["up", "--type=v5e-256"],
+    "up_with_all_flags": [
+        "up", "--type=v4:4x4x8", "--slices=2", "--spot", "--network=n", "--subnetwork=s",
+        "--internal-ips", "--service-account=a@b.iam.gserviceaccount.com", "--labels=team=a,run=b",
+    ],
+    "up_reserved": ["up", "--type=v5p:4x4x8", "--reserved", "--runtime=mine"],
+    "run": ["run", "--type=v6e-8", "--slices=2", "--env=HOME", "train", "--workdir=gs://b/a b"],
+    "status": ["status"],
+    "logs": ["logs", "--slices=2", "--slice=1", "--worker=3"],
+    "logs_follow": ["logs", "--follow"],
+    "stop": ["stop", "--slices=2"],
+    "down": ["down"],
+    "down_force": ["down", "--force"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_a_dry_run_prints_the_golden_commands(name, cloud):
+    action, *options = ACTIONS[name]
+    done = pod(action, "--dry-run", *options, env=cloud[0])
+    assert "started" not in done.stdout + done.stderr and not (cloud[1] / "commands").exists()
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(done.stdout)
+    assert done.stdout == golden.read_text()
+
+
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is absent")
-def test_each_command_passes_gclouds_own_parser(cloud, tmp_path):
-    env, _ = cloud
-    options = ["--type=v4-32", "--spot", "--network=n", "--subnetwork=s"]
-    lines = []
-    for action, more in (
-        ("up", options),
-        ("up", ["--type=v4", "--topology=4x4x4"]),
-        ("run", [*options, "--slices=2", "train", "--workdir=gs://b/a b"]),
-        ("status", []),
-        ("logs", ["--worker=1", "--follow"]),
-        ("stop", []),
-        ("down", []),
-    ):
-        done = pod(action, "--dry-run", *more, env=env)
-        lines += [
-            line for line in (done.stdout + done.stderr).splitlines() if line[:7] == "gcloud "
-        ]
-    assert len(lines) >= 12
-    refused = gcloud_commands.refused(lines, tmp_path)
-    assert refused == []
+def test_each_golden_command_passes_gclouds_own_parser(tmp_path):
+    texts = [path.read_text() for path in GOLDEN.glob("*.txt")]
+    # One slice of several is enough: a line takes a second.
+    lines = {line.replace("palm-1", "palm-0") for text in texts for line in text.splitlines()}
+    assert len(lines) >= 12 and all(line.startswith("gcloud ") for line in lines)
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(ACTIONS)
+    assert gcloud_commands.refused(lines, tmp_path) == []
     assert gcloud_commands.refused(["gcloud compute tpus tpu-vm ssh a --zoen=b"], tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is absent")
+def test_gclouds_own_ssh_writes_the_output_of_each_worker_where_it_is_looked_for(tmp_path):
+    (tmp_path / "None").symlink_to(".")
+    gcloud_commands.ssh_to_two_workers("echo hello; exit 3", tmp_path)
+    assert [(tmp_path / f"{worker}.log").read_text() for worker in (0, 1)] == ["hello\n"] * 2

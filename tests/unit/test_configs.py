@@ -48,6 +48,14 @@ def count(model, *, norm_scales):
 
 
 @pytest.mark.parametrize("name", names("models"))
+def test_another_vocabulary_needs_num_tokens_alone(name):
+    """As docs/vocabulary.md says; the table is no larger than that takes."""
+    files = [PRETRAIN, f"configs/models/{name}.gin", MESH]
+    model = load_run(files, [*REQUIRED, "NUM_TOKENS=32000"]).model
+    assert model.num_tokens == 32_000 <= model.stored_tokens < 32_000 + 384
+
+
+@pytest.mark.parametrize("name", names("models"))
 def test_a_size_file_states_its_exact_counts_in_its_first_line(name):
     first_line = (CONFIGS / f"models/{name}.gin").read_text().splitlines()[0]
     form = r"# ([\d,]+) parameters .* norm scales, ([\d,]+) tokens.*stored: ([\d,]+) \(([\d,]+) "

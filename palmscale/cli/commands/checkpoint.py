@@ -1,6 +1,7 @@
 """`palmscale checkpoint ls`, `show`, `verify`, `pin` and `unpin`: what a run has saved."""
 
 import argparse
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -75,14 +76,14 @@ def ls(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     """Prints a checkpoint's meta and arrays, or its gin configuration."""
     from palmscale.checkpoint import digest
-    from palmscale.checkpoint.steps import CURSOR
+    from palmscale.checkpoint.steps import CURSOR, StepFolders
     from palmscale.observe import tables, units
     from palmscale.run import workdir
+    from palmscale.run.stored_meta import read_meta
 
     reader = workdir.checkpoints(args.workdir)
     info = workdir.choose(reader, args.checkpoint)
-    meta = reader.read_meta(info.step)
-    assert meta is not None, "a verified step has a meta"
+    meta = read_meta(reader, info.step)
     if args.config:
         print(meta["operative_config"], end="")
         return
@@ -96,17 +97,17 @@ def show(args: argparse.Namespace) -> None:
         ("versions", "  ".join(f"{name} {version}" for name, version in meta["versions"].items())),
         ("vocabulary", _flat(meta["vocabulary"])),
         ("row", f"{meta['sequence_length']:,} tokens"),
-        ("cursor", digest.read_checked(directory, CURSOR).decode().replace("\n", "")),
+        ("cursor", json.dumps(StepFolders(reader.directory).read_json(info.step, CURSOR))),
     ]
     facts += [(name, _flat(value)) for name, value in meta["identity"].items()]
     if warm_start := meta.get("warm_start"):
         facts.append(("warm start", _flat(warm_start)))
     # 0.1.0 called the history the run's course.
-    rewinds = meta.get("spike_history", meta.get("course", {})).get("rewinds", [])
-    facts += [("rewind", _rewind(record)) for record in rewinds]
+    history = meta.get("spike_history") or meta.get("course")
+    facts += [("rewind", _rewind(record)) for record in history["rewinds"]] if history else []
     tables.print_facts(facts)
     print()
-    _print_arrays(digest.read_manifest(directory)["arrays"])
+    _print_arrays(digest.read_manifest(directory).get("arrays", {}))
     print("\n--config prints the gin configuration.")
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import Any, TypedDict
 
 from palmscale.cli.argument_values import checkpoint, workdir
 from palmscale.cli.parser import add_command
@@ -10,6 +10,11 @@ from palmscale.errors import UserError
 
 # Of the meta: what happened, and what the gin configuration says better.
 _NOT_COMPARED = ("operative_config", "run", "rules", "identity", "spike_history", "course")
+
+
+class _Compared(TypedDict, total=False):
+    identity: dict[str, Any]
+    operative_config: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,11 +70,12 @@ def _side(text: str, run_folder: str | None) -> _Side:
     from palmscale.checkpoint.compare import stored_arrays
     from palmscale.cli.config.write import settings_of
     from palmscale.run import workdir
+    from palmscale.storage.typed_json import checked
 
     path, which = _place(text, run_folder)
     reader = workdir.checkpoints(path)
     step = workdir.choose(reader, which).step
-    meta = reader.read_meta(step) or {}
+    meta = checked(reader.read_meta(step), _Compared, f"the meta of step {step} in {path}")
     settings = {name: value for name, value in meta.items() if name not in _NOT_COMPARED}
     settings["data"] = meta.get("identity", {}).get("data")
     settings |= settings_of(meta.get("operative_config", ""))

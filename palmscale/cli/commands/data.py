@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palmscale.cli.commands import data_show
@@ -40,8 +39,8 @@ def add(commands: Any) -> None:
 def build(args: argparse.Namespace) -> None:
     """Builds the caches that do not exist yet, and prints what all of them contain."""
     from palmscale.cli.config.load import load_run
-    from palmscale.data.open import open_caches
     from palmscale.observe import log, tables
+    from palmscale.run.session import open_caches
 
     log.set_up()
     data = load_run(args.gin_file, args.gin_bindings).data
@@ -57,17 +56,16 @@ def verify(args: argparse.Namespace) -> None:
     """Reads whole caches; a difference raises CorruptionError, which names the file."""
     from palmscale.cli.config.load import load_run
     from palmscale.data.cache import verify as verify_cache
-    from palmscale.data.open import local_processes, open_or_build
-    from palmscale.data.row_cache import RowCache
+    from palmscale.data.open import local_processes
     from palmscale.observe import log, progress
+    from palmscale.run.session import open_cache, open_caches
 
     check_cache_or_gin(args)
     log.set_up()
     if args.cache is not None:
-        caches = [RowCache.open(Path(args.cache))]
+        caches = [open_cache(args.cache)]
     else:
-        parts = load_run(args.gin_file, args.gin_bindings).data.parts()
-        caches = [open_or_build(part) for part in parts.values()]
+        caches = open_caches(load_run(args.gin_file, args.gin_bindings).data).values()
     for cache in caches:
         with progress.bars() as show_progress:
             verify_cache(cache.directory, local_processes(args.processes), show_progress)
@@ -77,10 +75,12 @@ def verify(args: argparse.Namespace) -> None:
 
 def _executor(args: argparse.Namespace, data: "Data") -> "Executor":
     from palmscale.data.build.beam import BeamPipelines
-    from palmscale.data.open import local_processes
+    from palmscale.data.open import cache_directory, local_processes
+    from palmscale.run import place
 
     if args.beam is not None:
-        return BeamPipelines(shlex.split(args.beam), Path(data.cache_directory).expanduser())
+        folder = cache_directory(data, place.cache_directory())
+        return BeamPipelines(shlex.split(args.beam), str(folder))
     return local_processes(args.processes, data.import_modules)
 
 
@@ -100,10 +100,11 @@ def _print_splits(cache: "RowCache") -> None:
 def _facts(cache: "RowCache") -> list[tuple[str, str]]:
     from palmscale.data.sources.source import TRAIN
 
-    vocabulary, bad = cache.vocabulary, cache.manifest["bad_documents"]
+    vocabulary = cache.vocabulary
     facts = [
         ("row", f"{cache.sequence_length:,} tokens"),
         ("vocabulary", f"{vocabulary.name}, {vocabulary.size:,} tokens"),
+        ("held out", f"{100 * cache.held_out_share:.3g}% of the text"),
         ("digest", cache.digest),
     ]
     groups = cache.manifest["splits"][TRAIN]["groups"]
@@ -111,6 +112,6 @@ def _facts(cache: "RowCache") -> list[tuple[str, str]]:
     if len(groups) > 1:
         shares = [f"{name or '(none)'} {g['tokens'] / total:.1%}" for name, g in groups.items()]
         facts.append(("groups", ", ".join(shares)))
-    if bad["count"]:
-        facts.append(("bad", f"{bad['count']:,} documents skipped, such as {bad['first'][0]}"))
+    if cache.skipped:
+        facts.append(("skipped", cache.skipped))
     return facts

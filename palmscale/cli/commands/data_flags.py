@@ -2,7 +2,7 @@
 
 import argparse
 
-from palmscale.cli.argument_values import at_least
+from palmscale.cli.argument_values import at_least, path
 
 
 def add_processes(command: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_processes(command: argparse.ArgumentParser) -> None:
 def add_cache(command: argparse.ArgumentParser) -> None:
     """Adds the optional argument CACHE."""
     command.add_argument(
-        "cache", nargs="?", metavar="CACHE", help="folder of a cache, in place of gin files"
+        "cache", type=path, nargs="?", metavar="CACHE", help="a cache, in place of gin files"
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palmscale.cli.argument_values import at_least
+from palmscale.cli.argument_values import at_least, path
 from palmscale.cli.commands.data_flags import add_cache, check_cache_or_gin
 from palmscale.cli.parser import add_command
 
@@ -28,7 +28,10 @@ def add(commands: Any) -> None:
     command.add_argument("--rows", type=at_least(int, 1), default=3, metavar="N", help="default: 3")
     command.add_argument("--split", choices=("train", "validation"), default="train")
     command.add_argument(
-        "--picture", metavar="FILE", help="plot the documents' lengths and origins as a PNG file"
+        "--picture",
+        type=path,
+        metavar="FILE",
+        help="plot the documents' lengths and origins as a PNG file",
     )
 
 
@@ -39,14 +42,13 @@ def show(args: argparse.Namespace) -> None:
     not mixed: some rows of each component are shown.
     """
     from palmscale.cli.config.load import load_run
-    from palmscale.data.open import open_caches
-    from palmscale.data.row_cache import RowCache
     from palmscale.observe import log
+    from palmscale.run.session import open_cache, open_caches
 
     check_cache_or_gin(args)
     log.set_up()
     if args.cache is not None:
-        _show_cache(RowCache.open(Path(args.cache)), args)
+        _show_cache(open_cache(args.cache), args)
         return
     run = load_run(args.gin_file, args.gin_bindings)
     opened = open_caches(run.data)

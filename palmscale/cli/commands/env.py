@@ -77,12 +77,12 @@ def _devices() -> str:
 
 
 def _caches() -> dict[str, Path]:
-    from palmscale.data.dataset import Data
+    from palmscale.run import place
 
-    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "palmscale"
+    home = place.cache_directory()
     compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return {
-        "row caches": Path(Data.cache_directory).expanduser(),
+        "row caches": home / "data",
         "compiled programs": Path(compiled) if compiled else home / "jax",
         "plans": home / "plans",
     }

@@ -3,7 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from palmscale.cli.parser import add_checkpoint_choice, add_command, add_place, add_workdir
+from palmscale.cli.parser import (
+    add_checkpoint_choice,
+    add_command,
+    add_modules,
+    add_place,
+    add_workdir,
+)
 from palmscale.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +23,7 @@ def add(commands: Any) -> None:
     )
     add_workdir(command)
     add_checkpoint_choice(command)
+    add_modules(command)
     add_place(command)
 
 
@@ -45,17 +52,17 @@ def evaluate(args: argparse.Namespace) -> None:
 def _kept_run(args: argparse.Namespace) -> "Run":
     """Returns the run that the workdir keeps: its config.gin, or what its checkpoints describe."""
     from palmscale.cli.config.load import load_run
-    from palmscale.run.load import stored_run
+    from palmscale.run.stored_run import stored_run
     from palmscale.run.workdir import CONFIG
     from palmscale.storage.place import on_disk, place
 
     config = place(args.workdir) / CONFIG
     if config.is_file():
         with on_disk(config) as gin_file:
-            return load_run([str(gin_file)], args.gin_bindings)
+            return load_run([str(gin_file)], args.gin_bindings, modules=args.modules)
     if args.gin_bindings:
         raise UserError(
             f"--gin.{args.gin_bindings[0]} needs gin files, and {args.workdir} has no {CONFIG}; add"
             " --gin_file."
         )
-    return stored_run(args.workdir)
+    return stored_run(args.workdir, args.modules)

@@ -23,6 +23,11 @@ def add(commands: Any) -> None:
         gin=True,
     )
     command.add_argument(
+        "--settings",
+        action="store_true",
+        help="show every setting instead: its value, where it is set, and what it means",
+    )
+    command.add_argument(
         "--compiled",
         action="store_true",
         help="compile the step for its topology too, and show its collectives and largest arrays",
@@ -31,13 +36,21 @@ def add(commands: Any) -> None:
 
 
 def explain(args: argparse.Namespace) -> None:
-    """Prints every parameter's layout and the totals; with --compiled, the program too."""
-    from palmscale.cli.config.load import load_run
+    """Prints every parameter's layout and the totals; with --compiled, the program too.
+
+    With --settings, prints the run's settings, and nothing else.
+    """
+    from palmscale.cli.config.load import load_run, settings
     from palmscale.observe import log
     from palmscale.plan.report.state import StateLayout
 
     log.set_up()
     run = load_run(args.gin_file, args.gin_bindings)
+    if args.settings:
+        headings = ("setting", "value", "set in", "meaning")
+        rows = [setting.row() for setting in settings()]
+        tables.print_table(headings, rows, piped_width=1000)  # a line each, to search in
+        return
     state = StateLayout.of(run, axis_sizes(run.layout))
     tables.print_table(*state.parameter_rows(), right=(4,))
     print()

@@ -6,9 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from palmscale.cli.argument_values import at_least, share
-from palmscale.cli.parser import add_checkpoint_choice, add_command, add_place, add_workdir
+from palmscale.cli.argument_values import at_least, path, share
+from palmscale.cli.parser import (
+    add_checkpoint_choice,
+    add_command,
+    add_modules,
+    add_place,
+    add_workdir,
+)
 from palmscale.errors import UserError
+from palmscale.seeds import LEAST, MOST
 
 
 def add(commands: Any) -> None:
@@ -16,9 +23,12 @@ def add(commands: Any) -> None:
     command = add_command(commands, "generate", generate, "Write text with a trained model.")
     add_workdir(command)
     add_checkpoint_choice(command)
+    add_modules(command)
     prompt = command.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", help="the text to continue (default: none)")
-    prompt.add_argument("--prompt_file", metavar="FILE", help="a file with the text to continue")
+    prompt.add_argument(
+        "--prompt_file", type=path, metavar="FILE", help="a file with the text to continue"
+    )
     command.add_argument(
         "--max_tokens", type=at_least(int, 1), default=256, metavar="N", help="default: 256"
     )
@@ -36,7 +46,11 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--greedy", action="store_true", help="always the likeliest token")
     command.add_argument(
-        "--seed", type=int, default=0, help="default: 0; the same seed writes the same text"
+        "--seed",
+        type=at_least(int, LEAST, MOST),
+        default=0,
+        metavar="N",
+        help="default: 0; the same seed writes the same text",
     )
     add_place(command)
 
@@ -56,7 +70,7 @@ def generate(args: argparse.Namespace) -> None:
     )
     wanted = {"max_tokens": args.max_tokens, "sampling": sampling, "seed": args.seed}
     with joined(place_of(args), simulated_devices=None, command=command_of(args)) as job:
-        trained = load(args.workdir, args.checkpoint, peers=job.peers)
+        trained = load(args.workdir, args.checkpoint, modules=args.modules, peers=job.peers)
         if args.num_samples == 1:
             pieces = trained.stream(prompt, **wanted)
             if not job.leads:

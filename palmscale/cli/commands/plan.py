@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from palmscale.cli.argument_values import at_least, stage
+from palmscale.cli.argument_values import at_least, path, stage
 from palmscale.cli.parser import add_command, add_run_workdir
 from palmscale.exit_codes import DOES_NOT_FIT
 from palmscale.observe import tables
@@ -53,7 +53,10 @@ def add(commands: Any) -> None:
         help="number of nearby fitting layouts to suggest if the run does not fit (default: 2)",
     )
     command.add_argument(
-        "--save_step", metavar="FILE", help="write the compiled step there, for train to load"
+        "--save_step",
+        type=path,
+        metavar="FILE",
+        help="write the compiled step there, for train to load",
     )
     command.add_argument(
         "--dollars_per_chip_hour", type=at_least(float, 0), metavar="D", help="to show a price"

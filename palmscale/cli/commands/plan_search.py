@@ -40,7 +40,8 @@ def search(args: argparse.Namespace, run: Run, where: Topology) -> int:
         return DOES_NOT_FIT
     path = folder / FOUND_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(gin_text(args.gin_file, args.gin_bindings, where, sequences, found))
+    text = gin_text(args.gin_file, args.gin_bindings, where, sequences, found)
+    path.write_text(text, encoding="utf-8")
     command = shlex.join(["palmscale", "plan", f"--gin_file={path}"])
     print(f"\nThe best layout is in {path}: {command}")
     return 0

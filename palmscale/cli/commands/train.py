@@ -5,6 +5,7 @@ import shlex
 import signal
 from typing import Any
 
+from palmscale.cli.argument_values import path
 from palmscale.cli.parser import add_command, add_place, add_run_workdir
 from palmscale.exit_codes import RESTART_ME
 
@@ -23,11 +24,15 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--compiled_step",
+        type=path,
         metavar="FILE",
         help="load the step that plan --save_step wrote; loading runs it: only files you trust",
     )
     command.add_argument(
-        "--step_log", metavar="FILE", help="log each step's batch and randomness there"
+        "--step_log",
+        type=path,
+        metavar="FILE",
+        help="log each step's batch and randomness there",
     )
     add_place(command)
 

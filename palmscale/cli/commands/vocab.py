@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from palmscale.cli.argument_values import at_least
+from palmscale.cli.argument_values import at_least, path
 from palmscale.cli.parser import add_command
 from palmscale.data.vocab.sentencepiece_model import MAX_SIZE, MIN_SIZE, MODEL_TYPES
 
@@ -35,7 +35,9 @@ def add(commands: Any) -> None:
         metavar="N",
         help=f"number of pieces, {MIN_SIZE} to {MAX_SIZE} (PaLM's)",
     )
-    command.add_argument("--out", required=True, metavar="FILE", help="the model file to write")
+    command.add_argument(
+        "--out", type=path, required=True, metavar="FILE", help="the model file to write"
+    )
     command.add_argument("--model_type", choices=MODEL_TYPES, default="bpe", help="default: bpe")
     command.add_argument(
         "--max_bytes",
@@ -47,7 +49,7 @@ def add(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
     summary = "Check that a vocabulary is lossless, and measure it on held-out text."
     command = add_command(inner, "check", check, summary, gin=True)
-    command.add_argument("model", metavar="MODEL", help="the SentencePiece .model file")
+    command.add_argument("model", type=path, metavar="MODEL", help="the SentencePiece .model file")
 
 
 def train(args: argparse.Namespace) -> None:

@@ -1,11 +1,13 @@
 """What gin accepts in silence and palmscale refuses: checks of everything that files say."""
 
 from palmscale.cli.config import types
+from palmscale.cli.config.settings import settings_of
 from palmscale.cli.config.statements import REQUIRED, Binding, Macro, Statements
 from palmscale.cli.config.syntax import COMMAND_LINE
 from palmscale.cli.config.types import Reference
-from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
+from palmscale.run.meanings import closest
+from palmscale.run.nearest import did_you_mean
 
 
 def check(said: Statements) -> None:
@@ -30,8 +32,9 @@ def check_macros_are_known(said: Statements) -> None:
             raise UserError(f"{place}: unknown macro %{name}{did_you_mean(name, said.macros)}")
     for name, binding in said.macros.items():
         if name not in said.mentions:
-            known = [other for other in said.mentions if other != name]
-            raise UserError(f"{binding.place}: unknown macro {name}{did_you_mean(name, known)}")
+            found = closest(name, {one.name: one.fields for one in settings_of(said)})
+            hint = f"did you mean {found}?" if found else "`palmscale explain --settings` lists all"
+            raise UserError(f"{binding.place}: unknown macro {name}; {hint}")
     for binding in said.bindings.values():
         said.expand(binding.value)
 
@@ -86,7 +89,13 @@ def check_references_are_complete(said: Statements) -> None:
 
 
 def _check_is_complete(said: Statements, reference: Reference, scope: str, place: str) -> None:
-    missing = types.missing(reference.target, set(said.bound_in(scope, reference.target)))
+    bound = said.bound_in(scope, reference.target)
+    missing = types.missing(reference.target, set(bound))
+    if not reference.evaluated and bound and missing:
+        raise UserError(
+            f"{place}: {reference} is called later, with {', '.join(missing)}; a checkpoint would"
+            f" not record {', '.join(bound)}. Refer to a function that returns it, as @NAME()."
+        )
     if reference.evaluated and missing:
         name = reference.name.rpartition("/")[2]
         shown = name if not scope or scope in said.macros else f"{scope}/{name}"
@@ -97,11 +106,7 @@ def _check_is_complete(said: Statements, reference: Reference, scope: str, place
 
 def check_the_command_line_has_effect(said: Statements) -> None:
     """Refuses an override without effect. What a file says may be replaced; a flag may not."""
-    effective = [
-        binding
-        for scope, target in said.reached()
-        for binding in said.bound_in(scope, target).values()
-    ]
+    effective = said.effective()
     live = {name for binding in effective for name in said.macros_in(binding.value)}
     for binding in (*said.macros.values(), *said.bindings.values()):
         of_command_line = binding.place.startswith(COMMAND_LINE)

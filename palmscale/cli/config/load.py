@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import gin
 
 from palmscale.cli.config import checks, types, write
+from palmscale.cli.config.chosen import ChosenModules
 from palmscale.cli.config.reading import ROOT, Reading
+from palmscale.cli.config.settings import Setting, settings_of
 from palmscale.cli.config.statements import Macro, map_items
 from palmscale.cli.config.types import Reference
 from palmscale.errors import UserError
@@ -34,7 +36,11 @@ _OF_ONE_OF = {
 _loaded: Reading | None = None  # as gin keeps the configuration itself
 
 
-def load_run(gin_files: str | Sequence[str], bindings: Sequence[str] = ()) -> "Run":
+def load_run(
+    gin_files: str | Sequence[str],
+    bindings: Sequence[str] = (),
+    modules: Sequence[str] | None = None,
+) -> "Run":
     """Returns the run that gin files and bindings describe; starts nothing.
 
     Args:
@@ -42,14 +48,19 @@ def load_run(gin_files: str | Sequence[str], bindings: Sequence[str] = ()) -> "R
             `configs/`. Modules that they import are also imported wherever text is read.
         bindings: `NAME=VALUE` as on the command line: `TRAIN_STEPS=200`, or `PaLM.dim=64`. A value
             that is not a Python literal is a string.
+        modules: the only ones besides palmscale's own that the files may import and name, where
+            they come with a checkpoint; None: the files are the user's, and may name any.
 
     Raises:
         UserError: an unknown name, an unused or unset macro, a wrong type, a missing file.
     """
     from palmscale.run.run import Run
+    from palmscale.run.stored_run import check_reads_no_code
 
-    load(_some(gin_files), bindings)
+    load(_some(gin_files), bindings, modules=modules)
     run = bound_call(Run)
+    if modules is not None:
+        check_reads_no_code(run.data, modules)
     return dataclasses.replace(run, data=_with_imports(run.data))
 
 
@@ -68,6 +79,12 @@ def load_data(gin_files: str | Sequence[str], bindings: Sequence[str] = ()) -> "
 def operative_config() -> str:
     """Returns, as a gin file, every setting of what has been loaded, defaults included."""
     return write.stored_text(gin.operative_config_str())
+
+
+def settings() -> list[Setting]:
+    """Returns every setting of what has been loaded."""
+    assert _loaded is not None, "loaded"
+    return settings_of(_loaded.said)
 
 
 def setting_of(field: str) -> str:
@@ -111,6 +128,7 @@ def load(
     gin_files: str | Sequence[str],
     bindings: Sequence[str] = (),
     search_paths: Sequence[str | os.PathLike[str]] | None = None,
+    modules: Sequence[str] | None = None,
 ) -> None:
     """Replaces the process's configuration by that of the files, in order, then of the bindings.
 
@@ -118,7 +136,8 @@ def load(
         UserError: as `load_run`; the configuration stays as it was.
     """
     global _loaded
-    reading = Reading(search_paths)
+    chosen = None if modules is None else ChosenModules(tuple(modules))
+    reading = Reading(search_paths, chosen)
     for name in [gin_files] if isinstance(gin_files, str) else gin_files:
         reading.read_file(name)
     for binding in bindings:

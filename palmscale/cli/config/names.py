@@ -1,6 +1,6 @@
 """What the names in a gin file stand for: `PaLM`, or `my_module.X` after `import my_module`."""
 
-import importlib
+import importlib.util
 import pkgutil
 import sys
 from collections.abc import Mapping
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from palmscale.cli.config import moved
-from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
+from palmscale.observe.load_noise import without_load_noise
 from palmscale.run import stable_names
+from palmscale.run.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ def import_module(module: str, place: str) -> None:
     if module in moved.MODULES:
         return
     try:
-        importlib.import_module(module)
+        with without_load_noise():
+            importlib.import_module(module)
     except ImportError as error:
         raise UserError(
             f"{place}: cannot import {module}: {error}{_import_hint(module, error)}"
         ) from error
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise UserError(
             f"{place}: cannot import {module}: {type(error).__name__}: {error}"
         ) from error
@@ -95,7 +97,10 @@ def resolve(selector: str, imports: Mapping[str, str], place: str) -> Symbol:
             for name, module in imports.items()
             for attribute in _callables(module)
         ]
+        module = selector.rpartition(".")[0]
         hint = did_you_mean(selector, [*known, *stable_names.MODULES])
+        if module and _is_found(module):
+            hint = f"; write `import {module}` at the top of the gin file that uses it"
         raise UserError(f"{place}: unknown name {selector}{hint}")
     if (short := moved.symbol(found)) is not None:
         if short not in stable_names.MODULES:
@@ -115,6 +120,13 @@ def resolve(selector: str, imports: Mapping[str, str], place: str) -> Symbol:
         return _ours(name)
     module = _module_in(found)
     return Symbol(found, module, found.removeprefix(f"{module}."), target)
+
+
+def _is_found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # its parent is no package
+        return False
 
 
 def _ours(name: str) -> Symbol:

@@ -11,6 +11,7 @@ from typing import Any
 
 import palmscale
 from palmscale.cli.config import moved, names, types
+from palmscale.cli.config.chosen import ChosenModules
 from palmscale.cli.config.statements import Binding, Macro, Statements, map_items
 from palmscale.cli.config.syntax import (
     COMMAND_LINE,
@@ -20,9 +21,11 @@ from palmscale.cli.config.syntax import (
     parse,
 )
 from palmscale.cli.config.types import Reference
-from palmscale.cli.nearest import did_you_mean
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.run.meanings import closest
+from palmscale.run.nearest import did_you_mean
+from palmscale.storage.place import local_path
 
 _PACKAGE = pathlib.Path(palmscale.__file__).parent
 # In a checkout `configs/` stands beside the package, in an installed wheel inside it.
@@ -38,11 +41,16 @@ class Reading:
         symbols: by target, what the files name.
     """
 
-    def __init__(self, search_paths: Sequence[str | os.PathLike[str]] | None = None) -> None:
+    def __init__(
+        self,
+        search_paths: Sequence[str | os.PathLike[str]] | None = None,
+        chosen: ChosenModules | None = None,
+    ) -> None:
         self.said = Statements()
         self.modules: list[str] = []
         self.symbols: dict[Any, names.Symbol] = {}
         self._search_paths = [pathlib.Path(folder) for folder in search_paths or (".", ROOT)]
+        self._chosen = chosen  # None: the files are the user's, and may name anything
         self._imports: dict[str, str] = {}  # of all files; the command line may use them
         self._renamed: dict[str, dict[str, str]] = {}  # by file: old names and those of today
         self._group_places: dict[str, str] = {}  # where a group got a field by an old name
@@ -56,15 +64,21 @@ class Reading:
             raise UserError(f"{asked_by}: {name} includes itself; remove one of the includes.")
         shown = _shown(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{asked_by}: cannot read {shown}: {error}") from error
+            text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin with a mark.
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{asked_by}: cannot read {shown}: {error}; save it as UTF-8."
+            ) from error
+        except OSError as error:
+            raise UserError(f"{asked_by}: cannot read {shown}: {error.strerror}.") from error
         imports: dict[str, str] = {}
         for statement in parse(text, shown):
             place = f"{shown}:{statement.location.line_num}"
             if isinstance(statement, ImportStatement):
                 self._read_import(statement, imports, place)
             elif isinstance(statement, IncludeStatement):
+                if self._chosen is not None:
+                    raise UserError(f"{place}: the configuration of a workdir includes no files.")
                 open_here = (*open_files, path)
                 self.read_file(statement.filename, asked_by=place, open_files=open_here)
             else:
@@ -103,6 +117,8 @@ class Reading:
         module = statement.module
         if module.startswith("__gin__."):
             return
+        if self._chosen is not None:
+            self._chosen.check_import(module, place)
         names.import_module(module, place)
         whole = statement.is_from or bool(statement.alias)
         imports[statement.bound_name()] = module if whole else module.partition(".")[0]
@@ -137,7 +153,9 @@ class Reading:
         target = self._symbol(selector, imports_of_selector, place, file).target
         known = types.parameters(target)
         if parameter not in known and not types.takes_any_name(target):
-            hint = did_you_mean(parameter, known)
+            owner = names.canonical(selector, imports_of_selector)
+            found = closest(parameter, {name: (f"{owner}.{name}",) for name in known})
+            hint = f"; did you mean {found}?" if found else did_you_mean(parameter, known)
             raise UserError(f"{place}: {selector} has no parameter {parameter}{hint}")
         value = self._value(statement.value, imports, place, file)
         name = f"{scope}{selector}.{parameter}"
@@ -155,7 +173,11 @@ class Reading:
     def _symbol(
         self, selector: str, imports: Mapping[str, str], place: str, file: str = ""
     ) -> names.Symbol:
+        if self._chosen is not None:
+            self._chosen.check_name(selector, imports, place)
         found = names.resolve(selector, imports, place)
+        if self._chosen is not None:
+            self._chosen.check_target(found.target, place)
         first = selector.partition(".")[0]
         was_imported = place.startswith(COMMAND_LINE) and first not in self._imports
         if moved.symbol(names.path(selector, imports) or "") or (
@@ -174,9 +196,10 @@ class Reading:
         self._renamed.setdefault(file, {})[old] = new
 
     def _find(self, name: str, asked_by: str) -> pathlib.Path:
+        given = local_path(name)
         for folder in self._search_paths:
-            if (folder / name).is_file():
-                return (folder / name).resolve()
+            if os.path.isfile(folder / given):
+                return (folder / given).resolve()
         known = {
             str(f.relative_to(p)) for p in self._search_paths for f in p.glob("configs/**/*.gin")
         }

@@ -83,7 +83,7 @@ class Statements:
         """Returns the macros that the value uses, and those that these use."""
         if isinstance(value, Macro) and value.name != REQUIRED:
             return {value.name} | self.macros_in(self.macros[value.name].value)
-        return {name for item in _items(value) for name in self.macros_in(item)}
+        return {name for item in items(value) for name in self.macros_in(item)}
 
     def references(self, value: Any, scope: str) -> Iterator[tuple[Reference, str]]:
         """Yields the references in `value` and the scope in which gin calls each.
@@ -94,7 +94,7 @@ class Statements:
             yield value, value.name.rpartition("/")[0] or scope
         elif isinstance(value, Macro) and value.name != REQUIRED:
             yield from self.references(self.macros[value.name].value, value.name)
-        for item in _items(value):
+        for item in items(value):
             yield from self.references(item, scope)
 
     def bound_in(self, scope: str, target: Any) -> dict[str, Binding]:
@@ -127,6 +127,11 @@ class Statements:
                         reached[inner, reference.target] = None
                         waiting.append((inner, reference.target))
         return list(reached)
+
+    def effective(self) -> list[Binding]:
+        """Returns the bindings of all that is made."""
+        reached = self.reached()
+        return [b for scope, target in reached for b in self.bound_in(scope, target).values()]
 
     def replacement(self, used: Any, above: tuple[Any, ...] = ()) -> Binding | None:
         """Returns the line that took the place of one by which `used` would have an effect.
@@ -163,7 +168,8 @@ def map_items(function: Any, value: Any) -> Any:
     return type(value)(map(function, value)) if type(value) in (list, tuple) else value
 
 
-def _items(value: Any) -> list[Any]:
+def items(value: Any) -> list[Any]:
+    """Returns what a list, tuple or dict holds, its keys included; nothing of another value."""
     if isinstance(value, Mapping):
         return [*value, *value.values()]
     return list(value) if isinstance(value, (list, tuple)) else []
@@ -173,4 +179,4 @@ def _mentioned(value: Any) -> list[Reference | Macro]:
     """Returns the macros and references that stand in `value` itself."""
     if isinstance(value, (Reference, Macro)):
         return [value]
-    return [found for item in _items(value) for found in _mentioned(item)]
+    return [found for item in items(value) for found in _mentioned(item)]

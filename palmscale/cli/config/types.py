@@ -83,29 +83,23 @@ def fits(value: Any, wanted: Any) -> bool:
     kind = origin or wanted
     if not inspect.isclass(kind) or kind is collections.abc.Callable:
         return kind is not collections.abc.Callable
-    try:
-        return isinstance(value, kind) and _items_fit(value, kind, args)
-    except TypeError:  # A protocol that cannot be checked at run time.
-        return True
+    return _is_a(type(value), kind) and _items_fit(value, kind, args)
 
 
 def _reference_fits(value: Reference, kind: Any) -> bool:
-    if not value.evaluated:
-        return (
-            kind is type
-            or not inspect.isclass(kind)
-            or kind not in (int, float, bool, str, tuple, list, dict)
-        )
+    if not value.evaluated:  # The function or class itself.
+        return not inspect.isclass(kind) or _is_a(type(value.target), kind)
     made = value.target if inspect.isclass(value.target) else hint(value.target, "return")
-    try:
-        return (
-            made is Any
-            or not inspect.isclass(made)
-            or not inspect.isclass(kind)
-            or issubclass(made, kind)
-        )
-    except TypeError:
-        return True
+    made = typing.get_origin(made) or made
+    return made is Any or not (inspect.isclass(made) and inspect.isclass(kind)) or _is_a(made, kind)
+
+
+def _is_a(made: type, kind: type) -> bool:
+    """Returns whether a class is a `kind`, or has all methods of that protocol."""
+    if not getattr(kind, "_is_protocol", False):
+        return issubclass(made, kind)
+    methods = {name for c in kind.__mro__ for name, value in vars(c).items() if callable(value)}
+    return all(hasattr(made, name) for name in methods)
 
 
 def _items_fit(value: Any, kind: Any, args: tuple) -> bool:
@@ -148,5 +142,5 @@ def suggestion(value: Any, wanted: Any) -> Any:
     if isinstance(value, (list, tuple)):
         candidates = [tuple(value), list(value)]
     if isinstance(value, Reference):
-        candidates = [Reference(value.name, value.target, not value.evaluated)]
+        candidates = [] if value.evaluated else [Reference(value.name, value.target, True)]
     return next((c for c in candidates if c is not None and fits(c, wanted)), None)

@@ -13,6 +13,8 @@ from typing import Any
 
 from palmscale.data.build.processes import Count
 from palmscale.errors import UserError
+from palmscale.storage.objects import ObjectPath
+from palmscale.storage.place import place
 
 
 class BeamPipelines:
@@ -21,10 +23,19 @@ class BeamPipelines:
     Args:
         flags: Beam's flags, such as `--runner=FlinkRunner`; none: the DirectRunner.
         directory: a folder that every worker sees under the same path; results pass through it.
+
+    Raises:
+        UserError: the folder is in a bucket.
     """
 
     def __init__(self, flags: Sequence[str], directory: str | Path):
-        self._flags, self._directory = list(flags), Path(directory)
+        folder = place(directory)
+        if isinstance(folder, ObjectPath):
+            raise UserError(
+                f"Data.cache_directory={folder} cannot be used with Beam, whose workers write"
+                " files; expected a folder that all of them mount, for example the mounted bucket."
+            )
+        self._flags, self._directory = list(flags), folder.expanduser()
 
     def each(
         self, function: Callable[[Any, Count], Any], items: Sequence[Any], count: Count

@@ -8,6 +8,7 @@ of the documents, the seed and the sequence length.
 import contextlib
 import functools
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from palmscale.errors import UserError
 
 Progress = Callable[[str, int, int | None], None]  # (activity, bytes done, bytes in all if known)
 
+_LOCK_SECONDS = 0.5
 _UNIT_BYTES = 1 << 25  # small files are combined into a work unit of this size
 SPILLING, WRITING = "Reading documents", "Writing rows"
 
@@ -47,11 +49,12 @@ def build_cache(
     packing: str = CONCATENATE,
     executor: Executor = LocalProcesses(1),
     progress: Progress = lambda what, done, total: None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> RowCache:
     """Builds a cache in `directory`, which appears complete or not at all, and returns it.
 
     What a killed build of the same directory completed is kept. A concurrent builder waits and
-    reuses the result.
+    reuses the result; it calls `waiting` about once a second.
 
     Raises:
         UserError: there would be no row to train on, a document is bad, or the disk is full or not
@@ -66,16 +69,17 @@ def build_cache(
         )
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(directory):
+        with exclusive(directory, waiting):
             if not (directory / MANIFEST).exists():
                 partial = directory.with_name(f".{directory.name}.partial")
                 work = directory.with_name(f".{directory.name}.work")
                 for folder in (partial, work):
                     folder.mkdir(exist_ok=True)
                 vocabulary = corpus.source.vocabulary(vocabulary)
+                shards = corpus.source.shards()
                 documents = SpillSpec(
                     corpus=corpus,
-                    shards=tuple(corpus.source.shards()),
+                    split_of=corpus.split_of(shards),
                     vocabulary=vocabulary,
                     seed=seed,
                     work=work,
@@ -89,7 +93,7 @@ def build_cache(
                     packing=packing,
                 )
                 if not (partial / MANIFEST).exists():
-                    _build(documents, files, executor, progress)
+                    _build(shards, documents, files, executor, progress)
                 shutil.rmtree(work)
                 partial.rename(directory)
     except OSError as error:
@@ -101,12 +105,16 @@ def build_cache(
 
 
 def _build(
-    documents: SpillSpec, files: RowFileSpec, executor: Executor, progress: Progress
+    shards: Sequence[SourceShard],
+    documents: SpillSpec,
+    files: RowFileSpec,
+    executor: Executor,
+    progress: Progress,
 ) -> None:
-    units = _units(documents.shards)
+    units = _units(shards)
     records = _spill_all(units, documents, files, executor, progress)
     totals = {split: _total(records.values(), split) for split in SPLITS}
-    _check_documents(documents, files, totals)
+    _check_documents(shards, documents, files, totals)
     runs = {
         name: {split: entry["runs"] for split, entry in record["splits"].items()}
         for name, record in records.items()
@@ -124,7 +132,11 @@ def _build(
         "corpus": documents.corpus.definition(),
         "sources": [source for unit in units for source in records[unit.name]["sources"]],
         "bad_documents": {
-            "count": sum(record["bad_documents"]["count"] for record in records.values()),
+            # Documents, and damaged files whose rest has an unknown number of documents.
+            **{
+                what: sum(record["bad_documents"][what] for record in records.values())
+                for what in ("count", "rests")
+            },
             "first": [
                 place for unit in units for place in records[unit.name]["bad_documents"]["first"]
             ][: spilling.NAMED_BAD_DOCUMENTS],
@@ -163,7 +175,7 @@ def _spill_all(
     stored = {unit.name: sum(shard.bytes for shard in unit.shards) for unit in units}
     records, done = {}, 0
     for unit in units:
-        if record := spilling.finished(unit, documents.work):
+        if record := spilling.finished(unit, documents):
             records[unit.name] = record
             done += _text_bytes(record)
 
@@ -246,11 +258,16 @@ def _total(records: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
     return total | {"length_histogram": [int(n) for n in lengths]}
 
 
-def _check_documents(documents: SpillSpec, files: RowFileSpec, totals: dict[str, Any]) -> None:
+def _check_documents(
+    shards: Sequence[SourceShard],
+    documents: SpillSpec,
+    files: RowFileSpec,
+    totals: dict[str, Any],
+) -> None:
     given = totals[TRAIN]["given_tokens"]
     if not given:
         raise UserError(
-            f"the corpus is empty: none of its {len(documents.shards)} files has text to train on;"
+            f"the corpus is empty: none of its {len(shards)} files has text to train on;"
             f" correct {documents.corpus.source.field}."
         )
     if files.packing == CONCATENATE and given < files.sequence_length:
@@ -270,7 +287,7 @@ def _text_bytes(record: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Makes a second builder of the same cache wait, if the file system supports locks."""
     try:
         import fcntl
@@ -279,5 +296,11 @@ def _exclusive(directory: Path) -> Iterator[None]:
         return
     with open(directory.parent / f".{directory.name}.lock", "w") as lock:
         with contextlib.suppress(OSError):  # no locks: both builders write the same rows
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    waiting()
+                    time.sleep(_LOCK_SECONDS)
         yield

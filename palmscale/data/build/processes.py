@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from palmscale.observe import log
+from palmscale.observe.load_noise import without_load_noise
 
-Count = Callable[[int], None]  # called with the amount of further progress
+# Called with the amount of further progress; 0: the work goes on, with nothing to count yet.
+Count = Callable[[int], None]
 _POLL_SECONDS = 0.2
 
 
@@ -63,11 +65,11 @@ class LocalProcesses:
             return
         # Not forked: a child would inherit the held locks of the threads of JAX and TensorFlow.
         context = multiprocessing.get_context("spawn")
-        counter, stop = context.Value("q", 0), context.Event()
+        counter, stop = context.Array("q", 2), context.Event()
         pool = concurrent.futures.ProcessPoolExecutor(
             processes, context, initializer=_begin, initargs=(counter, stop, self._modules)
         )
-        counted = 0
+        counted = calls = 0
         try:
             with _script_hidden():  # `submit` starts the processes
                 pending = {pool.submit(_call, function, item) for item in items}
@@ -75,10 +77,10 @@ class LocalProcesses:
                 done, pending = concurrent.futures.wait(
                     pending, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
                 )
-                now = counter.value
-                if now > counted:
+                now, calls_now = counter[:]
+                if calls_now > calls:
                     count(now - counted)
-                    counted = now
+                    counted, calls = now, calls_now
                 for future in done:
                     yield future.result()
         except concurrent.futures.process.BrokenProcessPool:
@@ -131,7 +133,8 @@ class _Stopped(Exception):
     pass
 
 
-_shared: list[Any] = []  # in a worker: the counter, and the event that asks it to stop
+# In a worker: amount and number of calls of `Count`, and the event that asks it to stop.
+_shared: list[Any] = []
 
 
 def _begin(counter: Any, stop: Any, modules: Sequence[str]) -> None:
@@ -139,7 +142,8 @@ def _begin(counter: Any, stop: Any, modules: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent stops
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for module in modules:
-        importlib.import_module(module)
+        with without_load_noise():
+            importlib.import_module(module)
 
 
 def _end_with_parent() -> None:
@@ -157,4 +161,5 @@ def _count(more: int) -> None:
     if stop.is_set():
         raise _Stopped
     with counter.get_lock():
-        counter.value += more
+        counter[0] += more
+        counter[1] += 1

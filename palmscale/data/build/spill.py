@@ -21,6 +21,7 @@ from palmscale.data.pack import token_dtype
 from palmscale.data.permutation import mix_bits
 from palmscale.data.sources import paths
 from palmscale.data.sources.corpus import FAIL, Corpus
+from palmscale.data.sources.held_out import SplitOf
 from palmscale.data.sources.source import BadDocument, Example, SourceShard
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
@@ -38,14 +39,14 @@ class SpillSpec:
 
     Attributes:
         corpus: of the documents.
-        shards: all shards of the corpus: which are held out depends on all of them.
+        split_of: the split of each document.
         vocabulary: of the tokens.
         seed: of the documents' order.
         work: folder of the units' files.
     """
 
     corpus: Corpus
-    shards: tuple[SourceShard, ...]
+    split_of: SplitOf
     vocabulary: Vocabulary
     seed: int
     work: Path
@@ -80,22 +81,23 @@ def spill(unit: WorkUnit, count: Callable[[int], None], *, spec: SpillSpec) -> d
         UserError: a document is bad and the corpus does not skip them, or a file changed while it
             was read.
     """
-    split_of = spec.corpus.split_of(spec.shards)
     writers: dict[str, _SortedRuns] = {}
-    bad, named, sources, uncounted = 0, [], [], 0
+    bad, rests, named, sources, uncounted = 0, 0, [], [], 0
     for shard in unit.shards:
         key_of = document_key(spec.seed, shard.name)
-        digest = paths.digest(shard.path) if shard.path else shard.stamp
+        count(0)
+        digest = paths.digest(shard.path, lambda: count(0)) if shard.path else shard.stamp
         examples = spec.corpus.source.examples(shard, spec.vocabulary)
         for number, example in enumerate(examples):
             if isinstance(example, BadDocument):
                 if spec.corpus.on_bad_document == FAIL:
                     raise UserError(f"{example.location}: {example.reason}")
-                bad += 1
+                bad += example.documents or 0
+                rests += example.documents is None
                 if len(named) < NAMED_BAD_DOCUMENTS:
                     named.append(f"{example.location}: {example.reason}")
             elif example is not None and len(example.ids):
-                split = split_of(shard, number)
+                split = spec.split_of(shard, number)
                 if split not in writers:
                     writers[split] = _SortedRuns(spec, f"{unit.name}.{split}")
                 writers[split].add(key_of(number), example)
@@ -113,23 +115,25 @@ def spill(unit: WorkUnit, count: Callable[[int], None], *, spec: SpillSpec) -> d
     count(uncounted)
     record = {
         "unit": unit.name,
+        "split_of": spec.split_of.digest,
         "sources": sources,
-        "bad_documents": {"count": bad, "first": named},
+        "bad_documents": {"count": bad, "rests": rests, "first": named},
         "splits": {split: writer.close() for split, writer in sorted(writers.items())},
     }
     write_record(spec.work / f"{unit.name}.json", record)
     return record
 
 
-def finished(unit: WorkUnit, work: Path) -> dict[str, Any] | None:
+def finished(unit: WorkUnit, spec: SpillSpec) -> dict[str, Any] | None:
     """Returns the record of a unit that an earlier build completed from unchanged files."""
     try:
-        record = json.loads((work / f"{unit.name}.json").read_text())
+        record = json.loads((spec.work / f"{unit.name}.json").read_text())
     except (OSError, ValueError):
         return None
     read = [(source["name"], source["bytes"], source["stamp"]) for source in record["sources"]]
     now = [(shard.name, shard.bytes, shard.stamp) for shard in unit.shards]
-    return record if read == now else None
+    is_same = read == now and record.get("split_of") == spec.split_of.digest
+    return record if is_same else None
 
 
 class _SortedRuns:

@@ -1,14 +1,14 @@
 """A corpus: a source of documents, and which of them are held out for evaluation."""
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from palmscale.data.sources.held_out import SplitOf, split_of
 from palmscale.data.sources.huggingface import HuggingFace
 from palmscale.data.sources.jsonl_parquet import Jsonl, Parquet, Pile
 from palmscale.data.sources.seqio_tasks import SeqioTask, Tfds
-from palmscale.data.sources.source import TRAIN, VALIDATION, Source, SourceShard
+from palmscale.data.sources.source import Document, Source, SourceShard, TextSource, text_bytes
 from palmscale.data.sources.text_files import SourceDirectories, StandardLibrary, TextFiles
 from palmscale.errors import UserError
 
@@ -21,16 +21,16 @@ Files = str | tuple[str, ...]
 class Corpus:
     """Documents to train on, the fraction to hold out, and what to do with bad documents.
 
-    Whole units are held out, so that training never sees the rest of one. A unit is a file, or a
-    top-level package of source code. Units are taken in the order of the sha256 of their names
-    until `held_out_fraction` of the bytes is reached. If the source is a single file of many
-    documents, each document is held out by the sha256 of its own name. A single document is never
-    held out. A source that has a split "validation" keeps it.
+    Whole units are held out: files, or top-level packages of source code. If no choice of files
+    comes close to `held_out_fraction` of the bytes and the files hold many documents each,
+    documents are held out one by one; see `held_out.split_of`. A single document is never held out.
+    A source that has a split "validation" keeps it.
 
     Attributes:
-        source: of the documents.
-        held_out_fraction: at least 0 and below 1.
+        source: where the documents come from.
+        held_out_fraction: of the text, for evaluation: at least 0 and below 1.
         on_bad_document: `fail`; or `skip`, which counts them in the manifest and names the first.
+            A damaged file's rest counts as its documents if their number is known.
 
     Raises:
         UserError: a field is out of range.
@@ -41,6 +41,11 @@ class Corpus:
     on_bad_document: str = FAIL
 
     def __post_init__(self) -> None:
+        if isinstance(self.source, str) or not hasattr(self.source, "shards"):
+            raise UserError(
+                f"Corpus.source={self.source!r} is not a source of documents; expected for example"
+                " TextFiles(files='my/*.txt')."
+            )
         if not 0 <= self.held_out_fraction < 1:
             raise UserError(
                 f"Corpus.held_out_fraction={self.held_out_fraction} is out of range; expected at"
@@ -61,44 +66,18 @@ class Corpus:
             "on_bad_document": self.on_bad_document,
         }
 
-    def split_of(self, shards: Iterable[SourceShard]) -> Callable[[SourceShard, int], str]:
+    def split_of(self, shards: Iterable[SourceShard]) -> SplitOf:
         """Returns the function from (shard, number of a document in it) to the split's name.
 
-        `shards` are all shards of the source: which units are held out depends on all of them.
+        `shards` are all shards of the source: which documents are held out depends on all of them.
         """
-        shards = list(shards)
-        unassigned = [shard for shard in shards if shard.split is None]
-        if len(unassigned) == 1 and unassigned[0].has_many_documents:
-            return lambda shard, number: shard.split or self._split_of_document(shard, number)
-        sizes: dict[str, int] = {}
-        for shard in unassigned:
-            unit = shard.holdout_unit or shard.name
-            sizes[unit] = sizes.get(unit, 0) + shard.bytes
-        held_out = _held_out_units(sizes, self.held_out_fraction)
-        splits = {
-            shard.name: shard.split
-            or (VALIDATION if (shard.holdout_unit or shard.name) in held_out else TRAIN)
-            for shard in shards
-        }
-        return lambda shard, number: splits[shard.name]
+        is_text = isinstance(self.source, TextSource)
+        return split_of(shards, self.held_out_fraction, self._text_sizes if is_text else None)
 
-    def _split_of_document(self, shard: SourceShard, number: int) -> str:
-        name = f"{shard.name}:{number}"
-        fraction = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
-        return VALIDATION if fraction < self.held_out_fraction else TRAIN
-
-
-def _held_out_units(sizes: dict[str, int], fraction: float) -> set[str]:
-    if len(sizes) < 2 or not fraction:
-        return set()
-    wanted_bytes, held_bytes, units = fraction * sum(sizes.values()), 0, set()
-    by_hash = sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest())
-    for unit in by_hash[:-1]:  # at least one unit always remains for training
-        if units and held_bytes >= wanted_bytes:
-            break
-        units.add(unit)
-        held_bytes += sizes[unit]
-    return units
+    def _text_sizes(self, shard: SourceShard) -> Iterator[int]:
+        for document in self.source.documents(shard):
+            is_text = isinstance(document, Document) and document.text
+            yield text_bytes(document) if is_text else 0
 
 
 def one_of(
@@ -114,8 +93,18 @@ def one_of(
 ) -> Source:
     """Returns the one source that is given, or Python's standard library if none is.
 
+    Args:
+        text_files: UTF-8 files, one document each: a glob pattern, or several.
+        jsonl_files: JSON lines, one document each, under the key `text`: a pattern, or several.
+        pile_files: The Pile's files, counted by set: a pattern, or several.
+        parquet_files: Parquet, one document per row, in the column `text`: a pattern, or several.
+        hf_dataset: a Hugging Face data set: a name on the hub, or a local folder.
+        tfds_dataset: a prepared TensorFlow Datasets data set, such as `c4/en:3.0.1`.
+        source_directories: folders whose `.py` files are read, tests apart.
+        mixture_or_task: a SeqIO Task or Mixture, by its registered name.
+
     Raises:
-        UserError: more than one is given.
+        UserError: more than one is given, or one is empty.
     """
     choices = {
         "text_files": (text_files, lambda value: TextFiles(files=value)),
@@ -130,7 +119,13 @@ def one_of(
         ),
         "mixture_or_task": (mixture_or_task, lambda value: SeqioTask(mixture_or_task=value)),
     }
-    given = [(name, value, make) for name, (value, make) in choices.items() if value]
+    given = [(name, value, make) for name, (value, make) in choices.items() if value is not None]
+    for name, value, _ in given:
+        if not value:
+            raise UserError(
+                f"one_of.{name}={value!r} is empty; name the text, or set it to None for another"
+                " source."
+            )
     if len(given) > 1:
         names = " and ".join(f"one_of.{name}" for name, *_ in given)
         raise UserError(f"{names} are all set; a corpus has one source: keep one of them.")

@@ -1,11 +1,14 @@
 """Hugging Face datasets as a source, from the hub or a local folder. Needs the extra `hf`."""
 
 import functools
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from palmscale.data.sources import local_files, split_names
 from palmscale.data.sources.jsonl_parquet import broken, columns, from_record
 from palmscale.data.sources.source import (
     TRAIN,
@@ -16,14 +19,20 @@ from palmscale.data.sources.source import (
     TextSource,
 )
 from palmscale.errors import UserError
+from palmscale.storage.place import local_path
 
 _SHARD_ROWS = 100_000
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
+_COMPRESSED = re.compile(r"\.(gz|zst|bz2|xz)$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFace(TextSource):
-    """A dataset of the Hugging Face `datasets` library; its split "validation" is used if present.
+    """A dataset of the Hugging Face `datasets` library.
+
+    Of its splits, "train" is trained on, and "validation" (or "valid", "val", "dev", "eval") is
+    held out; no other split is read. In a folder of files, the names of files and folders say the
+    split; see `split_names.by_split`.
 
     Attributes:
         dataset: a name on the hub, a folder of JSON, Parquet or Arrow files, or a folder that
@@ -97,7 +106,8 @@ class HuggingFace(TextSource):
             for row, record in enumerate(part, 1):
                 yield from_record(record, f"{self.dataset}/{shard.name}:{row}", self)
         except ValueError as error:  # what Arrow raises for a damaged file
-            yield broken(f"{self.dataset}/{shard.name}:{row + 1}", error)
+            rest = None if self.streaming else len(part) - row
+            yield broken(f"{self.dataset}/{shard.name}:{row + 1}", error, rest)
         except OSError as error:
             raise RuntimeError(
                 f"reading {self.dataset!r} failed in {shard.name} ({error}); start again: finished"
@@ -116,26 +126,29 @@ def _load(source: HuggingFace) -> tuple[dict[str, Any], str]:
             " installed; install it with `pip install 'palmscale[hf]'`."
         ) from None
     datasets.disable_progress_bars()
-    folder = Path(source.dataset).expanduser()
+    folder = local_path(source.dataset)
     try:
         if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(str(folder))
             splits = dict(loaded) if isinstance(loaded, dict) else {TRAIN: loaded}
-            return splits, "-".join(part._fingerprint for part in splits.values())
+            return split_names.renamed(splits), "-".join(
+                part._fingerprint for part in splits.values()
+            )
         name, files = source.dataset, None
         if folder.is_dir():
-            kinds = {_FORMATS.get(path.suffix) for path in folder.iterdir()} - {None}
-            if len(kinds) == 1:
-                (name,), files = kinds, _files_by_split(folder)
+            name = str(folder)
+            found = _files(folder)
+            if len(set(found.values())) == 1:
+                (name,), files = set(found.values()), _by_split(folder, found)
         builder = datasets.load_dataset_builder(
             name, source.config, data_files=files, revision=source.revision
         )
         # The hash is that of the commit for the hub, but that of the library's code for files.
         stamp = builder.config_id if files else f"{builder.config_id}-{builder.hash}"
         if source.streaming:
-            return dict(builder.as_streaming_dataset()), stamp
+            return split_names.renamed(builder.as_streaming_dataset()), stamp
         builder.download_and_prepare()
-        return dict(builder.as_dataset()), stamp
+        return split_names.renamed(builder.as_dataset()), stamp
     except Exception as error:  # the library's exceptions have no common base class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -144,11 +157,24 @@ def _load(source: HuggingFace) -> tuple[dict[str, Any], str]:
         ) from None
 
 
-def _files_by_split(folder: Path) -> dict[str, list[str]]:
-    files = sorted(path for path in folder.iterdir() if path.suffix in _FORMATS)
-    held_out = [path for path in files if path.stem.startswith(VALIDATION)]
-    splits = {TRAIN: [str(path) for path in files if path not in held_out]}
-    return splits | ({VALIDATION: [str(path) for path in held_out]} if held_out else {})
+def _files(folder: Path) -> dict[str, str]:
+    """Returns the format of each data file below a folder, by its relative path, sorted."""
+    names = [
+        os.path.relpath(os.path.join(below, name), folder)
+        for below, names in local_files.walk(str(folder))
+        for name in names
+    ]
+    formats = {name: _FORMATS.get(Path(_COMPRESSED.sub("", name)).suffix) for name in names}
+    return {name: kind for name, kind in sorted(formats.items()) if kind}
+
+
+def _by_split(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    splits = split_names.by_split(names)
+    return {
+        split: [str(folder / name) for name in splits[split]]
+        for split in (TRAIN, VALIDATION)
+        if split in splits
+    }
 
 
 def _stored_bytes(part: Any, count: int) -> int:

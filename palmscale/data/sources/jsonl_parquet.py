@@ -1,25 +1,15 @@
 """Sources whose files hold many documents each: JSON lines, The Pile, Parquet. All are streamed."""
 
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
-import zstandard
-
-from palmscale.data.sources import paths
+from palmscale.data.sources import compression, paths
 from palmscale.data.sources.source import BadDocument, Document, SourceShard, TextSource
 from palmscale.errors import UserError
 
-_PLAIN_BYTES = 1 << 20
-_COMPRESSED_BYTES = 1 << 14  # decompressed at once: the result is held in memory
-_WINDOW_BYTES = 1 << 31  # that of `zstd --long=31`, the maximum; the default is 128 MiB
 _PARQUET_ROWS = 512
-
-
-class _Broken(Exception):
-    """The rest of a file cannot be read; the message is the reason."""
 
 
 class _ManyDocuments(TextSource):
@@ -44,7 +34,7 @@ class _ManyDocuments(TextSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl(_ManyDocuments):
-    """Files with a JSON object on each line: .jsonl, .jsonl.gz or .jsonl.zst.
+    """Files with a JSON object on each line, plain or compressed (gzip, zstd, bzip2 or xz).
 
     A dot in a key enters a nested object: `meta.pile_set_name`.
 
@@ -125,7 +115,7 @@ class Parquet(_ManyDocuments):
                 " `pip install 'palmscale[hf]'`."
             ) from None
         keys = columns(self)
-        number = 0
+        number, rows = 0, None
         try:
             with paths.open_binary(shard.path) as stream:
                 file = parquet.ParquetFile(stream, page_checksum_verification=True)
@@ -135,6 +125,7 @@ class Parquet(_ManyDocuments):
                         f" {', '.join(file.schema_arrow.names)}); set Parquet.text_key,"
                         " Parquet.prompt_key and Parquet.group_key to existing columns."
                     )
+                rows = file.metadata.num_rows
                 for batch in file.iter_batches(_PARQUET_ROWS, columns=keys):
                     for row in _rows(batch):
                         number += 1
@@ -144,7 +135,7 @@ class Parquet(_ManyDocuments):
                         else:
                             yield from_record(row, location, self)
         except (OSError, pyarrow.ArrowException) as error:
-            yield broken(f"{shard.path}:{number + 1}", error)
+            yield broken(f"{shard.path}:{number + 1}", error, rows and rows - number)
 
 
 def columns(keys: Any) -> list[str]:
@@ -206,7 +197,7 @@ def _lines(shard: SourceShard) -> Iterator[tuple[str, bytes | BadDocument]]:
     number, begun = 0, []  # parts of a line, joined once it is complete: a long one is copied once
     try:
         with paths.open_binary(shard.path) as stream:
-            for chunk in _chunks(stream, shard.path):
+            for chunk in compression.chunks(stream, shard.path):
                 *lines, rest = chunk.split(b"\n")
                 if lines:
                     lines[0] = b"".join([*begun, lines[0]])
@@ -215,7 +206,7 @@ def _lines(shard: SourceShard) -> Iterator[tuple[str, bytes | BadDocument]]:
                     number += 1
                     yield f"{shard.path}:{number}", line
                 begun.append(rest)
-    except _Broken as error:
+    except compression.Broken as error:
         yield "", broken(f"{shard.path}:{number + 1}", error)
         return
     if rest := b"".join(begun):
@@ -231,12 +222,16 @@ def _rows(batch: Any) -> list[dict[str, Any] | UnicodeDecodeError]:
         return [row for i in range(len(batch)) for row in _rows(batch.slice(i, 1))]
 
 
-def broken(location: str, error: Exception) -> BadDocument:
-    """Returns the stand-in for the rest of a file that is damaged or truncated at `location`."""
+def broken(location: str, error: Exception, documents: int | None = None) -> BadDocument:
+    """Returns the stand-in for the rest of a file that is damaged or truncated at `location`.
+
+    `documents` is the number of documents in the rest; None: it is unknown.
+    """
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return BadDocument(
         location,
         f"the file cannot be read from here on ({first}); fetch it again, or leave it out.",
+        documents,
     )
 
 
@@ -252,36 +247,3 @@ def _not_utf8(location: str, error: UnicodeDecodeError, what: str) -> BadDocumen
         location,
         f"byte {error.start} of {what} is not UTF-8; convert the file, or leave the document out.",
     )
-
-
-def _chunks(stream: BinaryIO, path: str) -> Iterator[bytes]:
-    if path.endswith(".zst"):
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
-        return _decompressed(stream, decompressor.decompressobj, zstandard.ZstdError)
-    if path.endswith(".gz"):
-        # gzip ignores zeros at the end, which tapes leave.
-        return _decompressed(stream, lambda: zlib.decompressobj(wbits=31), zlib.error, b"\0")
-    return iter(lambda: stream.read(_PLAIN_BYTES), b"")
-
-
-def _decompressed(
-    stream: BinaryIO, begin: Any, error_type: type[Exception], padding: bytes = b""
-) -> Iterator[bytes]:
-    # Frame by frame, each to its end: the libraries' own streams accept a truncated file.
-    frame, is_after_frame = None, False
-    while data := stream.read(_COMPRESSED_BYTES):
-        while data:
-            if frame is None:
-                data = data.lstrip(padding) if is_after_frame else data
-                if not data:
-                    break
-                frame = begin()
-            try:
-                yield frame.decompress(data)
-            except (error_type, EOFError) as error:
-                raise _Broken(f"damaged: {error}") from None
-            data = b""
-            if frame.eof:
-                data, frame, is_after_frame = frame.unused_data, None, True
-    if frame is not None:
-        raise _Broken("truncated")

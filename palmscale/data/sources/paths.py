@@ -5,15 +5,19 @@ import hashlib
 import io
 import os
 import posixpath
+import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from palmscale.data.sources import local_files
 from palmscale.errors import UserError
 
 # What object stores report about a file; the first that is present changes with the content.
 _CHECKSUMS = ("md5Hash", "crc32c", "etag", "ETag")
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "abfs": "adlfs", "az": "adlfs", "hf": "huggingface_hub"}
+_DIGESTED_BYTES = 1 << 24  # at a time
 _ANSWER_SECONDS = 10  # for the first answer of an object store; its library retries for minutes
 
 
@@ -37,35 +41,87 @@ class FoundFile:
 def find(patterns: str | Sequence[str], field: str) -> list[FoundFile]:
     """Returns the files that match any of the glob patterns, sorted by name; `**` spans folders.
 
+    Linked folders are read. Hidden files and folders are left out unless the pattern names the dot.
+
     Raises:
-        UserError: a pattern matches no file; the message says that `field` holds it.
+        UserError: a pattern matches no file, or one that cannot be read; the message says that
+            `field` holds it.
     """
-    found: dict[str, FoundFile] = {}
+    found: dict[Any, FoundFile] = {}
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        _check_answers(pattern)
-        system, root = _system(pattern)
-        try:
-            details = system.glob(root, detail=True)
-        except OSError as error:
-            raise _unreadable(pattern, error) from None
-        files = {}
-        for path, info in details.items():
-            url = system.unstrip_protocol(path) if "://" in pattern else path
-            info = _followed(system, info, url)
-            if info["type"] != "directory":
-                # Paths in a bucket have no leading slash; both kinds may occur together.
-                files[url] = FoundFile(path.lstrip("/"), url, info["size"], _stamp(info))
+        files = _remote_files(pattern) if "://" in pattern else _local_files(pattern, field)
         if not files:
             raise UserError(
-                f"{field}={pattern!r} matches no file in {_glob_root(root)}; correct the pattern."
+                f"{field}={pattern!r} matches no file in {_glob_root(_system(pattern)[1])}; correct"
+                " the pattern."
             )
-        found |= files
+        for file in files:
+            is_local = "://" not in file.path
+            found.setdefault(local_files.identity(file.path) if is_local else file.path, file)
+    if not found:
+        raise UserError(f"{field}={patterns!r} names no files; expected at least one pattern.")
     common = posixpath.commonpath([posixpath.dirname(file.name) for file in found.values()])
     named = [
         FoundFile(posixpath.relpath(file.name, common), file.path, file.bytes, file.stamp)
         for file in found.values()
     ]
     return sorted(named)
+
+
+def _local_files(pattern: str, field: str) -> list[FoundFile]:
+    folder = os.path.expanduser(pattern)
+    if os.path.isdir(folder):
+        raise UserError(
+            f"{field}={pattern!r} is a folder; expected files, for example"
+            f" {local_files.advice_for_folder(folder)!r}."
+        )
+    return [_local_file(path, field) for path in local_files.glob(pattern)]
+
+
+def _local_file(path: str, field: str) -> FoundFile:
+    check_name(path, field)
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(
+            f"{field} matches {path}, which is not a regular file but a pipe, a socket or a device;"
+            " save its content to a file, or leave it out."
+        )
+    # Paths in a bucket have no leading slash; both kinds may occur together.
+    return FoundFile(path.lstrip("/"), path, found.st_size, str(found.st_mtime))
+
+
+def check_name(path: str, field: str) -> None:
+    """Raises UserError if the path is not UTF-8."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise UserError(
+            f"{field} matches {shown}, whose name is not UTF-8; rename it, or leave it out."
+        ) from None
+
+
+def _remote_files(pattern: str) -> list[FoundFile]:
+    _check_answers(pattern)
+    system, root = _system(pattern)
+    try:
+        if "[" in root and system.isfile(root):
+            details = {root: system.info(root)}
+        else:
+            details = system.glob(root, detail=True)
+    except OSError as error:
+        raise _unreadable(pattern, error) from None
+    names_dot = "/." in root
+    files = []
+    for path, info in details.items():
+        url = system.unstrip_protocol(path)
+        info = _followed(system, info, url)
+        if info["type"] != "directory" and (names_dot or "/." not in path):
+            files.append(FoundFile(path.lstrip("/"), url, info["size"], _stamp(info)))
+    return files
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -93,14 +149,21 @@ def stamp(path: str) -> str:
     return _stamp(_info(path))
 
 
-def digest(path: str) -> str:
-    """Returns a digest of the content: the object store's checksum, or else the sha256."""
+def digest(path: str, go_on: Callable[[], None] = lambda: None) -> str:
+    """Returns a digest of the content: the object store's checksum, or else the sha256.
+
+    `go_on` is called whenever a part has been read.
+    """
     if checksum := _checksum(_info(path)):
         return checksum
     system, inner = _system(path)
     try:
         with system.open(inner, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            content = hashlib.sha256()
+            while part := stream.read(_DIGESTED_BYTES):
+                content.update(part)
+                go_on()
+            return content.hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -167,16 +230,20 @@ class _Reading(io.RawIOBase):
 def _system(path: str) -> tuple[Any, str]:
     import fsspec
 
+    if "://" not in path:  # else fsspec takes `a::b` for a chain of two systems
+        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
     try:
         # Without cached listings: a file may have changed since.
         return fsspec.core.url_to_fs(os.path.expanduser(path), use_listings_cache=False)
     except (ImportError, ValueError) as error:
         scheme = path.partition("://")[0]
-        extra = f"pip install 'palmscale[{'gcs' if scheme in ('gs', 'gcs') else scheme}]'"
-        raise UserError(
-            f"{path} cannot be read ({error}); install what reads {scheme}://, for example with"
-            f" `{extra}`."
-        ) from None
+        install = "palmscale[gcs]" if scheme in ("gs", "gcs") else _PACKAGES.get(scheme)
+        remedy = (
+            f"install it with `pip install {install!r}`"
+            if install
+            else "use another address, or install what fsspec needs for it"
+        )
+        raise UserError(f"{path} cannot be read ({error}); {remedy}.") from None
 
 
 def _info(path: str) -> dict[str, Any]:

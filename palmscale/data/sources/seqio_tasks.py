@@ -2,10 +2,6 @@
 
 import contextlib
 import difflib
-import os
-import re
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -25,11 +21,9 @@ from palmscale.data.sources.source import (
 )
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from palmscale.errors import UserError
+from palmscale.observe.load_noise import without_load_noise
 
 _imported: list[ModuleType] = []  # the seqio module, once it is imported and set up
-_NOISE = re.compile(
-    rb"oneDNN|cudart|cuda drivers|cuInit|cpu_feature_guard|rebuild TensorFlow|absl::Init"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +225,7 @@ def import_seqio() -> ModuleType:
     if _imported:
         return _imported[0]
     try:
-        with _without_noise():
+        with without_load_noise():
             import seqio
             import tensorflow as tf
 
@@ -246,23 +240,3 @@ def import_seqio() -> ModuleType:
         ) from None
     _imported.append(seqio)
     return seqio
-
-
-@contextlib.contextmanager
-def _without_noise():
-    """Drops the lines that TensorFlow's C++ prints while it loads; others are printed afterwards.
-
-    No setting silences these lines: they are written before TensorFlow sets up its logging.
-    """
-    with tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            held.seek(0)
-            with os.fdopen(stderr, "wb") as out:
-                out.writelines(line for line in held if not _NOISE.search(line))

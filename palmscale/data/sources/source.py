@@ -50,10 +50,15 @@ class Document(NamedTuple):
 
 
 class BadDocument(NamedTuple):
-    """A document that cannot be read: its location as `file:line`, and the reason."""
+    """A document that cannot be read: its location as `file:line`, and the reason.
+
+    It may stand for several, such as the rest of a damaged file; `documents` is None if their
+    number is unknown.
+    """
 
     location: str
     reason: str
+    documents: int | None = 1
 
 
 class Example(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from palmscale.data.sources import paths
+from palmscale.data.sources import compression, local_files, paths
 from palmscale.data.sources.source import BadDocument, Document, SourceShard, TextSource
 from palmscale.errors import UserError
 
@@ -15,7 +15,7 @@ _NOT_SOURCE = {"__pycache__", "site-packages", "dist-packages", "test", "tests"}
 
 @dataclass(frozen=True, kw_only=True)
 class TextFiles(TextSource):
-    """UTF-8 files, one document each.
+    """UTF-8 files, one document each, plain or compressed (gzip, zstd, bzip2 or xz).
 
     Attributes:
         files: a glob pattern, or several; local paths or URLs such as gs://bucket/*.txt.
@@ -66,7 +66,12 @@ class SourceDirectories(TextSource):
                     f"{self.field} contains {root!r}, which is not a directory; use existing"
                     " directories."
                 )
-            found = list(_walk(root, self.suffixes))
+            found = [
+                os.path.join(folder, name)
+                for folder, names in local_files.walk(root, without=_NOT_SOURCE)
+                for name in names
+                if name.endswith(self.suffixes)
+            ]
             if not found:
                 raise UserError(
                     f"{self.field} contains {root!r}, in which no file ends in"
@@ -74,6 +79,7 @@ class SourceDirectories(TextSource):
                     " SourceDirectories.suffixes."
                 )
             for path in found:
+                paths.check_name(path, self.field)
                 top = Path(path).relative_to(root).parts[0]
                 shards[path] = SourceShard(
                     name=os.path.relpath(path, base),
@@ -106,19 +112,18 @@ class StandardLibrary(TextSource):
 
 
 def _read_text(shard: SourceShard) -> Document | BadDocument:
-    with paths.open_binary(shard.path) as stream:
-        content = stream.read()
+    content = bytearray()
     try:
+        with paths.open_binary(shard.path) as stream:
+            for chunk in compression.chunks(stream, shard.path):
+                content += chunk
         return Document(content.decode("utf-8"))
+    except compression.Broken as error:
+        reason = f"the file cannot be read ({error}); fetch it again, or leave it out."
+        return BadDocument(shard.path, reason)
     except UnicodeDecodeError as error:
         return BadDocument(
             shard.path,
             f"byte {error.start} is not UTF-8; convert the file, for example with iconv, or leave"
             " it out.",
         )
-
-
-def _walk(root: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    for directory, below, names in os.walk(root):
-        below[:] = [d for d in below if d not in _NOT_SOURCE and not d.startswith(".")]
-        yield from (os.path.join(directory, name) for name in names if name.endswith(suffixes))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from palmscale.data.dataset import Data
 from palmscale.data.sources.corpus import FAIL, Corpus
+from palmscale.data.sources.held_out import SplitOf
 from palmscale.data.sources.source import (
     BadDocument,
     Document,
@@ -21,7 +22,6 @@ from palmscale.observe import progress as progress_bars
 Progress = Callable[[int, int | None], None]
 _READ_PER_KEPT_BYTE = 50  # reading more for a sample of the same size would gain nothing
 _COUNT_BYTES = 1 << 20  # of text between two reports of progress
-_PROBED_DOCUMENTS = 100
 
 
 def sample_documents(data: Data, split: str, *, max_bytes: int, seed: int = 0) -> list[Document]:
@@ -97,18 +97,20 @@ class DocumentSample:
         return tuple(self.corpus.source.shards())
 
     @functools.cached_property
+    def split_of(self) -> SplitOf:
+        """The split of each document."""
+        return self.corpus.split_of(self.all_shards)
+
+    @functools.cached_property
     def shards(self) -> tuple[SourceShard, ...]:
         """The shards to read, in the order of a hash.
 
         All are read unless they are many times larger than the sample: sampling a terabyte costs
         no more than sampling a fraction of it.
         """
-        split_of = self.corpus.split_of(self.all_shards)
         chosen, total_bytes = [], 0
         for shard in sorted(self.all_shards, key=lambda shard: self._key(shard.name)):
-            # Usually a whole shard is in one split; probing some documents finds out.
-            numbers = range(_PROBED_DOCUMENTS)
-            if len(self.all_shards) > 1 and all(split_of(shard, n) != self.split for n in numbers):
+            if self.split not in self.split_of.splits_in(shard):
                 continue
             if total_bytes > _READ_PER_KEPT_BYTE * self.max_bytes:
                 break
@@ -132,12 +134,11 @@ class DocumentSample:
             done_bytes += more
             progress(done_bytes, total_bytes or None)
 
-        split_of = self.corpus.split_of(self.all_shards)
         heap: list[tuple[int, int, Document]] = []  # the largest key is on top
         held_bytes, threshold = 0, 1 << 64
         for shard in self.shards:
             for number, document in enumerate(self._read(shard, count)):
-                if document is None or split_of(shard, number) != self.split:
+                if document is None or self.split_of(shard, number) != self.split:
                     continue
                 key = self._key(f"{shard.name}:{number}")
                 if key >= threshold:

@@ -15,6 +15,7 @@ from palmscale.data.vocab.sentencepiece_model import train_model
 from palmscale.data.vocabulary import SentencePieceVocabulary
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.storage.place import local_path
 
 _T = TypeVar("_T")
 
@@ -44,7 +45,7 @@ def train_vocabulary(
     Raises:
         UserError: `path` cannot be written, or the text does not suit the size.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     with _written_atomically(path) as write:
         if path.exists():
             log.warn(f"{path} exists; it is not replaced if the new model differs.")

@@ -23,6 +23,7 @@ _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v7x": "tpu7x", "v5": "v5p"}
 _COUNTED_IN_CORES = ("v4", "v5p")
 _BELOW_A_CUBE = ((1, 2, 2), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 _RING_FROM = {2: 16, 3: 4}
+_NAME = re.compile(r"([a-z]\w*?)(?::([0-9]{1,6}(?:x[0-9]{1,6})+)|-([0-9]{1,6}))", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def parse(name: str, slices: int = 1) -> Topology:
     Raises:
         UserError: no such generation, or no slice of it has these dims; names the nearest.
     """
-    found = re.fullmatch(r"(\w+?)(?::(\d+(?:x\d+)+)|-(\d+))", name.strip().lower())
+    found = _NAME.fullmatch(name.strip().lower())
     generation = _ALIASES.get(found[1], found[1]) if found else ""
     if not found or generation not in CHIPS:
         near = difflib.get_close_matches(re.split("[-:]", name.lower())[0], CHIPS, n=1, cutoff=0.3)
@@ -167,4 +168,4 @@ def _rule(chip: Chip) -> str:
 
 
 def _distance(a: tuple[int, ...], b: tuple[int, ...]) -> float:
-    return sum(abs(math.log2(x / y)) for x, y in zip(a, b))
+    return sum(abs(math.log2(max(x, 1) / max(y, 1))) for x, y in zip(a, b))

@@ -17,5 +17,5 @@ def write(plans: Plans, workdir: Workdir) -> tuple[Place, Place]:
     folder = place(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLAN).write_text(json.dumps(numbers.plans_to_json(plans), indent=1))
-    (folder / PLAN_PAGE).write_text(page(plans))
+    (folder / PLAN_PAGE).write_bytes(page(plans).encode())
     return folder / PLAN, folder / PLAN_PAGE

@@ -8,6 +8,7 @@ from palmscale import axes
 from palmscale.model import interface
 from palmscale.model.sizes import ParameterCounts, count_parameters
 from palmscale.observe import units
+from palmscale.optim.interface import name_of
 from palmscale.partition.rules import TABLES, MeshAxes
 from palmscale.partition.shardings import ArrayLayout, audit
 from palmscale.run.run import Run
@@ -102,7 +103,7 @@ class StateLayout:
             )
             text = (
                 f"{units.size(params + state)}: parameters {units.size(params)},"
-                f" {type(self.run.optimizer).__name__} state {units.size(state)}"
+                f" {name_of(self.run.optimizer)} state {units.size(state)}"
             )
             facts.append((name, text))
         return facts

@@ -26,7 +26,7 @@ TINY = {
     "TRAIN_STEPS": TRAIN_STEPS,
     "SAMPLE_PROMPT": None,
 }
-_TIMINGS = ("tokens_per_second", "input_wait", "mfu", "flops")
+_TIMINGS = ("wall_time", "tokens_per_second", "input_wait", "mfu", "flops")
 
 
 def bindings(values):
@@ -84,6 +84,7 @@ for arguments in json.load(sys.stdin):
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(commands), done.stderr
+    assert "oneDNN" not in done.stderr  # TensorFlow's C++ prints past Python
     return [subprocess.CompletedProcess([], *answer) for answer in answers]
 
 

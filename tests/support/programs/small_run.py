@@ -57,7 +57,7 @@ def on_text(folder, **fields):
         (folder / f"{name}.txt").write_text(f"def {name}(x):\n    return x + {name!r}\n" * 40)
     data = dataclasses.replace(
         DATA,
-        corpus=Corpus(source=TextFiles(files=f"{folder}/*.txt")),
+        corpus=Corpus(source=TextFiles(files=f"{folder}/*.txt"), held_out_fraction=0.3),
         cache_directory=str(folder / "caches"),
     )
     return dataclasses.replace(RUN, data=data, **fields)

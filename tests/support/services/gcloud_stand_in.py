@@ -26,6 +26,7 @@ def main(arguments):
         a.removeprefix("--").split("=", 1) for a in arguments if a[:2] == "--" and "=" in a
     )
     words = [argument for argument in arguments if not argument.startswith("--")]
+    words = words[words[0] == "alpha" :]
     action = words[2:4]
     assert words[:2] == ["compute", "tpus"], arguments
     if action[0] == "queued-resources":
@@ -80,9 +81,11 @@ def vm_describe(words, flags):
 
 
 def vm_scp(words, flags):
-    source, (node, _, target) = words[0], words[1].partition(":")
-    for _, home in chosen(node, flags):
-        shutil.copy(source, home / target)
+    *sources, target = words
+    node, _, path = target.partition(":")
+    for source in sources:
+        for _, home in chosen(node, flags):
+            shutil.copy(source, home / path)
 
 
 def vm_ssh(words, flags):

@@ -7,6 +7,8 @@ from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.steps import StepFolders
 from palmscale.cluster.jointly import ALONE
 
+ARRAY = {"shape": [1], "dtype": "float32", "fingerprint": "0" * 16}
+
 
 class Response:
     """Arrays that are written when they are waited for."""
@@ -33,7 +35,7 @@ def end_of_save(tmp_path):
                 8,
                 Response(tmp_path / "8", **response),
                 {"meta.json": "{}"},
-                {"step": 8, "arrays": {"params": {"w": {}}, "optimizer": {"m": {}}}},
+                {"step": 8, "arrays": {"params": {"w": ARRAY}, "optimizer": {"m": ARRAY}}},
                 lease=lease,
                 peers=ALONE,
                 timeout_seconds=1,

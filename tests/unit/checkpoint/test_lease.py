@@ -32,8 +32,8 @@ def test_a_second_job_is_refused_naming_the_holder_until_it_is_killed(tmp_path):
 
 def test_a_closed_lease_can_be_taken_again(tmp_path):
     for _ in range(2):
-        with Lease(tmp_path / "made"), pytest.raises(UserError, match="in use"):
-            Lease(tmp_path / "made")
+        with Lease(tmp_path / "made", stale_seconds=1), pytest.raises(UserError, match="in use"):
+            Lease(tmp_path / "made", stale_seconds=20)
 
 
 def test_other_processes_of_the_job_do_not_lock(tmp_path):

@@ -22,7 +22,7 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(text, tmp_path_factory):
     """Rows of 32 tokens of three files, one of them held out."""
-    corpus = Corpus(source=TextFiles(files=f"{text}/*.txt"), held_out_fraction=0.1)
+    corpus = Corpus(source=TextFiles(files=f"{text}/*.txt"), held_out_fraction=0.3)
     directory = str(tmp_path_factory.mktemp("caches"))
     return Data(corpus=corpus, sequence_length=32, seed=0, cache_directory=directory)
 
@@ -41,7 +41,7 @@ def gin_flags(data):
         "--gin_file=configs/meshes/mesh.gin",
         f"--gin.TEXT_FILES={data.corpus.source.files}",
         f"--gin.CACHE_DIRECTORY={data.cache_directory}",
-        "--gin.HELD_OUT_FRACTION=0.1",
+        "--gin.HELD_OUT_FRACTION=0.3",
         "--gin.SEQUENCE_LENGTH=32",
         "--gin.BATCH_SCHEDULE=((0, 8),)",
         "--gin.TRAIN_STEPS=1",

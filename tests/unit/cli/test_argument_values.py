@@ -2,7 +2,14 @@ import argparse
 
 import pytest
 
-from palmscale.cli.argument_values import at_least, checkpoint, checkpoint_or_all, share, workdir
+from palmscale.cli.argument_values import (
+    at_least,
+    checkpoint,
+    checkpoint_or_all,
+    path,
+    share,
+    workdir,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,3 +52,13 @@ def test_text_becomes_the_value(convert, text, value):
 def test_any_other_is_refused_with_what_to_give(convert, text, answer):
     with pytest.raises(argparse.ArgumentTypeError, match=answer):
         convert(text)
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path("~/a") == workdir("~/a") == f"{tmp_path}/a"
+    assert path("gs://bucket/~/a") == "gs://bucket/~/a"
+    with pytest.raises(argparse.ArgumentTypeError, match="the home folder is unknown; set HOME"):
+        path("~no-such-user/a")
+    with pytest.raises(argparse.ArgumentTypeError, match="is empty; give a path"):
+        workdir("")

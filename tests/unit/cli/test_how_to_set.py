@@ -31,6 +31,10 @@ def loaded():
         ("--workdir=x is not empty.", ""),
         ("num_steps=3 and a.txt are fine.", ""),
         ("no field at all", ""),
+        (
+            "to allow it, set Run.allow_changes=('model.remat', 'seed').",
+            " (set Run.allow_changes by --gin.ALLOW_CHANGES=\"('model.remat', 'seed')\")",
+        ),
     ],
 )
 def test_fields_and_keywords_are_told_by_how_they_are_set(loaded, message, hint):

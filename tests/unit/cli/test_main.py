@@ -1,5 +1,6 @@
 import argparse
 import inspect
+import os
 import subprocess
 import sys
 import time
@@ -174,6 +175,37 @@ def test_a_reader_that_leaves_is_no_fault():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 141
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_lacks_a_character_gets_its_code(encoding):
+    """Bytes of a file's name that are not UTF-8 are such characters too."""
+    text, shown = "w\xf6rld \u65e5 \udcff", {"ascii": b"w\\xf6rld", "latin-1": b"w\xf6rld"}
+    script = (
+        "import sys; from palmscale.cli import main; from palmscale.cli.commands import explain;"
+        f"explain.explain = lambda args: print({text!r}); sys.argv[1:] = ['explain'];"
+        "main.main()"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    world = shown.get(encoding, "wörld".encode())
+    day = "日".encode() if encoding == "utf-8" else rb"\u65e5"
+    assert process.stdout == world + b" " + day + rb" \udcff" + b"\n"
+    assert (process.returncode, process.stderr) == (0, b"")
+
+
+def test_an_argument_that_is_not_text_is_one_line(capsys):
+    assert main.run(["explain", "--gin.SAMPLE_PROMPT=ab\udcff"]) == 2
+    assert r"the argument '--gin.SAMPLE_PROMPT=ab\udcff' is not valid utf-8" in _error_line(capsys)
+
+
+def test_a_message_cannot_command_the_terminal(answer, capsys):
+    answer.does = _raise(UserError("a\x1b[2J\u2028b\rc"))
+    assert main.run(["explain", "--gin_file=a.gin"]) == 2
+    assert r"error: a\x1b[2J\u2028b\rc" in _error_line(capsys)
 
 
 def test_a_module_beside_the_gin_file_can_be_imported(answer, monkeypatch, tmp_path):

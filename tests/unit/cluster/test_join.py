@@ -1,6 +1,7 @@
 """The roll call: all are there and known by name, or who is missing is named to all."""
 
 import concurrent.futures
+import dataclasses
 import inspect
 import socket
 import threading
@@ -88,12 +89,50 @@ def test_a_stranger_at_the_port_is_passed_over():
         assert pool.submit(roll_call, second, 20).result() == waits.result()
 
 
-def test_a_port_in_use_is_the_users_to_change():
+def test_a_port_in_use_is_waited_for():
+    first, second = places(2)
+    with socket.create_server(("", first.address[1])) as taken:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            waiting = [pool.submit(roll_call, place, 60) for place in (first, second)]
+            time.sleep(0.5)
+            assert not any(one.done() for one in waiting)
+            taken.close()
+            assert waiting[0].result() == waiting[1].result() == [socket.gethostname()] * 2
+
+
+def test_a_port_that_stays_in_use_is_named_and_a_restart_may_help():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         place = ProcessPlace(coordinator=f"localhost:{port}", num_processes=2, process_id=0)
-        with pytest.raises(UserError, match=f"cannot listen on port {port}"):
+        with pytest.raises(HostLost, match=f"port {port}: another program has used it for 1 s"):
             roll_call(place, 1)
+
+
+def test_a_port_that_may_not_be_used_is_the_users_to_change(monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket, "create_server", denied)
+    place = ProcessPlace(coordinator="localhost:80", num_processes=2, process_id=0)
+    with pytest.raises(UserError, match=r"cannot listen on port 80 \(Permission denied\); choose"):
+        roll_call(place, 1)
+
+
+def own_addresses():
+    """The addresses of this machine that lead to itself; not every machine has IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return ["localhost", "127.0.0.1"]
+    return ["localhost", "127.0.0.1", "[::1]"]
+
+
+@pytest.mark.parametrize("host", own_addresses())
+def test_all_addresses_of_process_0_lead_to_it(host):
+    both = places(2)
+    port = both[0].address[1]
+    both = [dataclasses.replace(place, coordinator=f"{host}:{port}") for place in both]
+    assert called(both) == [[socket.gethostname()] * 2] * 2
 
 
 def test_whom_it_waits_for_is_said_once_while_it_waits(monkeypatch):

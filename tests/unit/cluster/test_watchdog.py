@@ -8,7 +8,14 @@ import board
 import pytest
 
 from palmscale.cluster import watchdog
-from palmscale.cluster.watchdog import Watchdog, laggards, said_by_others, say_why, silent
+from palmscale.cluster.watchdog import (
+    Silence,
+    Watchdog,
+    laggards,
+    said_by_others,
+    say_why,
+    silent,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +28,13 @@ class Watched:
 
     def __init__(self, peers, stall_seconds=100.0):
         self.warnings, self.codes, self.over = [], [], threading.Event()
+        self.silent = []
         self.dog = Watchdog(
-            peers, stall_seconds=stall_seconds, warn=self.warnings.append, end=self._end
+            peers,
+            stall_seconds=stall_seconds,
+            warn=self.warnings.append,
+            end=self._end,
+            silent=self.silent.append,
         )
 
     def _end(self, code, message):
@@ -62,7 +74,8 @@ def test_standing_still_ends_the_process_and_names_the_host(capfd):
     assert any("process 1 on b has waited for input at step 3" in line for line in watched.warnings)
     assert said_by_others(second) == (
         75,
-        "process 0 on a ended: process 1 on b made no progress for 0.3 s",
+        "process 0 on a ended: process 1 on b made no progress for 0.3 s, waiting for input; if"
+        " that may take longer, raise Deadlines.step_seconds",
     )
     assert "most recent call first" in capfd.readouterr().err
 
@@ -105,3 +118,37 @@ def test_who_no_longer_publishes_is_silent():
     with alive.dog:
         time.sleep(0.2)
         assert silent(first) == [1]
+
+
+def test_silence_is_a_board_that_does_not_change():
+    silence = Silence(3)
+    assert silence.observe({0: "a", 1: "a"}, 10) == []
+    assert silence.observe({0: "b", 1: "a"}, 13) == []
+    assert silence.observe({0: "c", 1: "a"}, 14) == [1]
+    assert silence.observe({0: "c", 1: "b"}, 18) == [0]
+    assert silence.observe({}, 30) == [0, 1]
+
+
+def test_process_0_watches_for_all_and_tells_who_is_silent():
+    first, second = board.peers(2)
+    second.publish("progress", "the last one")
+    leader, other = Watched(first), Watched(second)
+    with leader.dog:
+        end = time.monotonic() + 20
+        while [1] not in leader.silent:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    with other.dog:
+        time.sleep(0.2)
+    assert other.silent == []
+
+
+def test_process_0_lets_the_others_read_why_a_third_ended():
+    first, second, third = board.peers(3)
+    watched = Watched(first)
+    say_why(second, 2, "a bad disk")
+    began = time.monotonic()
+    with watched.dog:
+        assert watched.over.wait(10)
+    assert time.monotonic() - began >= 3 * watchdog._POLL_SECONDS
+    assert said_by_others(third) == (2, "process 1 on b ended: a bad disk")

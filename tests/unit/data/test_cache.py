@@ -9,6 +9,7 @@ from palmscale.data import cache as caching
 from palmscale.data.build.processes import LocalProcesses
 from palmscale.data.cache import RowCache, find_or_build, verify
 from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.held_out import SplitOf
 from palmscale.data.sources.jsonl_parquet import Jsonl
 from palmscale.data.sources.text_files import SourceDirectories, TextFiles
 from palmscale.data.vocabulary import ByteVocabulary
@@ -20,7 +21,7 @@ BYTES = ByteVocabulary()
 
 def open_text(tmp_path, **options):
     defaults = {
-        "corpus": Corpus(source=TextFiles(files=str(tmp_path / "*.txt"))),
+        "corpus": Corpus(source=TextFiles(files=str(tmp_path / "*.txt")), held_out_fraction=0.2),
         "vocabulary": BYTES,
         "seed": 0,
     }
@@ -132,6 +133,26 @@ def test_text_comes_back_from_the_rows(texts):
         ends = np.flatnonzero(tokens == BYTES.eod_id) + 1
         found |= {BYTES.decode(document) for document in np.split(tokens, ends)[:-1]}
     assert found == {f"the text of file {i}, " * 9 for i in range(5)}
+
+
+def test_a_cache_that_holds_out_nothing_says_so(texts, caplog):
+    assert open_text(texts).held_out_share == pytest.approx(0.2) and not caplog.text
+    source = TextFiles(files=str(texts / "*.txt"))
+    open_text(texts, corpus=Corpus(source=source, held_out_fraction=0.05))
+    assert "nothing is held out" in caplog.text
+    assert "Corpus.held_out_fraction=0.05" in caplog.text
+
+
+def test_a_cache_that_an_earlier_version_split_otherwise_is_kept_and_says_so(
+    texts, caplog, monkeypatch
+):
+    most = SplitOf(units=frozenset({"0.txt", "1.txt", "2.txt"}))
+    monkeypatch.setattr(Corpus, "split_of", lambda corpus, shards: most)
+    first = open_text(texts)
+    monkeypatch.undo()
+    caplog.clear()
+    assert open_text(texts).digest == first.digest
+    assert f"{first.directory} holds out" in caplog.text and "delete it" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,23 @@
 import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
+import tiny_sentencepiece
 
 from palmscale.data.dataset import Component, Data
-from palmscale.data.open import is_packed, local_processes, open_caches, open_or_build
+from palmscale.data.open import (
+    cache_directory,
+    is_packed,
+    local_processes,
+    open_caches,
+    open_or_build,
+)
 from palmscale.data.row_cache import RowCache
 from palmscale.data.sources.corpus import Corpus
-from palmscale.data.sources.text_files import TextFiles
+from palmscale.data.sources.jsonl_parquet import Jsonl, Parquet, Pile
+from palmscale.data.sources.text_files import SourceDirectories, TextFiles
+from palmscale.data.vocabulary import SentencePieceVocabulary
 from palmscale.errors import UserError
 
 
@@ -34,6 +44,13 @@ def test_a_cache_is_built_once(data, folder):
     built = (folder / "manifest.json").stat().st_mtime_ns
     assert open_or_build(data).directory == folder
     assert (folder / "manifest.json").stat().st_mtime_ns == built
+
+
+def test_what_is_waited_for_is_told(data, tmp_path):
+    told, elsewhere = [], dataclasses.replace(data, cache_directory=str(tmp_path))
+    open_caches(elsewhere, executor=local_processes(1), waits_for=told.append)
+    assert told[0].startswith("the text /") and told[0].endswith("/a.txt")
+    assert {"rows (reading documents)", "rows (writing rows)"} <= set(told)
 
 
 def test_a_named_cache_must_have_the_sequence_length(data, folder):
@@ -73,3 +90,38 @@ def test_another_number_of_processes_builds_the_same_rows(data, folder, tmp_path
     elsewhere = dataclasses.replace(data, cache_directory=str(tmp_path))
     cache = open_or_build(elsewhere, executor=local_processes(2))
     assert cache.digest == RowCache.open(folder).digest
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        TextFiles(files=("~/a/*.txt",)),
+        SourceDirectories(directories="~/a"),
+        Jsonl(files="~/a/a.jsonl"),
+        Pile(files="~/a/*.jsonl"),
+        Parquet(files="~/a/a.parquet"),
+    ],
+    ids=lambda source: type(source).__name__,
+)
+def test_the_path_of_a_source_may_begin_with_the_home_folder(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").mkdir()
+    for name in ("a.txt", "a.py", "a.jsonl", "a.parquet"):
+        (tmp_path / "a" / name).write_text('{"text": "a"}\n')
+    assert source.shards()
+
+
+def test_other_paths_of_data_may_begin_with_the_home_folder(data, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rows").symlink_to(folder)
+    tiny_sentencepiece.train(tmp_path / "m")
+    assert open_or_build(dataclasses.replace(data, cache="~/rows")).directory == tmp_path / "rows"
+    assert SentencePieceVocabulary("~/m").size == SentencePieceVocabulary(f"{tmp_path}/m").size
+    moved = dataclasses.replace(data, cache_directory="~/c")
+    assert cache_directory(moved) == tmp_path / "c"
+
+
+def test_without_a_folder_of_their_own_rows_lie_in_the_users_cache(data, tmp_path):
+    unset = dataclasses.replace(data, cache_directory=None)
+    assert cache_directory(unset, tmp_path) == tmp_path / "data"
+    assert cache_directory(unset) == Path("~/.cache/palmscale/data").expanduser()

@@ -125,3 +125,18 @@ def test_reading_a_cache_imports_neither_tensorflow_nor_jax(tmp_path, build):
     assert (
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_what_was_skipped_is_told_in_documents(tmp_path, build):
+    cache = build(tmp_path / "c")
+    assert cache.skipped == ""
+    for bad, told in (
+        ({"count": 1, "first": ["a:2: bad"]}, "1 document, such as a:2: bad"),
+        ({"count": 0, "rests": 1, "first": ["b: cut"]}, "1 damaged rest, such as b: cut"),
+        (
+            {"count": 1200, "rests": 2, "first": ["a: b"]},
+            "1,200 documents and 2 damaged rests, such as a: b",
+        ),
+    ):
+        manifest = cache.manifest | {"bad_documents": bad}
+        assert RowCache(cache.directory, manifest).skipped == told

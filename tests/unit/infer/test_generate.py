@@ -105,3 +105,8 @@ def test_what_cannot_generate_is_refused(params):
     arguments = dict(params=params, prompt=PROMPT, sampling=GREEDY, seed=0, max_tokens=1)
     with pytest.raises(UserError, match="Deaf cannot generate text: it has no `extend"):
         next(generate(model=Deaf(), **arguments))
+
+
+def test_a_seed_that_would_repeat_another_is_refused(params):
+    with pytest.raises(UserError, match="seed=4294967296 is out of range"):
+        tokens(params, GREEDY, seed=2**32)

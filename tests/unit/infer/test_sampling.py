@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from palmscale.errors import UserError
 from palmscale.infer.sampling import Sampling, sample
+from palmscale.model.attention import MASKED_LOGIT
 
 V, DRAWS = 8, 2000
 KEY = jax.random.key(0)
@@ -111,3 +112,21 @@ def test_bfloat16_logits_are_sampled_in_float32():
 def test_values_out_of_range_are_the_users_mistake(fields, message):
     with pytest.raises(UserError, match=message):
         Sampling(**fields)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-38, 1e-12])
+def test_a_temperature_near_0_is_greedy(temperature):
+    logits_V = np.float32([-3, 100, 99.5, 0, 1, 2, 99, -1e10])
+    assert set(drawn(logits_V, Sampling(temperature=temperature), 50)) == {1}
+
+
+@pytest.mark.parametrize("temperature", [1e10, 1e38, 1e300])
+@pytest.mark.parametrize("more", [{}, {"top_k": 7}, {"top_p": 0.99}])
+def test_no_temperature_draws_what_the_model_has_masked(temperature, more):
+    logits_V = np.float32([-3, 5, 2, 0, 1, MASKED_LOGIT, MASKED_LOGIT, MASKED_LOGIT])
+    found = set(drawn(logits_V, Sampling(temperature=temperature, **more)))
+    assert found == {0, 1, 2, 3, 4}
+
+
+def test_the_least_top_p_is_greedy():
+    assert set(drawn(np.float32(np.arange(V)), Sampling(top_p=1e-45), 50)) == {V - 1}

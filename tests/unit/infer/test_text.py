@@ -1,11 +1,21 @@
 """Between text and token ids: prompts in, text out, and no character broken in between."""
 
 import numpy as np
+import pytest
+import tiny_sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from palmscale.data.vocabulary import ByteVocabulary
+from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary
+from palmscale.errors import UserError
 from palmscale.infer.text import before_end, encode_prompt, stream_text
 
 BYTES = ByteVocabulary()
+USUAL = {
+    "add_dummy_prefix": True,
+    "remove_extra_whitespaces": True,
+    "normalization_rule_name": "nmt_nfkc",
+}
 
 
 def test_a_character_of_several_bytes_is_yielded_whole():
@@ -28,3 +38,62 @@ def test_a_prompt_begins_with_bos_as_rows_do():
     assert ids.dtype == np.int32 and ids[0] == BYTES.bos_id
     assert BYTES.decode(ids[1:]) == "hé"
     assert encode_prompt(BYTES, "").tolist() == [BYTES.bos_id]
+
+
+def continued(vocabulary, prompt, text):
+    """The text that is shown after a prompt, if the tokens that follow it are those of `text`."""
+    prompt_ids = encode_prompt(vocabulary, prompt)
+    ids = vocabulary.encode(prompt + text)[len(prompt_ids) - 1 :].tolist()
+    return "".join(stream_text(ids, vocabulary, prompt=prompt, prompt_ids=prompt_ids))
+
+
+@pytest.mark.parametrize(("prompt", "text"), [("def", " encode(text)"), ("def encode", " text")])
+@pytest.mark.parametrize("options", [{}, USUAL], ids=["lossless", "SentencePiece's defaults"])
+def test_the_space_before_the_first_word_is_kept(tmp_path, options, prompt, text):
+    vocabulary = SentencePieceVocabulary(tiny_sentencepiece.train(tmp_path / "m", **options))
+    assert continued(vocabulary, prompt, text) == text
+
+
+def test_a_prompts_last_space_is_not_doubled(tmp_path):
+    """SentencePiece by default encodes no space at the end: the next word brings it."""
+    vocabulary = SentencePieceVocabulary(tiny_sentencepiece.train(tmp_path / "m", **USUAL))
+    prompt_ids = encode_prompt(vocabulary, "def ")
+    ids = vocabulary.encode("def encode").tolist()[len(prompt_ids) - 1 :]
+    assert "".join(stream_text(ids, vocabulary, prompt="def ", prompt_ids=prompt_ids)) == "encode"
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary(min_size=1, max_size=300), st.text(max_size=20))
+def test_any_bytes_stream_and_come_together_as_they_decode(raw, prompt):
+    ids = [byte + 3 for byte in raw]
+    prompt_ids = encode_prompt(BYTES, prompt)
+    pieces = list(stream_text(ids, BYTES, prompt=prompt, prompt_ids=prompt_ids))
+    assert "".join(pieces) == raw.decode(errors="replace") and all(pieces)
+
+
+def test_bytes_that_are_no_character_are_shown_as_they_come():
+    asked = []
+    ids = (asked.append(n) or 0xFF + 3 for n in range(100))
+    stream = stream_text(ids, BYTES)
+    for shown in range(1, 20):
+        assert next(stream) == "\ufffd" and len(asked) <= shown + 3
+
+
+def test_a_long_text_is_not_decoded_from_its_start_for_each_token(tmp_path):
+    vocabulary = SentencePieceVocabulary(tiny_sentencepiece.train(tmp_path / "m", **USUAL))
+    text = "def encode(text): return text naïve → 𝄞 " * 20
+    lengths = []
+
+    class Counting:
+        def decode(self, ids):
+            lengths.append(len(ids))
+            return vocabulary.decode(ids)
+
+    ids = vocabulary.encode(text).tolist()
+    assert "".join(stream_text(ids, Counting())) == vocabulary.decode(ids)
+    assert len(ids) > 500 and max(lengths) < 100
+
+
+def test_a_prompt_that_is_no_text_is_refused():
+    with pytest.raises(UserError, match="holds '.udcff' at character 2, which is not UTF-8"):
+        encode_prompt(BYTES, "ab\udcff")

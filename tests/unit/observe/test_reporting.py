@@ -1,5 +1,7 @@
 """What a run reports of itself."""
 
+import pathlib
+
 from palmscale.observe.reporting import (
     METRICS,
     TENSORBOARD,
@@ -7,6 +9,7 @@ from palmscale.observe.reporting import (
     current_names,
     metric_writers,
     throughput,
+    where_metrics_lie,
 )
 
 
@@ -20,6 +23,18 @@ def write(folder, **fields):
 def test_what_is_asked_for_is_written(tmp_path):
     assert write(tmp_path) == {METRICS}
     assert write(tmp_path, tensorboard=True) == {METRICS, TENSORBOARD}
+
+
+def test_where_metrics_lie_is_said_with_the_commands_that_show_and_upload_them():
+    folder = pathlib.Path("runs/my run")
+    assert where_metrics_lie(Reporting(), folder) == "Metrics: runs/my run/metrics.jsonl"
+    everything = Reporting(tensorboard=True, wandb_project="palm", wandb_mode="offline")
+    assert where_metrics_lie(everything, folder).splitlines()[1:] == [
+        "TensorBoard: tensorboard --logdir='runs/my run/tensorboard'",
+        "Weights & Biases: project palm, offline; wandb sync 'runs/my run/wandb'/offline-run-*",
+    ]
+    online = where_metrics_lie(Reporting(wandb_project="palm"), folder)
+    assert online.endswith("project palm")
 
 
 def mfu(reporting, kind):

@@ -101,10 +101,15 @@ def test_weights_and_biases_resumes_the_same_run(tmp_path, monkeypatch):
     assert list(found[0].glob("*.wandb"))
 
 
-def test_an_online_run_is_opened_at_the_first_write_and_may_be_resumed(tmp_path, monkeypatch):
+def test_an_online_run_is_opened_at_the_first_write_with_its_address_and_may_be_resumed(
+    tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
     opened = []
 
     class Run:
+        url = "https://wandb.ai/me/p/runs/1"
+
         def __getattr__(self, name):
             return lambda *_, **__: None
 
@@ -119,6 +124,7 @@ def test_an_online_run_is_opened_at_the_first_write_and_may_be_resumed(tmp_path,
     assert [(run["id"], run["resume"], run["project"], run["name"]) for run in opened] == [
         ((tmp_path / "wandb_run_id").read_text(), "allow", "p", "n")
     ] * 2
+    assert caplog.messages == ["Weights & Biases: https://wandb.ai/me/p/runs/1"] * 2
 
 
 def test_a_run_that_its_killed_process_still_holds_is_tried_again(tmp_path, monkeypatch):

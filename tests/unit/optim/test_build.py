@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from palmscale import axes
+from palmscale import PaLM, axes
 from palmscale.errors import UserError
 from palmscale.optim.build import Adafactor, AdamW, layer_dims
 from palmscale.optim.schedules import Constant
@@ -63,7 +63,8 @@ def test_adamw_equals_optax(clip):
     draw = lambda: {name: random.normal(size=s).astype("f4") for name, s in SHAPES.items()}  # noqa: E731
     params = theirs = draw()
     ours = AdamW(**ADAMW | {"clip_global_norm": clip}).build(NAMES)
-    wanted = optax.adamw(1e-2, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1)
+    decayed = {"w": True, "norm": False}
+    wanted = optax.adamw(1e-2, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, mask=decayed)
     state, wanted_state = ours.init(params), wanted.init(params)
     for _ in range(3):
         grads = draw()
@@ -76,6 +77,35 @@ def test_adamw_equals_optax(clip):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), params, theirs
     )
+
+
+def test_adamws_state_has_the_structure_that_stored_checkpoints_have():
+    params = {name: jnp.zeros(shape) for name, shape in SHAPES.items()}
+    ours = AdamW(**ADAMW | {"clip_global_norm": None}).build(NAMES).init(params)
+    theirs = optax.adamw(lambda count: 1e-2).init(params)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+
+
+@pytest.mark.parametrize("optimizer", [Adafactor(**ADAFACTOR), AdamW(**ADAMW)])
+@pytest.mark.parametrize("offset", [1.0, 0.0], ids=["stored minus 1", "stored as it acts"])
+def test_weight_decay_leaves_norm_scales_of_1_alone_in_both_dialects(optimizer, offset):
+    model = PaLM(dim=8, num_tokens=8, depth=2, heads=2, dim_head=4, norm_scale_offset=offset)
+    init = lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))  # noqa: E731
+    boxed = jax.eval_shape(init)["params"]
+    start = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, "f4"), unbox(boxed))
+    for tree, name in (start["layers"], "norm"), (start, "final_norm"):
+        tree[name] = np.full_like(tree[name], 1.0 - offset)
+    rule = optimizer.build(logical_axes(boxed))
+
+    @jax.jit
+    def decayed(params):
+        updates, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    params = decayed(start)
+    np.testing.assert_array_equal(params["layers"]["norm"] + offset, 1.0)
+    np.testing.assert_array_equal(params["final_norm"] + offset, 1.0)
+    assert np.all(params["embedding"] < 0.5)
 
 
 @pytest.mark.parametrize(

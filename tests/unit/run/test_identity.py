@@ -6,7 +6,6 @@ import json
 import pytest
 from small_run import ADAFACTOR, ADAMW, DATA, MODEL, RUN, TRAINING
 
-from palmscale import PaLM
 from palmscale.checkpoint.saving import Saving
 from palmscale.data.dataset import Component
 from palmscale.data.stream import BatchSchedule
@@ -14,7 +13,7 @@ from palmscale.errors import UserError
 from palmscale.observe.reporting import Reporting
 from palmscale.partition.layout import Layout
 from palmscale.partition.mesh import MeshSpec
-from palmscale.run.identity import changes, check_same_run, describe, flat, identity, rebuild
+from palmscale.run.identity import changes, check_same_run, flat, identity
 
 SLOWER = dataclasses.replace(ADAFACTOR, beta1=0.8)
 
@@ -27,10 +26,11 @@ def trained(**fields):
     return changed(training=dataclasses.replace(TRAINING, **fields))
 
 
-def resumed(new, allow_changes=(), digest="d"):
-    """Checks `new` against a checkpoint of RUN, whose identity has been through JSON."""
-    old = json.loads(json.dumps(identity(RUN, {"": "d"})))
-    return check_same_run(old, identity(new, {"": digest}), allow_changes)
+def resumed(new, allow_changes=(), digest="d", old=RUN):
+    """Checks `new` against a checkpoint of `old`, whose identity has been through JSON."""
+    stored = json.loads(json.dumps(identity(old, {"": "d"})))
+    steps = old.training.steps, new.training.steps
+    return check_same_run(stored, identity(new, {"": digest}), allow_changes, steps=steps)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,32 @@ def test_the_value_that_the_message_gives_lets_the_run_resume():
         resumed(run)
     allowed = str(refused.value).rpartition("Run.allow_changes=")[2].removesuffix(".")
     assert sorted(resumed(run, eval(allowed))) == ["seed", "z_loss"]
+
+
+def cosine(steps, **fields):
+    """RUN for `steps` steps with a schedule that ends there."""
+    schedule = dataclasses.replace(ADAMW.learning_rate, total_steps=steps)
+    optimizer = dataclasses.replace(ADAMW, learning_rate=schedule)
+    return dataclasses.replace(trained(steps=steps, **fields), optimizer=optimizer)
+
+
+@pytest.mark.parametrize("steps", [80, 30], ids=["longer", "shorter"])
+def test_another_number_of_steps_under_a_schedule_that_ends_with_them_is_said_and_can_be_allowed(
+    steps,
+):
+    name = "optimizer.learning_rate.total_steps"
+    with pytest.raises(UserError) as refused:
+        resumed(cosine(steps), old=cosine(50))
+    message = str(refused.value)
+    assert "schedule of the run in the workdir was made for 50 steps" in message
+    assert f"Training.steps={steps} changes it ({name}: 50 -> {steps})" in message
+    assert message.endswith(f"set Run.allow_changes=('{name}',).")
+    assert resumed(cosine(steps), (name,), old=cosine(50)) == {name: (50, steps)}
+
+
+def test_a_schedule_that_changes_with_more_than_the_steps_is_another_run():
+    with pytest.raises(UserError, match="another run .*total_steps: 50 -> 80, seed: 0 -> 1"):
+        resumed(cosine(80, seed=1), old=cosine(50))
 
 
 def test_other_rows_are_another_run():
@@ -141,29 +167,6 @@ def test_changes_are_dotted_names_with_both_values():
     old = {"a": {"b": 1, "c": [1]}, "gone": 0, "same": None}
     new = {"a": {"b": 2, "c": [1]}, "came": 0, "same": None}
     assert changes(old, new) == {"a.b": (1, 2), "came": (None, 0), "gone": (0, None)}
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        RUN,
-        ADAMW,
-        PaLM(dim=8, num_tokens=9, depth=1, final_norm="none", remat=("query", "gate@host")),
-        Component(name="a", weight=((0, 1.0), (5, 2.0)), cache="there"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_a_frozen_value_is_rebuilt_from_its_description(value):
-    described = json.loads(json.dumps(describe(value)))
-    assert rebuild(described) == value
-    assert described["class"] == type(value).__name__
-
-
-def test_a_class_that_is_absent_is_named():
-    with pytest.raises(UserError, match="my_models:Wide cannot be imported"):
-        rebuild({"class": "my_models:Wide", "dim": 4})
-    with pytest.raises(UserError, match="palmscale.model.palm:PaLM2"):
-        rebuild({"class": "palmscale.model.palm:PaLM2"})
 
 
 def test_a_nested_value_is_its_leaves_by_dotted_names():

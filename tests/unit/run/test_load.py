@@ -1,7 +1,9 @@
 """A loaded model is the one that was trained, and needs nothing but its checkpoint."""
 
 import math
+import shutil
 
+import forged
 import jax
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from palmscale.errors import UserError
 from palmscale.infer.sampling import Sampling
 from palmscale.partition.shardings import unbox
 from palmscale.run import load
-from palmscale.run.load import Trained, stored_run
+from palmscale.run.load import Trained
 
 
 @pytest.fixture
@@ -78,10 +80,62 @@ def test_a_model_lands_on_a_mesh_that_is_asked_for(result, workdir):
     )
 
 
-def test_the_checkpoint_describes_the_run(small_run, result, workdir):
-    assert stored_run(workdir) == small_run
+def described(workdir, tmp_path, **fields):
+    """A copy of the run whose checkpoint describes another model."""
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+
+    def change(meta):
+        meta["identity"]["model"] |= fields
+        return meta
+
+    forged.edit(copy / "checkpoints/4", "meta.json", change)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dim": 64}, "does not match the model"),
+        ({"dim": 2**62}, "does not match the model"),
+        ({"depth": 10**12, "scan_layers": False}, "of 1,000,000,000,000 layers and has"),
+        ({"class": "flax.linen.linear:Dense"}, "if you trust flax.linen.linear, choose it"),
+    ],
+    ids=str,
+)
+def test_another_model_than_the_stored_one_is_refused_before_it_takes_memory(
+    fields, message, result, workdir, tmp_path
+):
+    with pytest.raises(UserError, match=message):
+        palmscale.load(described(workdir, tmp_path, **fields))
+
+
+def test_arrays_that_the_files_cannot_hold_are_refused_before_they_take_memory(
+    result, workdir, tmp_path
+):
+    copy = described(workdir, tmp_path, dim=2**40)
+
+    def grown(manifest):
+        for array in manifest["arrays"]["params"].values():
+            array["shape"] = [{32: 2**40, 128: 2**42}.get(size, size) for size in array["shape"]]
+        return manifest
+
+    forged.edit(copy / "checkpoints/4", "MANIFEST.json", grown)
+    with pytest.raises(UserError, match="params has .* bytes, but its arrays take"):
+        palmscale.load(copy, checkpoint=4)
 
 
 def test_a_folder_that_holds_no_run_says_so(tmp_path):
     with pytest.raises(UserError, match="no run in"):
         palmscale.load(tmp_path)
+
+
+def test_samples_stop_once_all_have_ended(trained, monkeypatch):
+    a, b, end = *trained.vocabulary.encode("ab"), trained.vocabulary.eod_id
+
+    def tokens(**keywords):
+        yield from np.array([[a, end, a], [end, b, b], [b, a, end]])
+        raise AssertionError("asked for more")
+
+    monkeypatch.setattr(load, "generate", tokens)
+    wanted = {"max_tokens": 9, "sampling": Sampling(), "seed": 0}
+    assert trained.samples("x", num_samples=3, **wanted) == ["a", "", "ab"]

@@ -30,3 +30,10 @@ def test_without_a_prompt_or_with_too_large_a_model_nothing_is_printed(caplog, p
     assert said(caplog, params) == ""
     monkeypatch.setattr(sample, "ONE_DEVICE_BYTES", 10)
     assert said(caplog, params, sample_prompt="def ") == ""
+
+
+def test_the_sample_ends_with_its_document(caplog, params, monkeypatch):
+    vocabulary = ByteVocabulary()
+    ids = [*vocabulary.encode("ab"), vocabulary.eod_id, *vocabulary.encode("cd")]
+    monkeypatch.setattr(sample, "generate", lambda **keywords: ([i] for i in ids))
+    assert said(caplog, params, sample_prompt="def ").endswith("A sample:\ndef ab\n\n")

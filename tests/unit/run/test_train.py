@@ -6,23 +6,86 @@ import math
 import os
 import shutil
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
-from small_run import TRAINING
+from small_run import ADAMW, TRAINING
 
 import palmscale
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.policy import Retries
 from palmscale.checkpoint.saving import Saving
 from palmscale.checkpoint.warm_start import WarmStart
+from palmscale.cluster.join import Deadlines
+from palmscale.data.sources import paths
 from palmscale.errors import NotSaved, UserError
+from palmscale.observe.reporting import Reporting
 from palmscale.run.train import Debugging
 from palmscale.train.faults import Fault
 
 
 def longer(run, steps):
     return dataclasses.replace(run, training=dataclasses.replace(run.training, steps=steps))
+
+
+def on_cosine(run, steps):
+    """The run with a schedule that ends with it, and all metrics at each step."""
+    schedule = dataclasses.replace(ADAMW.learning_rate, warmup_steps=2, total_steps=steps)
+    return dataclasses.replace(
+        run,
+        optimizer=dataclasses.replace(ADAMW, learning_rate=schedule),
+        training=dataclasses.replace(run.training, steps=steps, rates_every_steps=1),
+        reporting=Reporting(tensorboard=True, peak_flops_per_device=1e12),
+    )
+
+
+@pytest.fixture(scope="module")
+def cosine_workdir(small_run, folder):
+    """Of a run of five steps whose second is skipped."""
+    workdir = folder / "cosine"
+    palmscale.train(
+        on_cosine(small_run, 5), workdir, debugging=Debugging(faults=(Fault("nan", 1),))
+    )
+    return workdir
+
+
+def test_metrics_and_events_hold_learning_rate_wall_time_and_mfu(small_run, cosine_workdir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = palmscale.history(cosine_workdir)
+    schedule = on_cosine(small_run, 5).optimizer.learning_rate
+    assert history["skipped"].tolist() == [0, 1, 0, 0, 0]
+    rates = [float(schedule(count)) for count in (0, 1, 1, 2, 3)]  # the skipped one is no update
+    np.testing.assert_allclose(history["learning_rate"], rates, rtol=1e-6)
+    assert (np.diff(history["wall_time"]) >= 0).all()
+    assert 0 <= time.time() - history["wall_time"][-1] < 3600
+    assert (history["mfu"] > 0).all()
+
+    events = EventAccumulator(str(cosine_workdir / "tensorboard")).Reload()
+    assert "mfu" in events.Tags()["scalars"]
+    told = events.Scalars("learning_rate")
+    np.testing.assert_allclose([event.value for event in told], rates, rtol=1e-6)
+    np.testing.assert_allclose([event.wall_time for event in told], history["wall_time"], atol=1e-3)
+
+
+def test_a_schedule_that_would_change_with_the_steps_is_said_before_anything_is_compiled(
+    small_run, cosine_workdir, caplog
+):
+    with caplog.at_level("INFO"), pytest.raises(UserError, match="made for 5 steps") as refused:
+        palmscale.train(on_cosine(small_run, 6), cosine_workdir)
+    assert "Compiling" not in caplog.text and "total_steps: 5 -> 6" in str(refused.value)
+
+
+def test_a_run_continues_on_a_new_schedule_if_that_is_allowed(small_run, cosine_workdir, tmp_path):
+    workdir = shutil.copytree(cosine_workdir, tmp_path / "run")
+    longer = dataclasses.replace(
+        on_cosine(small_run, 6), allow_changes=("optimizer.learning_rate.total_steps",)
+    )
+    assert palmscale.train(longer, workdir).step == 6
+    last = palmscale.history(workdir)["learning_rate"][-1]
+    assert last == pytest.approx(float(longer.optimizer.learning_rate(4)), rel=1e-6)
 
 
 def test_training_returns_where_it_ended(result, workdir):
@@ -44,6 +107,34 @@ def test_another_run_is_refused_before_anything_is_compiled(small_run, result, w
     with caplog.at_level("INFO"), pytest.raises(UserError, match="seed: 0 -> 5"):
         palmscale.train(other, workdir)
     assert "Compiling" not in caplog.text
+
+
+def test_text_that_cannot_be_read_to_its_end_is_named_and_ends_the_run(
+    small_run, folder, monkeypatch, capsys
+):
+    class Hung(Exception):
+        pass
+
+    ended, codes = threading.Event(), []
+
+    def hang(path, go_on):
+        go_on()
+        assert ended.wait(60)
+        raise Hung
+
+    def leave(code):
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(paths, "digest", hang)
+    monkeypatch.setattr(os, "_exit", leave)
+    run = dataclasses.replace(small_run, deadlines=Deadlines(step_seconds=1))
+    with pytest.raises(Hung):
+        palmscale.train(run, folder / "hung")
+    assert codes == [75]
+    said = capsys.readouterr().err
+    assert f"made no progress for 1 s, waiting for the text {folder}/a.txt; if" in said
+    assert not (folder / "hung/metrics.jsonl").exists()
 
 
 def test_evaluations_of_ones_own_come_at_their_period(small_run, folder):

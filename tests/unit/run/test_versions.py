@@ -12,3 +12,4 @@ def test_versions_are_those_that_are_installed():
 
 def test_the_compilers_are_jaxs_and_libtpu_where_it_is_installed():
     assert {"jax", "jaxlib"} <= compiler_versions().keys() <= {"jax", "jaxlib", "libtpu"}
+    assert compiler_versions().items() <= versions().items()  # as plans and checkpoints store them

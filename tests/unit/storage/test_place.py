@@ -1,7 +1,10 @@
 from pathlib import Path
 
+import pytest
+
+from palmscale.errors import UserError
 from palmscale.storage.objects import ObjectPath
-from palmscale.storage.place import on_disk, place
+from palmscale.storage.place import local_path, on_disk, place
 
 
 def test_a_url_is_a_place_in_a_bucket_and_anything_else_a_folder():
@@ -21,3 +24,14 @@ def test_what_is_on_the_disk_is_itself_and_what_is_not_a_copy_for_a_while(bucket
     with on_disk(root / "file") as file, on_disk(root / "nothing") as nothing:
         assert file.read_text() == "y" and not nothing.exists()
     assert not folder.exists() and not file.exists()
+
+
+def test_the_home_folder_stands_for_a_leading_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert place("~/runs/a") == local_path("~/runs/a") == Path("/home/me/runs/a")
+    assert place("runs/~/a") == Path("runs/~/a")
+
+
+def test_where_the_home_folder_is_unknown_the_path_is_refused(monkeypatch):
+    with pytest.raises(UserError, match="~nobody-here/a: the home folder is unknown; set HOME"):
+        place("~nobody-here/a")

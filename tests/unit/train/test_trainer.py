@@ -13,6 +13,7 @@ from palmscale.cluster.jointly import ALONE
 from palmscale.data.stream import BatchSchedule, Cursor, RowStream, Shuffled
 from palmscale.errors import AskedToEnd, CorruptionError, NotSaved
 from palmscale.observe.throughput import Throughput
+from palmscale.optim.learning_rate import LearningRate
 from palmscale.train import trainer
 from palmscale.train.spike import SpikePolicy
 from palmscale.train.step_log import StepLog
@@ -214,6 +215,7 @@ class Run:
             batch_sharding=None,
             store=self,
             writers=self,
+            learning_rate=LearningRate(None),
             throughput=Throughput(),
             evaluations=[self],
             initial_params=lambda: ({}, None),

@@ -44,3 +44,12 @@ def test_a_batch_divides_over_devices_and_accumulation_steps():
         dataclasses.replace(TRAINING, gradient_accumulation_steps=2).check_batches(8)
     with pytest.raises(UserError, match="over 3 data-parallel devices"):
         TRAINING.check_batches(3)
+
+
+def test_a_seed_that_would_repeat_another_is_refused():
+    """JAX keeps 32 bits: 2^32 would be the seed 0."""
+    for seed in -1, 2**32 - 1:
+        assert dataclasses.replace(TRAINING, seed=seed).seed == seed
+    for seed in -(2**31) - 1, 2**32, 2**63:
+        with pytest.raises(UserError, match=f"Training.seed={seed} is out of range; use -2147483"):
+            dataclasses.replace(TRAINING, seed=seed)

@@ -97,3 +97,14 @@ def test_an_open_mesh_is_worked_out_from_simulated_or_own_devices():
     assert axis_sizes(Layout(mesh=MeshSpec()))[axes.DATA] == 1
     with pytest.raises(UserError, match="multiple of 3"):
         axis_sizes(Layout(mesh=MeshSpec(data=-1, model=3), simulated_devices=8))
+
+
+def test_settings_are_shown_a_line_each_without_the_layout(capsys):
+    line = ["explain", "--settings", "--gin_file=configs/recipes/palm_62b_v5p_512.gin"]
+    assert main.run([*line, "--gin.TRAIN_STEPS=5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (steps,) = [line.split(maxsplit=3) for line in lines if line.startswith("TRAIN_STEPS")]
+    assert steps[1:3] == ["5", "--gin.TRAIN_STEPS=5"] and steps[3].startswith("Training.steps: ")
+    (width,) = [line.split(maxsplit=3) for line in lines if line.startswith("PaLM.dim ")]
+    assert width[1:] == ["8192", "configs/models/palm_62b.gin:9", width[3]]
+    assert "layers/gate" not in "".join(lines) and len(lines) > 80

@@ -137,3 +137,20 @@ small/palm.PaLM.dim = 1
         load_text(tmp_path, text)
     load_text(tmp_path, text, "large/palm.PaLM.dim=2")
     assert load.bound_call(train)[0].dim == 1
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("DIM=64", "unknown macro DIM; did you mean PaLM.dim?"),
+        ("VOCAB_SIZE=300", "unknown macro VOCAB_SIZE; did you mean NUM_TOKENS?"),
+        ("LEARNING_RATES=1", "did you mean LEARNING_RATE?"),
+        ("XYZZY=1", "unknown macro XYZZY; `palmscale explain --settings` lists all"),
+        ("PaLM.hidden_size=3", "PaLM has no parameter hidden_size; did you mean dim?"),
+        ("Training.max_steps=3", "Training has no parameter max_steps; did you mean steps?"),
+    ],
+)
+def test_an_unknown_name_is_answered_by_what_it_means(binding, message):
+    with pytest.raises(UserError) as refused:
+        load.load("configs/runs/quickstart.gin", [binding])
+    assert message in str(refused.value)

@@ -85,3 +85,12 @@ def test_a_users_own_name_is_its_module_and_attributes():
 def test_an_unknown_name_is_answered_with_the_nearest(selector, message):
     with pytest.raises(UserError, match=message):
         resolve(selector, PATHS, "x.gin:7")
+
+
+def test_a_name_of_a_module_that_is_not_imported_is_answered_by_the_import(tmp_path, monkeypatch):
+    (tmp_path / "their_models.py").write_text("class GPT:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="unknown name their_models.GPT; write `import their_mod"):
+        resolve("their_models.GPT", {}, "run.gin:3")
+    with pytest.raises(UserError, match="unknown name no_models.GPT; known: "):
+        resolve("no_models.GPT", {}, "run.gin:3")

@@ -105,3 +105,31 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "run.gin").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot read run.gin"):
         load.load(["run.gin"])
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "run.gin").write_bytes(b"\xef\xbb\xbf" + RUN.encode())
+    load.load(["run.gin"])
+    assert load.bound_call(train)[1] == 5
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write(tmp_path, RUN, "home/base.gin")
+    load_text(tmp_path, "include '~/base.gin'\nSTEPS = 6\n")
+    assert load.bound_call(train)[1] == 6
+    with pytest.raises(UserError, match="--gin_file: no file ~/none.gin"):
+        load.load(["~/none.gin"])
+
+
+def test_an_import_that_raises_is_named_with_its_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code in {
+        "raises": "raise ValueError('boom')",
+        "exits": "import sys; sys.exit(3)",
+        "broken": "def f(:",
+    }.items():
+        (tmp_path / f"that_{name}.py").write_text(code)
+        with pytest.raises(UserError, match=f"run.gin:7: cannot import that_{name}: ") as caught:
+            load_text(tmp_path, f"{RUN}import that_{name}\n")
+        assert "\n" not in str(caught.value)

@@ -1,8 +1,11 @@
+import concurrent.futures
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import memory_source
@@ -11,7 +14,7 @@ import pytest
 import source_tree
 
 from palmscale.data.build import builder as building
-from palmscale.data.build import shards, spill
+from palmscale.data.build import row_files, spill
 from palmscale.data.build.builder import SPILLING, WRITING
 from palmscale.data.build.processes import LocalProcesses
 from palmscale.data.row_cache import RowCache
@@ -34,6 +37,17 @@ def files(directory):
     } | {"manifest": json.loads((directory / "manifest.json").read_text())}
 
 
+def test_a_second_builder_says_that_it_waits(tmp_path, build):
+    told = threading.Event()
+    with open(tmp_path / ".c.lock", "w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            second = pool.submit(build, tmp_path / "c", waiting=told.set)
+            assert told.wait(60) and not second.done()
+            first.close()
+            assert second.result().split("train").num_rows
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_rows_are_the_documents_by_key_joined_by_eod_and_cut(tmp_path, small_files, build, split):
     cache = build(tmp_path / "c", seed=3)
@@ -51,7 +65,7 @@ def test_neither_runs_nor_shards_leave_a_trace_in_the_rows(tmp_path, monkeypatch
     plain = stream(build(tmp_path / "a"))
     monkeypatch.setattr(spill, "_RUN_TOKENS", 1)
     assert stream(build(tmp_path / "b")) == plain
-    monkeypatch.setattr(shards, "_FILE_BYTES", 1)
+    monkeypatch.setattr(row_files, "_FILE_BYTES", 1)
     cache = build(tmp_path / "c")
     assert stream(cache) == plain
     assert len(cache.manifest["splits"]["train"]["shards"]) == cache.split("train").num_rows
@@ -131,13 +145,13 @@ def test_a_build_goes_on_where_it_was_killed_and_ends_with_the_same_bytes(
             write(path, value)
 
         with monkeypatch.context() as patch:
-            for module in (spill, shards, building):
+            for module in (spill, row_files, building):
                 patch.setattr(module, "write_record", record)
             with pytest.raises(KeyboardInterrupt):
                 build(tmp_path / f"c{stop_after}")
         with monkeypatch.context() as patch:
             again = []
-            for module in (spill, shards):
+            for module in (spill, row_files):
                 patch.setattr(
                     module,
                     "write_record",

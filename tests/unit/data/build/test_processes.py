@@ -14,6 +14,12 @@ def square(item, count):
     return item, item**2, os.getpid()
 
 
+def slow(item, count):
+    for _ in range(4):
+        count(0)
+        time.sleep(0.3)
+
+
 def fail_at_two(item, count):
     if item == 2:
         raise UserError("2 is wrong")
@@ -33,6 +39,12 @@ def test_every_item_is_done_once_and_what_is_counted_adds_up(processes):
     assert sorted(result[:2] for result in results) == [(i, i**2) for i in range(5)]
     assert processes == 1 or os.getpid() not in {pid for *_, pid in results}
     assert processes == 2 or sum(counted) == 10
+
+
+def test_work_that_goes_on_without_anything_to_count_is_told():
+    counted = []
+    list(LocalProcesses(2).each(slow, [1, 2], counted.append))
+    assert len(counted) >= 2 and set(counted) == {0}
 
 
 def test_nothing_to_do_starts_nothing():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palmscale.data.build import shards
+from palmscale.data.build import row_files
 from palmscale.data.build.row_files import (
     RowFilePlan,
     RowFileSpec,
@@ -16,6 +16,7 @@ from palmscale.data.build.row_files import (
     written_row_file,
 )
 from palmscale.data.build.spill import SpillSpec, WorkUnit, spill
+from palmscale.data.sources.held_out import SplitOf
 from palmscale.data.vocabulary import ByteVocabulary
 
 LENGTH = 16
@@ -38,14 +39,14 @@ def runs(tmp_path):
     corpus = memory_source.corpus()
     common = SpillSpec(
         corpus=corpus,
-        shards=tuple(corpus.source.shards()),
+        split_of=SplitOf(),
         vocabulary=ByteVocabulary(),
         seed=0,
         work=writing_in(tmp_path).work,
     )
     records = [
         spill(WorkUnit(i, (shard,)), lambda more: None, spec=common)
-        for i, shard in enumerate(common.shards)
+        for i, shard in enumerate(corpus.source.shards())
     ]
     return {
         r["unit"]: {split: entry["runs"] for split, entry in r["splits"].items()} for r in records
@@ -62,8 +63,8 @@ def test_plans_take_every_token_once(tokens, rows_per_file, packing, tmp_path_fa
     ends = np.cumsum(tokens)
     with pytest.MonkeyPatch.context() as patch:
         bytes_per_shard = rows_per_file * LENGTH * writing.token_bytes
-        patch.setattr(shards, "_FILE_BYTES", bytes_per_shard)
-        plans = list(shards._plan_split("train", ends, writing))
+        patch.setattr(row_files, "_FILE_BYTES", bytes_per_shard)
+        plans = list(row_files._plan_split("train", ends, writing))
     stop = 0
     for number, plan in enumerate(plans):
         begin = int(ends[plan.first_prefix - 1]) if plan.first_prefix else 0

@@ -4,6 +4,7 @@ import hashlib
 import memory_source
 import numpy as np
 import pytest
+import text_source
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,23 +20,25 @@ from palmscale.data.build.spill import (
     spill,
 )
 from palmscale.data.permutation import mix_bits
-from palmscale.data.sources.source import SourceShard
+from palmscale.data.sources.held_out import SplitOf
+from palmscale.data.sources.source import BadDocument, SourceShard
 from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import UserError
+
+SHARDS = tuple(memory_source.corpus(prompts=True).source.shards())
 
 
 @pytest.fixture
 def common(tmp_path):
     corpus = memory_source.corpus(prompts=True)
-    shards = tuple(corpus.source.shards())
     return SpillSpec(
-        corpus=corpus, shards=shards, vocabulary=ByteVocabulary(), seed=3, work=tmp_path
+        corpus=corpus, split_of=SplitOf(), vocabulary=ByteVocabulary(), seed=3, work=tmp_path
     )
 
 
 def test_runs_are_sorted_by_key_and_their_index_finds_every_document(common, monkeypatch):
     monkeypatch.setattr(spilling, "_RUN_TOKENS", 200)
-    unit = WorkUnit(7, common.shards[:4])
+    unit = WorkUnit(7, SHARDS[:4])
     entry = spill(unit, lambda more: None, spec=common)["splits"]["train"]
     tokens = np.fromfile(common.work / "unit-000007.train.tokens", "<u2")
     index = np.fromfile(common.work / "unit-000007.train.index", INDEX)
@@ -53,21 +56,36 @@ def test_runs_are_sorted_by_key_and_their_index_finds_every_document(common, mon
 
 def test_text_is_counted_in_bytes(common):
     counted = []
-    record = spill(WorkUnit(0, common.shards), counted.append, spec=common)
+    record = spill(WorkUnit(0, SHARDS), counted.append, spec=common)
     sizes = [split["utf8_bytes"] for split in record["splits"].values()]
     assert sum(counted) == sum(sizes) > 0
 
 
 def test_a_unit_is_finished_once_its_record_is_there_and_its_files_are_as_they_were(common):
-    unit = WorkUnit(0, common.shards[:2])
-    assert finished(unit, common.work) is None
+    unit = WorkUnit(0, SHARDS[:2])
+    assert finished(unit, common) is None
     record = spill(unit, lambda more: None, spec=common)
-    assert finished(unit, common.work) == record
+    assert finished(unit, common) == record
     for change in ({"stamp": "later"}, {"bytes": 5}, {"name": "other"}):
-        changed = dataclasses.replace(common.shards[0], **change)
-        assert finished(WorkUnit(0, (changed, common.shards[1])), common.work) is None
+        changed = dataclasses.replace(SHARDS[0], **change)
+        assert finished(WorkUnit(0, (changed, SHARDS[1])), common) is None
+    others = dataclasses.replace(common, split_of=SplitOf(fraction=0.5))
+    assert finished(unit, others) is None
     (common.work / "unit-000000.json").write_text('{"half')
-    assert finished(unit, common.work) is None
+    assert finished(unit, common) is None
+
+
+def test_what_is_skipped_is_counted_in_documents(tmp_path):
+    texts = {"a": ["text", BadDocument("a:2", "bad"), BadDocument("a:3", "cut", 7)]}
+    texts["b"] = ["text", BadDocument("b:2", "cut", None)]
+    corpus = text_source.corpus(texts, on_bad_document="skip")
+    common = SpillSpec(
+        corpus=corpus, split_of=SplitOf(), vocabulary=ByteVocabulary(), seed=0, work=tmp_path
+    )
+    unit = WorkUnit(0, tuple(corpus.source.shards()))
+    bad = spill(unit, lambda more: None, spec=common)["bad_documents"]
+    assert (bad["count"], bad["rests"]) == (8, 1)
+    assert bad["first"] == ["a:2: bad", "a:3: cut", "b:2: cut"]
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(common, tmp_path):

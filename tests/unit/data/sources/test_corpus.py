@@ -1,5 +1,3 @@
-import hashlib
-
 import numpy as np
 import pytest
 import text_source
@@ -9,7 +7,6 @@ from palmscale.data.sources.huggingface import HuggingFace
 from palmscale.data.sources.jsonl_parquet import Jsonl, Parquet, Pile
 from palmscale.data.sources.seqio_tasks import SeqioTask, Tfds
 from palmscale.data.sources.source import (
-    TRAIN,
     VALIDATION,
     BadDocument,
     Document,
@@ -25,52 +22,13 @@ SOURCE = TextFiles(files="x")
 BYTES = ByteVocabulary()
 
 
-def shards(**sizes):
-    return [SourceShard(name=name, bytes=size) for name, size in sizes.items()]
-
-
-def test_whole_files_are_held_out_in_the_order_of_their_names_hash():
-    files = shards(**{f"f{i}": 10 for i in range(20)})
-    split_of = Corpus(source=SOURCE, held_out_fraction=0.2).split_of(files)
-    held = [shard.name for shard in files if split_of(shard, 0) == VALIDATION]
-    by_hash = sorted((s.name for s in files), key=lambda n: hashlib.sha256(n.encode()).digest())
-    assert sorted(held) == sorted(by_hash[:4])
-
-
-def test_a_unit_is_never_torn():
-    files = [
-        SourceShard(name=f"p{i}/{j}", holdout_unit=f"p{i}", bytes=9)
-        for i in range(8)
-        for j in range(3)
-    ]
-    split_of = Corpus(source=SOURCE, held_out_fraction=0.3).split_of(files)
-    splits = {(shard.holdout_unit, split_of(shard, 0)) for shard in files}
-    assert len(splits) == 8 and {split for _, split in splits} == {TRAIN, VALIDATION}
-
-
-def test_two_units_hold_out_one_and_a_lone_unit_none():
-    both, alone = shards(a=5, b=5000), shards(a=5)
-    corpus = Corpus(source=SOURCE)
-    assert {corpus.split_of(both)(shard, 0) for shard in both} == {TRAIN, VALIDATION}
-    assert corpus.split_of(alone)(alone[0], 0) == TRAIN
-    none = Corpus(source=SOURCE, held_out_fraction=0.0).split_of(both)
-    assert {none(shard, 0) for shard in both} == {TRAIN}
-
-
-def test_a_single_file_of_many_documents_holds_out_some_of_them():
-    (shard,) = [SourceShard(name="a.jsonl", bytes=9, has_many_documents=True)]
-    split_of = Corpus(source=SOURCE, held_out_fraction=0.1).split_of([shard])
-    held = sum(split_of(shard, number) == VALIDATION for number in range(10_000))
-    assert 900 < held < 1100
-    several = [shard, SourceShard(name="b.jsonl", bytes=9, has_many_documents=True)]
-    split_of = Corpus(source=SOURCE, held_out_fraction=0.1).split_of(several)
-    assert all(len({split_of(s, number) for number in range(100)}) == 1 for s in several)
-
-
-def test_a_source_keeps_its_own_splits():
-    files = [SourceShard(name=name, split=name, bytes=1) for name in (TRAIN, VALIDATION)]
-    split_of = Corpus(source=SOURCE, held_out_fraction=0.5).split_of(files)
-    assert [split_of(shard, 0) for shard in files] == [TRAIN, VALIDATION]
+def test_the_share_of_the_text_counts_and_bad_documents_have_none():
+    texts = {"a": ["x" * 96, "é", BadDocument("a:3", "bad"), "", "yy"]}
+    corpus = text_source.corpus(texts, held_out_fraction=0.04)
+    shards = corpus.source.shards()
+    split_of = corpus.split_of(shards)
+    held = [number for number in range(5) if split_of(shards[0], number) == VALIDATION]
+    assert sorted(len(texts["a"][number].encode()) for number in held) == [2, 2]
 
 
 def test_text_becomes_ids_its_size_and_how_much_of_it_is_given():
@@ -138,3 +96,15 @@ def test_none_is_the_standard_library():
 def test_two_at_once_are_refused_by_name():
     with pytest.raises(UserError, match="one_of.text_files and one_of.mixture_or_task are all set"):
         one_of(text_files="a", mixture_or_task="b")
+
+
+@pytest.mark.parametrize("empty", ["", (), []])
+def test_an_empty_choice_is_refused_rather_than_passed_over(empty):
+    with pytest.raises(UserError, match="one_of.text_files=.* is empty; name the text"):
+        one_of(text_files=empty)
+
+
+@pytest.mark.parametrize("source", ["my/*.txt", None, 3])
+def test_what_is_no_source_is_refused(source):
+    with pytest.raises(UserError, match=r"Corpus.source=.* is not a source of documents"):
+        Corpus(source=source)

@@ -37,7 +37,17 @@ for name in ("json", "parquet", "disk"):
     source = HuggingFace(dataset=str(root / name), group_key="source")
     out[name] = [list(read(source).values()), [s.split for s in source.shards()]]
 out["streamed"] = list(read(HuggingFace(dataset=str(root / "parquet"), streaming=True)).values())
-for name in ("both", "dict"):
+for path in ("usual/train.jsonl", "usual/test.jsonl", "usual/val.jsonl",
+             "nested/data/dev/0.jsonl.gz",
+             "nested/data/train/0.jsonl", "nested/data/test/0.jsonl",
+             "nested/.ipynb_checkpoints/train.jsonl"):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    count = {"t": 40, "v": 9, "d": 5}[path.split("/")[-2 if "nested/data" in path else -1][0]]
+    data.select([0] * count).to_json(
+        str(root / path), compression="gzip" if path.endswith("gz") else None)
+datasets.DatasetDict({"train": data, "dev": data.select(range(4)), "test": data}).save_to_disk(
+    str(root / "dev"))
+for name in ("both", "dict", "usual", "nested", "dev"):
     found = read(HuggingFace(dataset=str(root / name)))
     out[name] = {shard: len(rows) for shard, rows in found.items()}
 
@@ -90,7 +100,13 @@ def test_local_folders_of_every_kind_give_the_same_documents(out):
 def test_a_split_validation_is_kept(out):
     assert out["both"] == out["both"] | {"train-00000-of-00001": 25}
     assert out["both"]["validation-00000-of-00001"] == 3
-    assert out["dict"] == {"train-00000-of-00001": 25, "validation-00000-of-00001": 4}
+    for name in ("dict", "dev"):
+        assert out[name] == {"train-00000-of-00001": 25, "validation-00000-of-00001": 4}
+
+
+def test_a_folder_keeps_its_splits_and_its_test_set_is_not_read(out):
+    assert out["usual"] == {"train-00000-of-00001": 40, "validation-00000-of-00001": 9}
+    assert out["nested"] == {"train-00000-of-00001": 40, "validation-00000-of-00001": 5}
 
 
 def test_ranges_of_rows_are_shards_and_lose_none(out):
@@ -99,7 +115,7 @@ def test_ranges_of_rows_are_shards_and_lose_none(out):
 
 def test_a_stream_has_a_stamp_and_its_damage_a_place(out):
     assert out["streamed stamp"]
-    *_, (location, reason) = out["damaged"]
+    *_, (location, reason, _) = out["damaged"]
     assert "/json/train-00000-of-00001:" in location and "cannot be read from here on" in reason
 
 

@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palmscale.data.sources import jsonl_parquet
+from palmscale.data.sources import compression, jsonl_parquet
 from palmscale.data.sources.jsonl_parquet import Jsonl, Parquet, Pile
 from palmscale.data.sources.source import BadDocument, Document
 from palmscale.errors import UserError
@@ -59,7 +59,7 @@ def test_lines_do_not_depend_on_where_the_file_is_cut_into_chunks(content, chunk
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         (pathlib.Path(folder) / "a.jsonl").write_bytes(content)
         (shard,) = Jsonl(files=f"{folder}/a.jsonl").shards()
-        patch.setattr(jsonl_parquet, "_PLAIN_BYTES", chunk)
+        patch.setattr(compression, "_PLAIN_BYTES", chunk)
         found = [line for _, line in jsonl_parquet._lines(shard)]
     expected = content.split(b"\n")
     assert found == (expected if expected[-1] else expected[:-1])
@@ -67,7 +67,7 @@ def test_lines_do_not_depend_on_where_the_file_is_cut_into_chunks(content, chunk
 
 def test_a_line_of_many_chunks_is_one_document(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_bytes(lines(["x" * 2_000_000]))
-    monkeypatch.setattr(jsonl_parquet, "_PLAIN_BYTES", 256)
+    monkeypatch.setattr(compression, "_PLAIN_BYTES", 256)
     (document,) = read(Jsonl(files=f"{tmp_path}/*"))
     assert len(document.text) == 2_000_000
 

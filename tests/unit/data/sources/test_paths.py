@@ -112,7 +112,7 @@ def test_a_pattern_without_files_names_itself_and_where_it_looked(tmp_path):
         paths.find([f"{tmp_path}/my/*.txt"], "FILES")
 
 
-def test_a_stamp_changes_with_the_time_and_a_digest_with_the_content(tmp_path):
+def test_a_stamp_changes_with_the_time_and_a_digest_with_the_content(tmp_path, monkeypatch):
     path = tmp_path / "x"
     path.write_text("one")
     os.utime(path, (5, 5))
@@ -120,6 +120,9 @@ def test_a_stamp_changes_with_the_time_and_a_digest_with_the_content(tmp_path):
     assert digest == hashlib.sha256(b"one").hexdigest() == paths.digest(f"file://{path}")
     os.utime(path, (6, 6))
     assert paths.stamp(str(path)) != stamp and paths.digest(str(path)) == digest
+    parts = []
+    monkeypatch.setattr(paths, "_DIGESTED_BYTES", 2)
+    assert paths.digest(str(path), lambda: parts.append(1)) == digest and len(parts) == 2
     path.write_text("two")
     assert paths.digest(str(path)) != digest
 
@@ -157,3 +160,68 @@ def test_a_store_that_does_not_answer_is_given_up_in_one_line(monkeypatch):
     monkeypatch.setattr(paths, "_ANSWER_SECONDS", 0.1)
     with pytest.raises(UserError, match="silent://bucket does not answer within 0.1 seconds; "):
         paths.find(["silent://bucket/a/*.txt"], "FILES")
+
+
+def test_a_file_by_two_spellings_is_found_once(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.txt").write_text("text")
+    (tmp_path / "link").symlink_to("a")
+    monkeypatch.chdir(tmp_path)
+    spellings = ["a/*.txt", "a/../a/x.txt", f"{tmp_path}/a/x.txt", "./a//x.txt"]
+    (found,) = paths.find(spellings, "FILES")
+    assert found.path == f"{tmp_path}/a/x.txt"
+    (found,) = paths.find(["a/*.txt", "link/*.txt"], "FILES")
+    assert found.path == f"{tmp_path}/a/x.txt"
+
+
+def test_names_may_look_like_patterns_or_chained_urls(tmp_path):
+    for name in ("notes[1].txt", "a::b.txt"):
+        (tmp_path / name).write_text(name)
+        (found,) = paths.find(f"{tmp_path}/{name}", "FILES")
+        assert found.name == name and paths.stamp(found.path) == found.stamp
+        with paths.open_binary(found.path) as stream:
+            assert stream.read().decode() == name
+
+
+def test_a_folder_in_place_of_files_is_told_the_pattern(tmp_path):
+    (tmp_path / "a.md").write_text("text")
+    with pytest.raises(UserError, match=r"FILES='.*' is a folder; .*for example '.*/\*\*/\*\.md'"):
+        paths.find(str(tmp_path), "FILES")
+
+
+def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    os.mkfifo(tmp_path / "b.txt")
+    with pytest.raises(UserError, match=f"FILES matches {tmp_path}/b.txt, .* not a regular file"):
+        paths.find(f"{tmp_path}/*.txt", "FILES")
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_a_line_that_can_be_printed(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.txt", "w") as file:
+        file.write("text")
+    with pytest.raises(UserError, match=r"caf\\xe9.txt, whose name is not UTF-8") as caught:
+        paths.find(f"{tmp_path}/*.txt", "FILES")
+    str(caught.value).encode("utf-8")
+
+
+def test_no_pattern_at_all_is_refused():
+    with pytest.raises(UserError, match=r"FILES=\(\) names no files"):
+        paths.find((), "FILES")
+
+
+def test_hidden_files_of_a_store_are_left_out():
+    import fsspec
+
+    fsspec.filesystem("memory").pipe({"/hidden/._1.txt": b"no", "/hidden/1.txt": b"one"})
+    fsspec.filesystem("memory").pipe({"/hidden/[1].txt": b"one"})
+    assert [f.name for f in paths.find("memory://hidden/*", "FILES")] == ["1.txt", "[1].txt"]
+    assert [f.name for f in paths.find("memory://hidden/.*", "FILES")] == ["._1.txt"]
+    assert [f.name for f in paths.find("memory://hidden/[1].txt", "FILES")] == ["[1].txt"]
+
+
+def test_what_reads_a_scheme_is_named_as_pip_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=r"s3://bucket/x cannot be read .*`pip install 's3fs'`"):
+        paths.open_binary("s3://bucket/x")
+    with pytest.raises(UserError, match="foo://x cannot be read .*; use another address"):
+        paths.open_binary("foo://x")

@@ -1,3 +1,4 @@
+import gzip
 import re
 
 import pytest
@@ -76,3 +77,19 @@ def test_a_module_of_the_standard_library_that_is_not_utf8_is_no_document(tmp_pa
     write(tmp_path, a_py=b"# coding: latin-1 \xe9")
     (shard,) = SourceDirectories(directories=str(tmp_path)).shards()
     assert list(StandardLibrary().documents(shard)) == [Document("")]
+
+
+def test_compressed_text_is_read_and_what_is_cut_off_is_named(tmp_path):
+    write(tmp_path, a_txt=gzip.compress("naïve".encode()), b_txt_gz="")
+    source = TextFiles(files=f"{tmp_path}/*")
+    (text,), (bad,) = (source.documents(shard) for shard in source.shards())
+    assert text == Document("naïve")
+    assert bad.location == f"{tmp_path}/b.txt.gz" and "truncated: the file is empty" in bad.reason
+
+
+def test_linked_folders_of_source_code_are_read_and_hidden_files_are_not(tmp_path):
+    write(tmp_path, real__b_py="b = 1\n", src__p__a_py="a = 1\n", src__p___hidden_py="no")
+    (tmp_path / "src/q").symlink_to("../real")
+    (tmp_path / "src/p/up").symlink_to("..")
+    shards = SourceDirectories(directories=str(tmp_path / "src")).shards()
+    assert [(s.name, s.holdout_unit) for s in shards] == [("p/a.py", "p"), ("q/b.py", "q")]

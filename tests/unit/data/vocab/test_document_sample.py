@@ -2,7 +2,7 @@ import memory_source
 import numpy as np
 import pytest
 import text_source
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palmscale.data.sources.source import TRAIN, VALIDATION, BadDocument, Document
@@ -29,6 +29,7 @@ def texts_of(corpus, split=TRAIN, max_bytes=10**9, seed=0):
 
 
 @given(st.integers(1000, 20_000), st.integers(0, 3))
+@settings(deadline=None)
 def test_a_sample_is_the_beginning_of_any_larger_one_and_nearly_as_large_as_asked(max_bytes, seed):
     corpus = text_source.corpus(many())
     whole = texts_of(corpus, seed=seed)

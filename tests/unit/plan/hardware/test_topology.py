@@ -66,6 +66,14 @@ def test_which_dims_are_rings(name, rings):
         ("v4-100", "v4 has none of 100 TensorCores; the nearest are v4-32, v4-64, v4-128"),
         ("v5e-100", "v5e has none of 100 chips"),
         ("v4:64x64x64", "at most 4,096 chips"),
+        ("v4:0x4x4", "no slice of v4 has the dims 0x4x4: .*the nearest are 2x4x4"),
+        ("v5e:0x0", "the nearest are 1x1"),
+        ("v4-0", "v4 has none of 0 TensorCores"),
+        ("v4:-4x4x4", "unknown topology"),
+        ("v4:" + "9" * 5000 + "x4x4", "unknown topology"),
+        ("v5e-" + "9" * 5000, "unknown topology"),
+        ("v5e-\u0661\u0666", "unknown topology"),
+        ("", "unknown topology"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name, says):

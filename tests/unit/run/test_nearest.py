@@ -1,6 +1,6 @@
 import pytest
 
-from palmscale.cli.nearest import did_you_mean, nearest
+from palmscale.run.nearest import did_you_mean, nearest
 
 
 @pytest.mark.parametrize(

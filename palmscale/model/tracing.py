@@ -1,0 +1,184 @@
+"""What tracing shows of a module: whether it can be trained, before any rows are built.
+
+Nothing is computed and no parameters exist, so a model of any size is traced in seconds.
+"""
+
+import dataclasses
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import errors
+from flax import linen as nn
+
+from palmscale.errors import UserError
+from palmscale.model import interface
+
+PARAMS = "params"
+_REMEDIES = {
+    errors.PartitioningUnspecifiedError: (
+        "; name the axis that nn.scan or nn.vmap adds, by"
+        " metadata_params={nn.PARTITION_NAME: 'layers'}"
+    ),
+    errors.InvalidRngError: (
+        "; an evaluation gives no randomness, so a layer that needs some must do without it, for"
+        " example by deterministic=not self.has_rng('dropout')"
+    ),
+}
+_PACKING = ("segment_BL", "position_BL")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traced:
+    """The outputs of a module for one row.
+
+    Attributes:
+        hidden: shape [1, L, D] and dtype of `hidden`.
+        logits: shape [1, L, V] and dtype of `unembed`.
+        sown: collections that the module sows values into; the loss includes none of them.
+    """
+
+    hidden: jax.ShapeDtypeStruct
+    logits: jax.ShapeDtypeStruct
+    sown: tuple[str, ...]
+
+
+def trace(model: nn.Module, *, sequence_length: int, is_packed: bool = False) -> Traced:
+    """Returns what the module's methods give for a row, as an evaluation calls them.
+
+    Args:
+        model: with `hidden` and `unembed`.
+        sequence_length: L.
+        is_packed: whether rows hold several documents, so that `hidden` gets `segment_BL` and
+            `position_BL`.
+
+    Raises:
+        UserError: a method fails, or returns what the loss cannot use.
+    """
+    if is_packed:
+        check_takes_segments(model)
+    name = type(model).__name__
+    variables = abstract_variables(model)
+    others = tuple(sorted(variables.keys() - {PARAMS}))
+    row = jax.ShapeDtypeStruct((1, sequence_length), jnp.int32)
+    packing = {argument: row for argument in _PACKING} if is_packed else {}
+    try:
+        x_BLD = _apply(model, "hidden", variables[PARAMS], row, **packing)
+    except Exception as error:
+        if others:
+            raise UserError(
+                f"{name} keeps variables besides its parameters ({', '.join(others)}), and a run"
+                " trains and saves parameters alone; for example, replace nn.BatchNorm by"
+                " nn.LayerNorm."
+            ) from error
+        raise _failure(name, "hidden", f"rows of {sequence_length} tokens", error) from error
+    _check_hidden(name, x_BLD, sequence_length)
+    try:
+        logits_BLV = _apply(model, "unembed", variables[PARAMS], x_BLD)
+    except Exception as error:
+        raise _failure(name, "unembed", f"x_BLD of shape {x_BLD.shape}", error) from error
+    _check_logits(name, logits_BLV, sequence_length, interface.num_tokens(model))
+    return Traced(hidden=x_BLD, logits=logits_BLV, sown=others)
+
+
+def abstract_variables(model: nn.Module) -> Any:
+    """Returns the shapes of the module's variables by collection, parameters in their boxes.
+
+    Raises:
+        UserError: the module cannot be initialized.
+    """
+
+    def init() -> Any:  # The key is created inside too, since the layout's devices may not exist.
+        return model.init({PARAMS: jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
+
+    name = type(model).__name__
+    if not callable(model):
+        raise UserError(
+            f"{name} has no `__call__`, which initializes it; add one that returns"
+            " self.unembed(self.hidden(tokens_BL))."
+        )
+    try:
+        variables = jax.eval_shape(init)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's module raises
+        raise _failure(name, "init", "tokens of shape (1, 1)", error) from error
+    if PARAMS not in variables:
+        raise UserError(f"{name} has no parameters.")
+    return variables
+
+
+def takes_segments(model: nn.Module) -> bool:
+    """Returns whether `hidden` takes packed rows."""
+    parameters = inspect.signature(model.hidden).parameters
+    return parameters.keys() >= set(_PACKING) or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+def check_takes_segments(model: nn.Module) -> None:
+    """Raises UserError for a module that cannot be trained on packed rows."""
+    if not takes_segments(model):
+        raise UserError(
+            f"the rows are packed, and {type(model).__name__}.hidden takes no"
+            f" {' and '.join(_PACKING)}; add these arguments, or set Data.packing='concatenate'."
+        )
+
+
+def _apply(model: nn.Module, method: str, boxed_params: Any, *arrays: Any, **more: Any) -> Any:
+    params = jax.tree.map(
+        lambda leaf: leaf.value if isinstance(leaf, nn.Partitioned) else leaf,
+        boxed_params,
+        is_leaf=lambda node: isinstance(node, nn.Partitioned),
+    )
+
+    def call(params: Any, arrays: Any, more: Any) -> Any:
+        return model.apply({PARAMS: params}, *arrays, **more, method=method)
+
+    return jax.eval_shape(call, params, arrays, more)
+
+
+def _check_hidden(name: str, x_BLD: Any, sequence_length: int) -> None:
+    shape, dtype = getattr(x_BLD, "shape", None), getattr(x_BLD, "dtype", None)
+    is_right = shape is not None and len(shape) == 3 and shape[:2] == (1, sequence_length)
+    if not is_right or not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(
+            f"{name}.hidden returns {_said(x_BLD)} for tokens of shape (1, {sequence_length});"
+            f" expected floats of shape (1, {sequence_length}, D)."
+        )
+
+
+def _check_logits(name: str, logits_BLV: Any, length: int, num_tokens: int | None) -> None:
+    shape, dtype = getattr(logits_BLV, "shape", None), getattr(logits_BLV, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[:2] != (1, length):
+        raise UserError(
+            f"{name}.unembed returns {_said(logits_BLV)} for {length} positions; expected logits of"
+            f" shape (1, {length}, V)."
+        )
+    if dtype != jnp.float32:
+        raise UserError(
+            f"{name}.unembed returns {dtype} logits; it must return float32, for example by"
+            " jnp.einsum(..., preferred_element_type=jnp.float32)."
+        )
+    if num_tokens is not None and shape[-1] < num_tokens:
+        raise UserError(
+            f"{name}.unembed returns {shape[-1]} logits for num_tokens={num_tokens}; every id needs"
+            " one."
+        )
+
+
+def _said(value: Any) -> str:
+    if hasattr(value, "shape"):
+        return f"{value.dtype} of shape {value.shape}"
+    return f"a {type(value).__name__}"
+
+
+def _failure(name: str, method: str, given: str, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    lines = str(error).strip().splitlines() or [""]
+    remedy = _REMEDIES.get(type(error), "")
+    return UserError(
+        f"{name}.{method} fails for {given}: {type(error).__name__}: {lines[0]}{remedy}"
+    )

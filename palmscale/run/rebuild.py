@@ -1,0 +1,86 @@
+"""The values that checkpoints describe, built again: the other direction of `identity.describe`."""
+
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from palmscale.errors import UserError
+from palmscale.run import functions, named_classes
+from palmscale.run.identity import describe
+from palmscale.storage.typed_json import misfit
+
+
+def rebuild(described: Any, modules: Iterable[str] = (), base: type = object) -> Any:
+    """Returns the value that `describe` wrote down, in this or an earlier version.
+
+    Args:
+        described: a JSON value.
+        modules: imported modules whose classes it may name; see `named_classes.find`.
+        base: the class that the value must be an instance of.
+
+    Raises:
+        UserError: it names a class that it may not, or a field does not have its type.
+    """
+    modules = tuple(modules)
+    if isinstance(described, Mapping) and functions.FUNCTION in described:
+        made_by = str(described[functions.FUNCTION])[:100]
+        raise UserError(
+            f"the stored run has a value that {made_by!r} made, and checkpoints hold no functions;"
+            " name the run's gin file."
+        )
+    if isinstance(described, Mapping) and "class" in described:
+        kind = named_classes.find(described["class"], modules, base)
+        stored = {name: value for name, value in described.items() if name != "class"}
+        return _instance(kind, stored, modules)
+    if base is not object:
+        raise UserError("the checkpoint names no class where it must; use an intact copy.")
+    if isinstance(described, Mapping):
+        return {key: rebuild(value, modules) for key, value in described.items()}
+    if isinstance(described, (list, tuple)):
+        return tuple(rebuild(item, modules) for item in described)
+    return described
+
+
+def _instance(kind: type, stored: Mapping[str, Any], modules: tuple[str, ...]) -> Any:
+    fields, hints = _fields(kind), _hints(kind)
+    values = {}
+    for name, described in stored.items():
+        if name not in fields:
+            raise UserError(
+                f"the checkpoint gives {kind.__name__} a field {name[:100]!r}, which it does not"
+                " have; use the version that it was saved with."
+            )
+        default = fields[name].default
+        is_default = default is not dataclasses.MISSING and described == describe(default)
+        # What JSON cannot hold, such as a dtype, is described by its name alone.
+        values[name] = default if is_default else rebuild(described, modules)
+        if not is_default and (flaw := misfit(values[name], hints.get(name, Any))):
+            raise UserError(
+                f"the checkpoint gives {kind.__name__}.{name} another type: {flaw}; use an intact"
+                " copy, or the version that it was saved with."
+            )
+    try:
+        return kind(**values)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the class raises
+        raise UserError(
+            f"the checkpoint describes a {kind.__name__} that cannot be built"
+            f" ({type(error).__name__}: {error}); use the version that it was saved with."
+        ) from error
+
+
+def _fields(kind: type) -> dict[str, dataclasses.Field]:
+    # Linen adds parent and name to every module; they are not stored.
+    added = ("parent", "name") if issubclass(kind, nn.Module) else ()
+    return {f.name: f for f in dataclasses.fields(kind) if f.init and f.name not in added}
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except Exception:  # names imported for the type checker only
+        return {}

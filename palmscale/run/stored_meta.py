@@ -1,0 +1,81 @@
+"""The form of meta.json, what a checkpoint says of its run; `session.meta` writes it."""
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict, cast
+
+from palmscale.checkpoint.reader import CheckpointReader
+from palmscale.checkpoint.steps import META
+from palmscale.errors import UserError
+from palmscale.storage.typed_json import Count, Size, checked
+
+
+class Rewind(TypedDict):
+    """What a rewind recorded; see `palmscale.train.spike_history`."""
+
+    found: Count
+    reason: str
+    rewound_to: Count
+    skipped_rows: Count
+
+
+class History(TypedDict):
+    """The losses and rewinds so far."""
+
+    rewinds: list[Rewind]
+
+
+class Meta(TypedDict):
+    """What a checkpoint says of its run.
+
+    Attributes:
+        identity: of the run; see `palmscale.run.identity`.
+        vocabulary: its description.
+        sequence_length: tokens per row.
+        num_params: in all.
+        operative_config: the gin configuration; empty for a run that was built in Python.
+        mesh: size of each mesh axis.
+        versions: of what decides the numbers.
+        run: the whole run; 0.1.0 did not keep it.
+        rules: logical axis to mesh axis; 0.1.0 did not keep them.
+        spike_history: 0.1.0 called it the course.
+        warm_start: where the first parameters came from.
+    """
+
+    identity: dict[str, Any]
+    vocabulary: dict[str, Any]
+    sequence_length: Count
+    num_params: Count
+    operative_config: str
+    mesh: dict[str, Size]
+    versions: dict[str, str]
+    run: NotRequired[dict[str, Any]]
+    rules: NotRequired[dict[str, str | list[str] | None]]
+    spike_history: NotRequired[History]
+    course: NotRequired[History]
+    warm_start: NotRequired[dict[str, Any] | None]
+
+
+def read_meta(reader: CheckpointReader, step: int | None = None) -> Meta:
+    """Returns the meta of `step`, by default of the newest step whose meta is intact.
+
+    All processes must call this.
+
+    Raises:
+        UserError: there is no checkpoint.
+        CorruptionError: the file is damaged, or is not what palmscale writes.
+    """
+    meta = reader.read_meta(step)
+    if meta is None:
+        raise UserError(
+            f"there is no checkpoint in {reader.directory.parent}; train first, or name another."
+        )
+    return checked_meta(meta, reader)
+
+
+def checked_meta(meta: Mapping[str, Any], reader: CheckpointReader) -> Meta:
+    """Returns the meta that `reader` has read, which has the form of one.
+
+    Raises:
+        CorruptionError: it has not.
+    """
+    return cast(Meta, checked(meta, Meta, f"{META} in {reader.directory}"))
