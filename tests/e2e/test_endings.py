@@ -145,7 +145,7 @@ def test_a_run_ends_truthfully(name, processes, tiny, tmp_path, request):
         for number in ending.signals:
             job.send(0, number)
             time.sleep(0.2)
-        codes = job.wait(120)
+        codes = job.wait()
     said = [line for line in job.said(0).splitlines() if line.startswith(("[0] ", "palm", "Asked"))]
     assert codes == [ending.code] * processes, job.said(0)
     # Of two processes, the other may have been the first to end.
