@@ -1,6 +1,6 @@
 """How fast rows are built and read, beside SeqIO's own pipeline and Hugging Face `datasets`.
 
-    python benchmarks/data.py [--megabytes=50] [--rounds=3]
+    python benchmarks/data.py [--megabytes=50] [--rounds=3] [--write]
 
 All work on the same text, sources of Python packages in The Pile's format, in one run and in turn.
 Each way has a process of its own, so palmscale's have no TensorFlow loaded, as a training host has
@@ -26,8 +26,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import page
 import zstandard
 
 from palmscale.data.build.builder import build_cache
@@ -43,6 +45,7 @@ LENGTH = 2048
 FILES = 8
 
 Way = Callable[[], int]  # does some work, and returns how much
+Rates = dict[str, list[float]]  # of each way, in each round
 
 
 class Wide(ByteVocabulary):
@@ -55,83 +58,101 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
+    page.add_write(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_pile(folder / "small", args.megabytes)
         print(f"{args.megabytes} MB of Python sources in {FILES} files, {LENGTH} tokens a row\n")
-        compare_building(folder, args.rounds)
-        compare_reading(folder, args.rounds)
-        measure_seek(folder)
-        compare_memory(folder, args.megabytes)
+        result = {"rounds": args.rounds, "tokens": compare_building(folder, args.rounds)}
+        result |= compare_reading(folder, args.rounds)
+        result["seek_ms"] = measure_seek(folder)
+        result["peak_bytes"] = compare_memory(folder, args.megabytes)
+    if args.write:
+        page.store("data", result)
 
 
-def compare_building(folder: Path, rounds: int) -> None:
-    """Prints tokens a CPU-second of each way from text to tokens."""
+def compare_building(folder: Path, rounds: int) -> Rates:
+    """Prints and returns tokens a CPU-second of each way from text to tokens."""
     texts = list(itertools.islice(texts_of(folder / "small"), 300))
     model = folder / "pieces.model"
     model.write_bytes(train_model(texts, size=8000, model_type="bpe"))
-    pieces = SentencePieceVocabulary(str(model))
+    pieces, small = SentencePieceVocabulary(str(model)), folder / "small"
+    own = "palmscale, bytes: read, shuffle, pack, write, digest"
     ways: dict[str, Way] = {
-        "palmscale, bytes": partial(built, folder, ByteVocabulary(), 1),
-        "palmscale, SentencePiece, 1 process": partial(built, folder, pieces, 1),
+        own: partial(built, folder, ByteVocabulary(), 1),
+        "palmscale, SentencePiece (8,000 pieces), 1 process": partial(built, folder, pieces, 1),
         "palmscale, SentencePiece, 2 processes": partial(built, folder, pieces, 2),
-        "sentencepiece alone, 1 thread": partial(sentencepiece_alone, model, folder / "small"),
-        "datasets, bytes in batches": partial(datasets_bytes, folder / "small"),
-        "SeqIO, bytes, rebatched": partial(seqio_bytes, folder / "small"),
+        "the sentencepiece package alone, 1 thread": partial(sentencepiece_alone, model, small),
+        "Hugging Face `datasets`, bytes in order, nothing written": partial(datasets_bytes, small),
+        "SeqIO, bytes, rebatched, nothing written": partial(seqio_bytes, small),
     }
-    print_rates("tokens", ways, rounds)
+    return print_rates("tokens", ways, rounds)
 
 
-def compare_reading(folder: Path, rounds: int) -> None:
-    """Prints rows a CPU-second, read at random in batches of 16, each checksum verified."""
+def compare_reading(folder: Path, rounds: int) -> dict[str, Any]:
+    """Prints and returns rows a CPU-second, read at random in batches of 16, and what is needed.
+
+    Each checksum is verified.
+    """
     ways: dict[str, Way] = {}
     for title, vocabulary in (("uint16", ByteVocabulary()), ("uint32", Wide())):
         build(folder / title, folder / "small", vocabulary, 2)
-        ways[f"palmscale, {title}"] = partial(read_rows, folder / title)
+        ways[f"palmscale, {title}, each checksum verified"] = partial(read_rows, folder / title)
     write_arrow(folder)
-    ways["datasets, arrow, uint16"] = partial(datasets_rows, folder)
+    theirs = "Hugging Face `datasets`, Arrow in memory, nothing verified"
+    ways[theirs] = partial(datasets_rows, folder)
     rates = print_rates("rows", ways, rounds)
-    print_consumption(rates["palmscale, uint16"])
+    consumer = next(iter(rates))
+    consumed = print_consumption(statistics.median(rates[consumer]))
+    return {"rows": rates, "consumer": consumer, "consumed": consumed}
 
 
-def print_consumption(rows_per_second: float) -> None:
-    """Prints what a host of each recipe consumes at most, and how many times that a core reads.
+def print_consumption(rows_per_second: float) -> dict[str, float]:
+    """Prints and returns what a host of each recipe consumes at most.
+
+    Prints how many times that a core reads, too.
 
     PaLM 540B: a step of 2,048 rows over 6,144 chips, four a host, at the paper's 238.3 thousand
     tokens a second (PaLM, sections 4 and 5). The others: 6 FLOPs a parameter and token at the whole
     peak of a host, four TPU v4 of 275 TFLOP/s or eight H100 of 989, which no run reaches.
     """
-    tpu, gpu = 4 * 275e12, 8 * 989e12
+    tpu, gpu, paper = 4 * 275e12, 8 * 989e12, 238_300 / (6144 / 4) / LENGTH
     consumed = {
-        "palm_540b, as the paper ran it": 238_300 / (6144 / 4) / LENGTH,
-        "palm_62b, TPU v4, MFU 100 %": tpu / (6 * 62.5e9) / LENGTH,
-        "palm_8b, TPU v4, MFU 100 %": tpu / (6 * 8.63e9) / LENGTH,
-        "gpu_1b, 8 H100, MFU 100 %": gpu / (6 * 1.0e9) / LENGTH,
+        "PaLM 540B at the paper's 238.3 thousand tokens per second, 1,536 hosts": paper,
+        "PaLM 62B, four TPU v4 per host, at 100% of peak": tpu / (6 * 62.5e9) / LENGTH,
+        "PaLM 8B, four TPU v4 per host, at 100% of peak": tpu / (6 * 8.63e9) / LENGTH,
+        "`gpu_1b`, eight H100, at 100% of peak": gpu / (6 * 1.0e9) / LENGTH,
     }
-    print(f"{'rows of 2,048 a second and host':<42}{'consumed':>14}{'one core reads':>18}")
+    print(f"{'rows of 2,048 a second and host':<74}{'consumed':>14}{'one core reads':>18}")
     for name, rows in consumed.items():
-        print(f"{name:<42}{rows:>14,.3f}{rows_per_second / rows:>12,.0f} times")
+        print(f"{name:<74}{rows:>14,.3f}{rows_per_second / rows:>12,.0f} times")
     print()
+    return consumed
 
 
-def measure_seek(folder: Path) -> None:
-    """Prints how long a cold reader takes to give the batch of step one million."""
+def measure_seek(folder: Path) -> float:
+    """Prints and returns the milliseconds of a cold reader for the batch of step one million."""
     start = time.perf_counter()
     split = RowCache.open(folder / "uint16").split("train")
     stream = RowStream(rows=Shuffled(split, seed=0), schedule=BatchSchedule(((0, 16), (1000, 32))))
     rows = stream.read(stream.batch_rows(stream.cursor(1_000_000)))["target"]
-    print(f"{len(rows)} rows of step 1,000,000 in {1e3 * (time.perf_counter() - start):.1f} ms\n")
+    milliseconds = 1e3 * (time.perf_counter() - start)
+    print(f"{len(rows)} rows of step 1,000,000 in {milliseconds:.1f} ms\n")
+    return milliseconds
 
 
-def compare_memory(folder: Path, megabytes: int) -> None:
-    """Prints the peak resident memory of a build, and of one of ten times the text."""
+def compare_memory(folder: Path, megabytes: int) -> dict[str, int]:
+    """Prints and returns the peak resident memory of a build, and of one of ten times the text."""
+    peaks = {}
     for size in (megabytes, 10 * megabytes):
         source = folder / f"{size}"
         write_pile(source, size)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             peak = pool.apply(peak_of_build, (source, folder / f"memory{size}"))
         print(f"peak memory, {size} MB of text, 1 process: {peak / 1e6:,.0f} MB")
+        peaks[str(size)] = peak
+    return peaks
 
 
 def peak_of_build(source: Path, target: Path) -> int:
@@ -141,8 +162,8 @@ def peak_of_build(source: Path, target: Path) -> int:
     return int(line.split()[1]) * 1024
 
 
-def print_rates(what: str, ways: dict[str, Way], rounds: int) -> dict[str, float]:
-    """Prints and returns what each way does a CPU-second, all in turn.
+def print_rates(what: str, ways: dict[str, Way], rounds: int) -> Rates:
+    """Prints and returns what each way does a CPU-second in each round, all in turn.
 
     Each has a process of its own, where it is warmed up once: those of palmscale have no TensorFlow
     loaded, whose threads take time of their own, as a training host has none.
@@ -158,12 +179,12 @@ def print_rates(what: str, ways: dict[str, Way], rounds: int) -> dict[str, float
                 rate, has_tensorflow = workers[name].submit(timed, way).result()
                 assert not (has_tensorflow and "palmscale" in name), f"{name} loads TensorFlow"
                 rates[name] += [rate] if turn else []
-    print(f"{what + ' a CPU-second':<42}{'median':>14}{'least':>14}{'most':>14}")
+    print(f"{what + ' a CPU-second':<74}{'median':>14}{'least':>14}{'most':>14}")
     for name, found in rates.items():
         cells = (statistics.median(found), min(found), max(found))
-        print(f"{name:<42}" + "".join(f"{cell:>14,.0f}" for cell in cells))
+        print(f"{name:<74}" + "".join(f"{cell:>14,.0f}" for cell in cells))
     print()
-    return {name: statistics.median(found) for name, found in rates.items()}
+    return rates
 
 
 def timed(way: Way) -> tuple[float, bool]:

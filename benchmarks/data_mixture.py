@@ -1,6 +1,6 @@
 """Three kinds of corpora build into one mixture, and a small model trains on it.
 
-    python benchmarks/data_mixture.py [--megabytes=50] [--steps=40]
+    python benchmarks/data_mixture.py [--megabytes=50] [--steps=40] [--write]
 
 Half of the text, sources of Python packages, is in The Pile's format, three tenths are a folder of
 Parquet that Hugging Face `datasets` reads, the rest a directory of text. Printed are each build's
@@ -21,7 +21,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import page
 from data import cpu_seconds, write_pile
 
 from palmscale.data.build.processes import LocalProcesses
@@ -57,10 +59,18 @@ TextFiles.files = '{folder}/text/*.txt'
 """
 
 
+_TITLES = {
+    "pile": "The Pile's format, zstd",
+    "hub": "a Parquet folder by `datasets`",
+    "text": "text files",
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=50)
     parser.add_argument("--steps", type=int, default=40)
+    page.add_write(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,8 +78,9 @@ def main() -> None:
         write_pile(folder / "pile", args.megabytes // 2)
         write_parquet(folder / "parquet", args.megabytes * 3 // 10)
         write_text(folder / "text", args.megabytes // 5)
-        build_each(folder)
-        train(folder, args.steps)
+        result = {"sources": build_each(folder)} | train(folder, args.steps)
+    if args.write:
+        page.store("data_mixture", result)
 
 
 def write_parquet(folder: Path, megabytes: int) -> None:
@@ -98,21 +109,33 @@ def python_texts(megabytes: int) -> Iterator[str]:
                 yield text
 
 
-def build_each(folder: Path) -> None:
-    """Prints what each build does, in one process without TensorFlow, warmed up by another."""
+def build_each(folder: Path) -> list[dict[str, Any]]:
+    """Prints and returns what each build does, in one process without TensorFlow, warmed up."""
     sources = {
         "pile": Pile(files=f"{folder}/pile/*.jsonl.zst"),
         "hub": HuggingFace(dataset=f"{folder}/parquet"),
         "text": TextFiles(files=f"{folder}/text/*.txt"),
     }
     headings = ("documents", "MB", "rows", "seconds", "MB/CPU-second")
+    results = []
     print(f"{'source':<10}" + "".join(f"{heading:>16}" for heading in headings))
     for name, source in sources.items():
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             found = pool.submit(built, source, folder / "caches").result()
         print(f"{name:<10}" + "".join(f"{value:>16,.1f}" for value in found))
+        documents, _, rows, seconds, rate = found
+        results.append(
+            {
+                "name": _TITLES[name],
+                "documents": documents,
+                "rows": rows,
+                "seconds": seconds,
+                "megabytes_per_cpu_second": rate,
+            }
+        )
     print()
+    return results
 
 
 def built(source: TextSource, caches: Path) -> tuple[float, ...]:
@@ -138,8 +161,8 @@ def built(source: TextSource, caches: Path) -> tuple[float, ...]:
     return documents, megabytes, rows, seconds, megabytes / cpu
 
 
-def train(folder: Path, steps: int) -> None:
-    """Trains the quickstart's model by the command line and prints what a step waits for input."""
+def train(folder: Path, steps: int) -> dict[str, Any]:
+    """Trains the quickstart's model by the command line; prints and returns how it goes."""
     (folder / "mixture.gin").write_text(GIN.format(folder=folder))
     command = [
         *(sys.executable, "-m", "palmscale", "train"),
@@ -157,6 +180,8 @@ def train(folder: Path, steps: int) -> None:
     epochs = {name: f"{value:.4f}" for line in lines for name, value in line.items()
               if name.startswith("epochs/")}  # fmt: skip
     print("at the last report:", epochs)
+    ends = [lines[0]["loss"], lines[-1]["loss"]]
+    return {"steps": steps, "losses": ends, "input_waits": waits}
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from palmscale.train.step import make_train_step
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "support" / "programs"))
 import original_palm_flax  # noqa: E402
+import page  # noqa: E402
 
 LEARNING_RATE, BETA1, BETA2, EPS, WEIGHT_DECAY = 1e-3, 0.9, 0.99, 1e-8, 0.01
 RATIOS = {"palmscale float32": 1.0, "palmscale bfloat16": 1.3}  # what each is to reach
@@ -165,6 +166,7 @@ def parse_arguments() -> argparse.Namespace:
     knobs = dict(rounds=9, query_chunk=128, loss_chunk_length=128)
     for name, default in {**sizes, **knobs}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    page.add_write(parser)
     parser.add_argument("--remat", default="full", help="PaLM.remat of ours, default full")
     return parser.parse_args()
 
@@ -189,6 +191,12 @@ def main() -> None:
         for i in range(len(contestants)):  # whoever comes first changes from round to round
             contestants[(turn + i) % len(contestants)].step()
     report(contestants, tokens_BL.size)
+    if args.write:
+        steps = [
+            {"name": c.name, "seconds": c.wall, "cpu_seconds": c.cpu, "losses": c.losses}
+            for c in contestants
+        ]
+        page.store("train_step", {"steps": steps})
 
 
 if __name__ == "__main__":

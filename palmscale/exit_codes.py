@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a fault, 2 the user's mistake, 3 a plan that does not fit,
 interrupted, 141 the reader of the output is gone.
 """
 
+import errno
 from typing import Any
 
 from palmscale.errors import AskedToEnd, HostLost, NotSaved, UserError
@@ -11,6 +12,11 @@ from palmscale.errors import AskedToEnd, HostLost, NotSaved, UserError
 FAULT, MISTAKE, DOES_NOT_FIT, RESTART_ME, INTERRUPTED, UNREAD = 1, 2, 3, 75, 130, 141
 
 _LINE = 1000  # characters at most
+# What no restart mends: the path that was given cannot be one, or is another user's.
+_PATH = (
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
 # Words of the runtime's errors when another host is gone: gloo on CPUs, gRPC and XLA elsewhere.
 _LOST = (
     "Gloo",
@@ -28,6 +34,8 @@ def exit_code_and_line(error: BaseException) -> tuple[int, str]:
     """Returns the exit code of an exception, and one line that says what happened."""
     if isinstance(error, UserError):
         return MISTAKE, one_line(error)
+    if isinstance(error, OSError) and error.errno in _PATH and error.filename is not None:
+        return MISTAKE, one_line(f"{error.strerror}: {error.filename}; name another path.")
     if isinstance(error, HostLost | AskedToEnd):
         return RESTART_ME, one_line(error)
     if isinstance(error, KeyboardInterrupt):

@@ -109,8 +109,8 @@ def stop(cloud: Cloud, options: Options) -> None:
 
 
 def _unsaved(reply: Reply) -> str:
-    ended = re.fullmatch(r"stopped with exit code (\S*)", reply.last)
-    return f"{reply.who} {reply.last}" if ended and ended[1] not in ("0", "75") else ""
+    saved = re.fullmatch(r"stopped with exit code (0|75)", reply.last)
+    return f"{reply.who} {reply.last}" if reply.last.startswith("stopped") and not saved else ""
 
 
 def say_fault(rows: list[Row]) -> None:

@@ -75,6 +75,10 @@ def _start(cloud: Cloud, options: Options, root: pathlib.Path) -> bool:
     replies = workers.everywhere(cloud, options, ship.start_text(options))
     if faults := workers.failed(replies):
         raise Fault(f"a worker could not start: {'; '.join(faults)}")
+    ours = " ".join(("already running: palmscale", *options.command))
+    for reply in replies:
+        if reply.last.startswith("already running: ") and reply.last.strip() != ours:
+            raise Mistake(f"{reply.who} is {reply.last}: someone else started it meanwhile")
     if not cloud.dry_run:
         say("started; it continues without this terminal, and 'run' watches it again")
     return True

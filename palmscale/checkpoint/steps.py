@@ -9,6 +9,7 @@ from palmscale.checkpoint import digest
 from palmscale.checkpoint.folders import folders_of
 from palmscale.errors import CorruptionError
 from palmscale.observe.reporting import current_names
+from palmscale.storage.inside import inside
 from palmscale.storage.place import Place
 from palmscale.storage.typed_json import parse
 
@@ -142,7 +143,7 @@ class StepFolders:
 
     def pin(self, step: int) -> None:
         """Pins the step, which must exist, so that it is never deleted."""
-        (self.path(step) / PINNED).touch()
+        inside(self.path(step), PINNED).touch()
 
     def unpin(self, step: int) -> None:
         """Unpins the step, so that the keep policy applies to it again."""

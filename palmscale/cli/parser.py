@@ -93,6 +93,8 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
         UserError: a mistake, with the nearest known command or flag.
     """
     for argument in arguments:
+        if argument.partition("=")[2] == "--":  # argparse would leave the flag without a value.
+            parser.error(f"{argument} is not a flag's value; give another")
         if any("\ud800" <= character <= "\udfff" for character in argument):
             encoding = sys.getfilesystemencoding()
             parser.error(f"the argument {argument!r} is not valid {encoding}; correct it")

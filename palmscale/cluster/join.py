@@ -29,9 +29,12 @@ _RUN_EVERYWHERE = (
 )
 
 
+_MOST_SECONDS = 10**9  # 32 years: clocks and the coordination service take no more
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deadlines:
-    """How long hosts wait for one another, in seconds; at least 1 each.
+    """How long hosts wait for one another, in seconds; 1 to 10^9 each.
 
     Attributes:
         join_seconds: for all hosts to start.
@@ -50,8 +53,10 @@ class Deadlines:
 
     def __post_init__(self) -> None:
         for field, seconds in dataclasses.asdict(self).items():
-            if not seconds >= 1:
-                raise UserError(f"Deadlines.{field}={seconds} must be at least 1 second.")
+            if not 1 <= seconds <= _MOST_SECONDS:
+                raise UserError(
+                    f"Deadlines.{field}={seconds} must be 1 to {_MOST_SECONDS:,} seconds."
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,7 @@ class BucketCaches:
             return True
         with _told(source):
             if not (source / MANIFEST).is_file():
+                self.bucket.iterdir()  # tells now, not after a build, that the bucket is missing
                 return False
         with _disk(target), exclusive(target, waiting):
             if not (target / MANIFEST).exists():

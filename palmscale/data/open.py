@@ -133,7 +133,7 @@ def _import(modules: Sequence[str]) -> None:
         try:
             with without_load_noise():
                 importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # whatever a user's own module raises
             raise UserError(
                 f"Data.import_modules contains {module!r}, which cannot be imported ({error});"
                 " correct it, or start where the module can be found."

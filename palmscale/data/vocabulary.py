@@ -99,13 +99,11 @@ class SentencePieceVocabulary:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
             self.size = self._processor.get_piece_size()
-        except RuntimeError:
+            self.pieces()
+        except (RuntimeError, UnicodeDecodeError):  # not a model, or its pieces are not text
             self.size = 0
         if not self.size:
-            raise UserError(
-                f"{model_file!r} is not a SentencePiece model; expected the .model file that"
-                " SentencePiece wrote."
-            )
+            raise _not_a_model(model_file)
         self.eod_id = self._processor.eos_id()
         if self.eod_id < 0:
             raise UserError(
@@ -114,9 +112,12 @@ class SentencePieceVocabulary:
             )
         self.pad_id = max(0, self._processor.pad_id())
         self.digest = hashlib.sha256(self._model).hexdigest()
-        self._escape_ids = self._find_escape()
-        self._cuts_at_words = self._escape_ids is not None and self._merges_within_words()
-        self._out_type = self._find_out_type()
+        try:
+            self._escape_ids = self._find_escape()
+            self._cuts_at_words = self._escape_ids is not None and self._merges_within_words()
+            self._out_type = self._find_out_type()
+        except (ValueError, IndexError, RuntimeError):  # of pieces that are not UTF-8
+            raise _not_a_model(model_file) from None
 
     def encode(self, text: str) -> np.ndarray:
         if self._escape_ids is None:
@@ -188,6 +189,13 @@ class SentencePieceVocabulary:
         except (ValueError, RuntimeError):
             return int
         return "numpy"
+
+
+def _not_a_model(model_file: str) -> UserError:
+    return UserError(
+        f"{model_file!r} is not a SentencePiece model; expected the .model file that SentencePiece"
+        " wrote."
+    )
 
 
 class _Description(TypedDict):

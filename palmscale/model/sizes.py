@@ -37,6 +37,10 @@ def padded_tokens(*, num_tokens: int, multiple: int) -> int:
         num_tokens: number of ids in the vocabulary, at least 1.
         multiple: of the sizes of the mesh axes over which the table is sharded, at least 1.
 
+    Args:
+        num_tokens: number of ids in the vocabulary.
+        multiple: of the sizes of the mesh axes over which the table is sharded.
+
     Raises:
         UserError: a number is below 1.
     """

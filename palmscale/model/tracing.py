@@ -5,6 +5,7 @@ Nothing is computed and no parameters exist, so a model of any size is traced in
 
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from palmscale.errors import UserError
 from palmscale.model import interface
 
 PARAMS = "params"
+_FLAX_PAGE = re.compile(r" \(https://flax\S+\)")  # which ends each of Flax's messages
 _REMEDIES = {
     errors.PartitioningUnspecifiedError: (
         "; name the axis that nn.scan or nn.vmap adds, by"
@@ -31,11 +33,11 @@ _PACKING = ("segment_BL", "position_BL")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Traced:
-    """The outputs of a module for one row.
+    """The outputs of a module for a batch.
 
     Attributes:
-        hidden: shape [1, L, D] and dtype of `hidden`.
-        logits: shape [1, L, V] and dtype of `unembed`.
+        hidden: shape [B, L, D] and dtype of `hidden`.
+        logits: shape [B, L, V] and dtype of `unembed`.
         sown: collections that the module sows values into; the loss includes none of them.
     """
 
@@ -44,12 +46,15 @@ class Traced:
     sown: tuple[str, ...]
 
 
-def trace(model: nn.Module, *, sequence_length: int, is_packed: bool = False) -> Traced:
-    """Returns what the module's methods give for a row, as an evaluation calls them.
+def trace(
+    model: nn.Module, *, sequence_length: int, sequences: int = 1, is_packed: bool = False
+) -> Traced:
+    """Returns what the module's methods give for a batch, as an evaluation calls them.
 
     Args:
         model: with `hidden` and `unembed`.
         sequence_length: L.
+        sequences: B; in a layout, a number that divides over its data-parallel devices.
         is_packed: whether rows hold several documents, so that `hidden` gets `segment_BL` and
             `position_BL`.
 
@@ -61,10 +66,10 @@ def trace(model: nn.Module, *, sequence_length: int, is_packed: bool = False) ->
     name = type(model).__name__
     variables = abstract_variables(model)
     others = tuple(sorted(variables.keys() - {PARAMS}))
-    row = jax.ShapeDtypeStruct((1, sequence_length), jnp.int32)
-    packing = {argument: row for argument in _PACKING} if is_packed else {}
+    tokens_BL = jax.ShapeDtypeStruct((sequences, sequence_length), jnp.int32)
+    packing = {argument: tokens_BL for argument in _PACKING} if is_packed else {}
     try:
-        x_BLD = _apply(model, "hidden", variables[PARAMS], row, **packing)
+        x_BLD = _apply(model, "hidden", variables[PARAMS], tokens_BL, **packing)
     except Exception as error:
         if others:
             raise UserError(
@@ -73,12 +78,12 @@ def trace(model: nn.Module, *, sequence_length: int, is_packed: bool = False) ->
                 " nn.LayerNorm."
             ) from error
         raise _failure(name, "hidden", f"rows of {sequence_length} tokens", error) from error
-    _check_hidden(name, x_BLD, sequence_length)
+    _check_hidden(name, x_BLD, tokens_BL.shape)
     try:
         logits_BLV = _apply(model, "unembed", variables[PARAMS], x_BLD)
     except Exception as error:
         raise _failure(name, "unembed", f"x_BLD of shape {x_BLD.shape}", error) from error
-    _check_logits(name, logits_BLV, sequence_length, interface.num_tokens(model))
+    _check_logits(name, logits_BLV, tokens_BL.shape, interface.num_tokens(model))
     return Traced(hidden=x_BLD, logits=logits_BLV, sown=others)
 
 
@@ -139,22 +144,24 @@ def _apply(model: nn.Module, method: str, boxed_params: Any, *arrays: Any, **mor
     return jax.eval_shape(call, params, arrays, more)
 
 
-def _check_hidden(name: str, x_BLD: Any, sequence_length: int) -> None:
+def _check_hidden(name: str, x_BLD: Any, tokens: tuple[int, int]) -> None:
     shape, dtype = getattr(x_BLD, "shape", None), getattr(x_BLD, "dtype", None)
-    is_right = shape is not None and len(shape) == 3 and shape[:2] == (1, sequence_length)
+    is_right = shape is not None and len(shape) == 3 and shape[:2] == tokens
     if not is_right or not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(
-            f"{name}.hidden returns {_said(x_BLD)} for tokens of shape (1, {sequence_length});"
-            f" expected floats of shape (1, {sequence_length}, D)."
+            f"{name}.hidden returns {_said(x_BLD)} for tokens of shape {tokens};"
+            f" expected floats of shape ({tokens[0]}, {tokens[1]}, D)."
         )
 
 
-def _check_logits(name: str, logits_BLV: Any, length: int, num_tokens: int | None) -> None:
+def _check_logits(
+    name: str, logits_BLV: Any, tokens: tuple[int, int], num_tokens: int | None
+) -> None:
     shape, dtype = getattr(logits_BLV, "shape", None), getattr(logits_BLV, "dtype", None)
-    if shape is None or len(shape) != 3 or shape[:2] != (1, length):
+    if shape is None or len(shape) != 3 or shape[:2] != tokens:
         raise UserError(
-            f"{name}.unembed returns {_said(logits_BLV)} for {length} positions; expected logits of"
-            f" shape (1, {length}, V)."
+            f"{name}.unembed returns {_said(logits_BLV)} for tokens of shape {tokens}; expected"
+            f" logits of shape ({tokens[0]}, {tokens[1]}, V)."
         )
     if dtype != jnp.float32:
         raise UserError(
@@ -177,7 +184,7 @@ def _said(value: Any) -> str:
 def _failure(name: str, method: str, given: str, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
-    lines = str(error).strip().splitlines() or [""]
+    lines = _FLAX_PAGE.sub("", str(error)).strip().splitlines() or [""]
     remedy = _REMEDIES.get(type(error), "")
     return UserError(
         f"{name}.{method} fails for {given}: {type(error).__name__}: {lines[0]}{remedy}"

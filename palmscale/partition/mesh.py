@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
-import numpy as np
 from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
@@ -38,7 +38,7 @@ class MeshSpec:
         text = f"MeshSpec(replicas={self.replicas}, data={self.data}, model={self.model})"
         if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
             raise UserError(f"{text}: sizes are positive, and at most one is -1 (worked out).")
-        known = int(np.prod([size for size in sizes if size != -1]))
+        known = math.prod(size for size in sizes if size != -1)
         if num_devices % known or (-1 not in sizes and known != num_devices):
             raise UserError(
                 f"{text} needs {'a multiple of ' if -1 in sizes else ''}{known} devices and there "

@@ -183,16 +183,20 @@ def _placed(
     try:
         dims = spec(names, rules)
     except UserError as error:
-        raise UserError(f"parameter {path_name(path)}: {error}") from None
+        raise UserError(f"parameter {_name(path)}: {error}") from None
     for size, name, target in zip(array.shape, names, dims, strict=True):
         parts = _parts(target, axis_sizes)
         if size % parts:
             raise UserError(
-                f"parameter {path_name(path)} has {size} along {name!r}, which does not divide "
+                f"parameter {_name(path)} has {size} along {name!r}, which does not divide "
                 f"over {parts} devices of mesh axis {target!r}; choose a multiple of {parts}, "
                 "or another mesh."
             )
     return array, names, dims
+
+
+def _name(path: Any) -> str:
+    return path_name(path).removeprefix("params/")  # of a whole state
 
 
 def _parts(target: MeshAxes, axis_sizes: Mapping[str, int]) -> int:

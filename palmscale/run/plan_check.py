@@ -2,14 +2,28 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from palmscale.observe import log
 from palmscale.run.identity import changes
 from palmscale.run.workdir import PLAN
+from palmscale.storage.inside import read_limited
 from palmscale.storage.place import Place
+from palmscale.storage.typed_json import MOST_BYTES, parse
 
 _MOST_SHOWN = 6
+
+
+class _PlannedStep(TypedDict):
+    batch_sequences: int
+    step_digest: str
+    topology: str
+
+
+class _Plan(TypedDict):
+    plans: list[_PlannedStep]
+    run: dict[str, Any]
+    versions: dict[str, Any]
 
 
 def compare_with_plan(
@@ -34,7 +48,7 @@ def compare_with_plan(
     path = workdir / PLAN
     if not path.is_file():
         return
-    plan = json.loads(path.read_text())
+    plan = parse(read_limited(path, MOST_BYTES), _Plan, path)
     stages = [one for one in plan["plans"] if one["batch_sequences"] == batch_sequences]
     if not stages:
         return

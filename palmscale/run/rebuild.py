@@ -13,13 +13,14 @@ from palmscale.run.identity import describe
 from palmscale.storage.typed_json import misfit
 
 
-def rebuild(described: Any, modules: Iterable[str] = (), base: type = object) -> Any:
+def rebuild(described: Any, modules: Iterable[str] = (), base: type = object, **given: Any) -> Any:
     """Returns the value that `describe` wrote down, in this or an earlier version.
 
     Args:
         described: a JSON value.
         modules: imported modules whose classes it may name; see `named_classes.find`.
         base: the class that the value must be an instance of.
+        given: fields of the value, in place of those described, which are not built.
 
     Raises:
         UserError: it names a class that it may not, or a field does not have its type.
@@ -33,8 +34,9 @@ def rebuild(described: Any, modules: Iterable[str] = (), base: type = object) ->
         )
     if isinstance(described, Mapping) and "class" in described:
         kind = named_classes.find(described["class"], modules, base)
-        stored = {name: value for name, value in described.items() if name != "class"}
-        return _instance(kind, stored, modules)
+        apart = {"class", *given}
+        stored = {name: value for name, value in described.items() if name not in apart}
+        return _instance(kind, stored, modules, given)
     if base is not object:
         raise UserError("the checkpoint names no class where it must; use an intact copy.")
     if isinstance(described, Mapping):
@@ -44,9 +46,11 @@ def rebuild(described: Any, modules: Iterable[str] = (), base: type = object) ->
     return described
 
 
-def _instance(kind: type, stored: Mapping[str, Any], modules: tuple[str, ...]) -> Any:
+def _instance(
+    kind: type, stored: Mapping[str, Any], modules: tuple[str, ...], given: Mapping[str, Any]
+) -> Any:
     fields, hints = _fields(kind), _hints(kind)
-    values = {}
+    values = dict(given)
     for name, described in stored.items():
         if name not in fields:
             raise UserError(

@@ -90,6 +90,7 @@ def _state_plan(run: Run, entered: DeviceLayout) -> StatePlan:
     traced = trace(
         run.model,
         sequence_length=run.data.sequence_length,
+        sequences=entered.data_parallel,
         is_packed=data.is_packed(run.data),
     )
     for collection in traced.sown:

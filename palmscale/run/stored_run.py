@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+import optax
+
 from palmscale.data.dataset import Data
 from palmscale.data.sources.seqio_tasks import Tfds
 from palmscale.errors import UserError
@@ -14,7 +16,9 @@ from palmscale.run.workdir import Workdir, checkpoints
 
 
 def stored_run(workdir: Workdir, modules: Iterable[str] = ()) -> Run:
-    """Returns the run that the newest checkpoint describes.
+    """Returns the run that the newest checkpoint describes, to evaluate it.
+
+    Evaluation needs no optimizer, so none is built: the run has one that does nothing.
 
     Args:
         workdir: the run's folder.
@@ -30,7 +34,7 @@ def stored_run(workdir: Workdir, modules: Iterable[str] = ()) -> Run:
     meta = read_meta(reader)
     if "run" not in meta:
         raise UserError(f"the checkpoints in {workdir} describe no run; name its gin file.")
-    run = rebuild(meta["run"], modules, Run)
+    run = rebuild(meta["run"], modules, Run, optimizer=optax.identity())
     check_reads_no_code(run.data, modules)
     return run
 

@@ -33,7 +33,7 @@ from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
 from palmscale.run.stored_meta import checked_meta
 from palmscale.run.versions import compiler_versions, versions
-from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir
+from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
 from palmscale.storage.place import Place
 from palmscale.storage.place import place as _place
 from palmscale.train.compile import Load
@@ -108,7 +108,7 @@ def train(
         NotSaved: the last state, or too many in a row, could not be saved.
         AskedToEnd: SIGTERM came before training began, or the last save failed after it.
     """
-    folder = _place(workdir)
+    folder = own_folder(workdir)
     with joined(
         place,
         simulated_devices=run.layout.simulated_devices,

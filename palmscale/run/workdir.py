@@ -9,8 +9,9 @@ from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import StepInfo
 from palmscale.errors import UserError
 from palmscale.observe.reporting import METRICS, TENSORBOARD
+from palmscale.storage.inside import inside
 from palmscale.storage.objects import ObjectPath
-from palmscale.storage.place import place
+from palmscale.storage.place import Place, place
 
 CHECKPOINTS, CONFIG, VOCABULARY = "checkpoints", "config.gin", "vocabulary"
 PLAN, PLAN_PAGE = "plan.json", "plan.html"
@@ -31,6 +32,19 @@ def checkpoints(workdir: Workdir, **options: Any) -> CheckpointReader:
             f"there is no run in {workdir} ({CHECKPOINTS}/ is missing); name its folder."
         )
     return CheckpointReader(directory, **options)
+
+
+def own_folder(workdir: Workdir) -> Place:
+    """Returns the folder of a run that is to write there.
+
+    Raises:
+        CorruptionError: a file that it writes is a link out of the folder, which would be
+            overwritten.
+    """
+    folder = place(workdir)
+    for name in (CONFIG, METRICS, LEASE, PLAN, PLAN_PAGE):
+        inside(folder, name)
+    return folder
 
 
 def choose(reader: CheckpointReader, which: int | str) -> StepInfo:

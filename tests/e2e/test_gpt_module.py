@@ -63,7 +63,8 @@ def test_trains_by_gin_alone_and_after_a_kill_ends_bit_for_bit_equal(
     def command(workdir):
         return ["train", "--gin_file=gpt.gin", f"--workdir={workdir}", f"--gin.CACHE={row_cache}"]
 
-    tiny_run.run(*command("whole"), **at_home)
+    said = tiny_run.run(*command("whole"), **at_home).stderr
+    assert "Next: palmscale generate --workdir=whole --prompt= --module=gpt_module" in said
     after_a_step = tiny_run.MOMENTS[2]
     assert tiny_run.kill_once(
         command("killed"), folder / "killed", after_a_step, random.Random(0), **at_home

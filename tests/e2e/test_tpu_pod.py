@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import gcloud_commands
 import pytest
 import tiny_job
 import tiny_run
+from tpu_pod import request
 
 SCRIPT = str(tiny_run.CHECKOUT / "launch/tpu_pod.sh")
 GOLDEN = tiny_run.CHECKOUT / "tests/golden/tpu_pod"
@@ -35,7 +37,8 @@ def cloud(tmp_path):
     }
     yield environment, state
     if (state / "palm").exists():
-        subprocess.run([SCRIPT, "down", *PLACE], env=environment, capture_output=True)
+        down = [SCRIPT, "down", "--force", *PLACE]
+        subprocess.run(down, env=environment, capture_output=True)
 
 
 def pod(action, *arguments, env, code=0, seconds=240):
@@ -136,6 +139,11 @@ def test_a_run_is_stopped_from_afar_and_saves(tiny, finished, cloud, tmp_path):
         while tiny_job.steps_done(workdir) < 3:
             assert job.poll() is None and time.monotonic() < end
             time.sleep(0.05)
+        done = pod("run", "--type=v4-16", "train", "--workdir=another", env=env, code=2)
+        assert "is running another command: palmscale train" in done.stderr
+        assert "nothing was copied" in done.stderr
+        assert "'down --force'" in pod("down", env=env, code=2).stderr
+        assert job.poll() is None
         told = pod("stop", env=env).stdout
         assert "2 stopped with exit code 75" in " ".join(told.split())
         job.communicate(timeout=60)
@@ -205,11 +213,22 @@ def test_a_dry_run_prints_the_golden_commands(name, cloud):
     assert done.stdout == golden.read_text()
 
 
+@pytest.mark.parametrize("name", [name for name in ACTIONS if name.startswith("up")])
+def test_the_request_that_is_sent_is_the_golden_one(name, cloud):
+    env, state = cloud
+    pod(*ACTIONS[name], env=env)
+    (sent,) = [line for line in commands(state) if "create" in line]
+    golden = (GOLDEN / f"{name}.txt").read_text().splitlines()
+    assert shlex.join(["gcloud", *sent]) == golden[-1]
+
+
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is absent")
 def test_each_golden_command_passes_gclouds_own_parser(tmp_path):
     texts = [path.read_text() for path in GOLDEN.glob("*.txt")]
-    # One slice of several is enough: a line takes a second.
-    lines = {line.replace("palm-1", "palm-0") for text in texts for line in text.splitlines()}
+    lines = {line for text in texts for line in text.splitlines()}
+    # Asked for after a failure alone.
+    asked = ["queued-resources", "describe", "palm", "--zone=z", "--project=p", request._REASON]
+    lines.add(shlex.join(["gcloud", "compute", "tpus", *asked]))
     assert len(lines) >= 12 and all(line.startswith("gcloud ") for line in lines)
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(ACTIONS)
     assert gcloud_commands.refused(lines, tmp_path) == []

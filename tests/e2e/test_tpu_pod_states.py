@@ -72,7 +72,10 @@ DONE = [("ended", 0, "Trained")]
     ("states", "asked"),
     [
         (["ACTIVE"], []),
-        (["gone", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"], ["create"]),
+        (
+            ["gone", "CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+            ["create"],
+        ),
         (["SUSPENDED", "gone", "ACTIVE"], ["delete", "create"]),
         (["SUSPENDING", "SUSPENDED", "gone", "ACTIVE"], ["delete", "create"]),
         (["denied", "denied", "ACTIVE"], []),

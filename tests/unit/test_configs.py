@@ -69,6 +69,16 @@ def test_a_size_file_states_its_exact_counts_in_its_first_line(name):
     assert PUBLISHED.get(name, published) == published
 
 
+@pytest.mark.parametrize("name", names("models"))
+def test_the_padded_table_follows_the_vocabulary(name):
+    files = [PRETRAIN, f"configs/models/{name}.gin", MESH]
+    for tokens in 300, 8_000, 300_000:
+        model = load_run(files, [*REQUIRED, f"NUM_TOKENS={tokens}"]).model
+        assert tokens <= model.stored_tokens < tokens + 384
+    model = load_run(files, [*REQUIRED, "NUM_TOKENS=300", "PADDED_TOKENS=512"]).model
+    assert model.stored_tokens == 512
+
+
 def test_the_papers_sizes_are_all_there_and_have_their_shapes():
     shapes = {name: model_of(name) for name in PUBLISHED}
     assert [(m.depth, m.heads, m.dim, m.dim_head) for m in shapes.values()] == [

@@ -54,9 +54,10 @@ def _kept_run(args: argparse.Namespace) -> "Run":
     from palmscale.cli.config.load import load_run
     from palmscale.run.stored_run import stored_run
     from palmscale.run.workdir import CONFIG
+    from palmscale.storage.inside import inside
     from palmscale.storage.place import on_disk, place
 
-    config = place(args.workdir) / CONFIG
+    config = inside(place(args.workdir), CONFIG)
     if config.is_file():
         with on_disk(config) as gin_file:
             return load_run([str(gin_file)], args.gin_bindings, modules=args.modules)

@@ -44,6 +44,7 @@ def train(args: argparse.Namespace) -> int:
     from palmscale.cluster.preempt import end_before_training
     from palmscale.model import interface
     from palmscale.observe import log
+    from palmscale.run import stable_names
     from palmscale.run.train import Debugging
     from palmscale.run.train import train as train_run
     from palmscale.train.faults import parse_faults
@@ -71,6 +72,8 @@ def train(args: argparse.Namespace) -> int:
     if interface.generates(run.model):
         prompt = run.reporting.sample_prompt or ""
         words = ["palmscale", "generate", f"--workdir={result.workdir}", f"--prompt={prompt}"]
+        module, is_own, _ = stable_names.name_of(type(run.model)).partition(":")
+        words += [f"--module={module}"] if is_own else []
         next_command = f" Next: {shlex.join(words)}"
     if not result.metrics:
         log.say(

@@ -134,7 +134,7 @@ class Parquet(_ManyDocuments):
                             yield _not_utf8(location, row, "the text")
                         else:
                             yield from_record(row, location, self)
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
             yield broken(f"{shard.path}:{number + 1}", error, rows and rows - number)
 
 

@@ -95,8 +95,10 @@ def become(handle, streams):
     os.environ.clear()
     os.environ.update(request["environment"])
     unbuffered, (kind, program, *sys.argv[1:]) = request["unbuffered"], request["arguments"]
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(write_through=unbuffered)
+    # Anew: whether a stream can seek is known once it is opened.
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = open(1, "w", buffering=1 if unbuffered else -1, closefd=False)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     sys.argv[0], sys.path[0] = kind, "" if kind == "-c" else request["cwd"]
     read_environment_again()
     return kind, program

@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 
+import tiny_sentencepiece
 import zstandard
 
 from palmscale.cli import main
@@ -166,6 +167,19 @@ def row_cache(folder, chance):
     return ["data", chance.choice(("show", "verify")), str(cache)]
 
 
+def vocabulary(folder, chance):
+    """A command line that checks a SentencePiece model with damaged bytes."""
+    whole = folder / "whole.model"
+    if not whole.exists():
+        tiny_sentencepiece.train(whole)
+        (folder / "b.txt").write_text("".join(TEXTS))
+    (folder / "a.model").write_bytes(mutated_bytes(whole.read_bytes(), chance))
+    return [
+        *("vocab", "check", str(folder / "a.model"), "--gin_file=configs/data/text.gin"),
+        f"--gin.TEXT_FILES={folder / 'b.txt'}",
+    ]
+
+
 COMMAND_LINES = (
     "train --gin_file=configs/runs/quickstart.gin --workdir=runs/x --gin.TRAIN_STEPS=3",
     "verify-resume --gin_file=a.gin --workdir=x --steps=3 --resume_with=DATA=2",
@@ -204,7 +218,7 @@ def command_line(folder, chance):
     return arguments
 
 
-KINDS = (gin_file, settings, command_line, data_file, row_cache)
+KINDS = (gin_file, settings, command_line, data_file, row_cache, vocabulary)
 
 
 def answer(arguments):
@@ -249,7 +263,7 @@ def cheap_commands():
 
     def parse(parser, arguments):
         args = function(parser, arguments)
-        if args.function.__name__ not in ("explain", "build", "verify", "show", "ls"):
+        if args.function.__name__ not in ("explain", "build", "verify", "show", "ls", "check"):
             args.function = lambda args: None
         if args.function.__name__ == "explain":
             args.compiled = False

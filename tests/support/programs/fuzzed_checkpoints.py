@@ -83,7 +83,8 @@ def _command(*arguments):
     assert code in (0, 1, 2) and "; run again with --debug" not in err.getvalue(), err.getvalue()
     assert len(lines) == (code == 2) and "Traceback" not in err.getvalue(), err.getvalue()
     out.getvalue().encode()
-    return code
+    if code == 2:
+        raise UserError(lines[0])
 
 
 def _resume(workdir):

@@ -79,6 +79,7 @@ def test_flags_are_known_by_the_names_of_their_values(parser):
         ("train", "no gin file; add --gin_file="),
         ("train --gin_file=a.gin --gin.STEPS", "--gin.STEPS has no value; write --gin.STEPS=VALUE"),
         ("show --workdir=w --gin.A=1", "takes no --gin.A=1"),
+        ("train --gin_file=--", "--gin_file=-- is not a flag's value; give another"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_nearest_word(parser, line, message):

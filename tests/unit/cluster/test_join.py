@@ -163,9 +163,10 @@ def test_a_number_out_of_range_is_refused(count, index):
         ProcessPlace(coordinator="a:80", num_processes=count, process_id=index)
 
 
-def test_deadlines_are_at_least_a_second():
-    with pytest.raises(UserError, match="step_seconds=0"):
-        Deadlines(step_seconds=0)
+@pytest.mark.parametrize("seconds", [0, -1.0, 1e10, float("inf"), float("nan")])
+def test_deadlines_are_at_least_a_second_and_what_clocks_take(seconds):
+    with pytest.raises(UserError, match="step_seconds=.* must be 1 to 1,000,000,000 seconds"):
+        Deadlines(step_seconds=seconds)
 
 
 def test_slurm_tells_the_place(monkeypatch):

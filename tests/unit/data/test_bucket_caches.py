@@ -116,6 +116,12 @@ def test_a_manifest_cannot_name_a_file_outside_its_folder(caches, other_host, fo
         other_host.fetch("c")
 
 
+def test_a_missing_bucket_is_said_before_anything_is_built(bucket, tmp_path):
+    nowhere = BucketCaches.at(place("gs://no-such-bucket/caches"), tmp_path)
+    with pytest.raises(UserError, match="create the bucket"):
+        nowhere.fetch("c")
+
+
 def test_a_disk_that_cannot_be_written_is_one_line(caches, folder, tmp_path):
     caches.publish("c")
     (tmp_path / "file").write_text("")

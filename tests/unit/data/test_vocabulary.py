@@ -168,6 +168,14 @@ def test_a_missing_or_wrong_model_file_is_one_line_with_its_name(tmp_path, conte
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_whose_pieces_are_not_text_is_one_line_with_its_name(tmp_path):
+    path = tmp_path / "m.model"
+    train(path)
+    path.write_bytes(path.read_bytes().replace(b"text", b"te\xfft"))
+    with pytest.raises(UserError, match="m.model' is not a SentencePiece model"):
+        SentencePieceVocabulary(str(path))
+
+
 def test_a_model_without_eos_is_refused(tmp_path):
     with pytest.raises(UserError, match="no eos"):
         SentencePieceVocabulary(train(tmp_path / "m", eos_id=-1))

@@ -20,7 +20,7 @@ def watched(gcloud, cloud, options, monkeypatch):
     """
     monkeypatch.setattr(ship, "code_files", lambda root, include: ([], []))
 
-    def go(*tables, state="ACTIVE"):
+    def go(*tables, state="ACTIVE", start="started"):
         looks = iter(tables)
         last = [None]
 
@@ -28,6 +28,8 @@ def watched(gcloud, cloud, options, monkeypatch):
             text = words[-2] if words[1] == "ssh" else ""
             if words[1] == "describe":
                 return Answer(0, state if words[0] == "queued-resources" else "READY")
+            if "worker.sh start" in text:
+                (folder / "0.log").write_text(f"{start}\n\nexit 0\n")
             if "worker.sh status; [" not in text:
                 return
             last[0] = next(looks, last[0])
@@ -77,6 +79,13 @@ def test_another_command_than_the_one_running_is_refused_before_anything_is_copi
     with pytest.raises(Mistake, match="worker 1 of palm .* another command: palmscale train --w"):
         watched(RUNNING | other)
     assert watched.did == []
+
+
+def test_another_command_that_was_started_meanwhile_is_named(watched):
+    ours = " ".join(("palmscale", *OURS))
+    watched(NONE, DONE, start=f"already running: {ours} ")
+    with pytest.raises(Mistake, match="worker 0 of palm is already running: palmscale eval"):
+        watched(NONE, DONE, start="already running: palmscale eval ")
 
 
 def test_a_slice_that_cannot_be_reached_is_a_fault_before_anything_is_copied(watched):

@@ -38,6 +38,7 @@ def test_all_devices_lie_along_data_by_default():
         ({"data": 2, "model": 2}, ["needs 4 devices", "there are 8"]),
         ({"data": -1, "model": -1}, ["data=-1, model=-1", "at most one is -1"]),
         ({"data": 0}, ["data=0", "sizes are positive"]),
+        ({"data": 2**32, "model": 2**32}, [f"needs {2**64} devices"]),
         ({"model": -2}, ["model=-2", "sizes are positive"]),
     ],
 )

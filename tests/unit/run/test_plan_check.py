@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from palmscale.errors import CorruptionError
 from palmscale.run.plan_check import compare_with_plan
 from palmscale.storage.place import place
 
@@ -65,3 +66,10 @@ def test_a_plan_in_a_bucket_is_found_as_well(workdir, said, bucket):
     (there / "plan.json").write_text((workdir / "plan.json").read_text())
     compare(there)
     assert said == [f"The compiled step is the one planned in {bucket.url}/run/plan.json."]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"plans": [{"batch_sequences": 8}]}'])
+def test_a_plan_of_another_form_is_named(content, tmp_path):
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(CorruptionError, match="plan.json is not what palmscale writes"):
+        compare(tmp_path)

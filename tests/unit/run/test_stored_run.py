@@ -1,7 +1,10 @@
 """The run that a checkpoint describes is the one that trained, and brings no code of its own."""
 
 import dataclasses
+import shutil
 
+import forged
+import optax
 import pytest
 from small_run import DATA
 
@@ -13,7 +16,19 @@ from palmscale.run.stored_run import check_reads_no_code, stored_run
 
 
 def test_the_checkpoint_describes_the_run(small_run, result, workdir):
-    assert stored_run(workdir) == small_run
+    found = stored_run(workdir)
+    assert dataclasses.replace(found, optimizer=small_run.optimizer) == small_run
+
+
+def test_the_optimizer_of_the_run_is_not_built(result, workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    for optimizer in ({"class": "subprocess:Popen"}, {"function": "optax:lion", "b1": 0.9}, None):
+
+        def change(meta, optimizer=optimizer):
+            return meta | {"run": meta["run"] | {"optimizer": optimizer}}
+
+        forged.edit(copy / "checkpoints/4", "meta.json", change)
+        assert stored_run(copy).optimizer.init({}) == optax.EmptyState()
 
 
 def test_a_module_that_it_imports_must_be_chosen():

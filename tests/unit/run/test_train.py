@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 
+import forged
 import numpy as np
 import pytest
 from small_run import ADAMW, TRAINING
@@ -20,7 +21,7 @@ from palmscale.checkpoint.saving import Saving
 from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.cluster.join import Deadlines
 from palmscale.data.sources import paths
-from palmscale.errors import NotSaved, UserError
+from palmscale.errors import CorruptionError, NotSaved, UserError
 from palmscale.observe.reporting import Reporting
 from palmscale.run.train import Debugging
 from palmscale.train.faults import Fault
@@ -237,3 +238,22 @@ def test_a_vocabulary_that_the_model_has_no_ids_for_is_refused(small_run, folder
 def test_the_package_train_is_a_function_too():
     assert palmscale.train.training.Training is type(TRAINING)
     assert palmscale.train.verb.__doc__.startswith("Trains a run")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("cursor.json", {"step": 3}, "step 4 holds the cursor of step 3"),
+        ("cursor.json", {"next_row": 2**63 - 1}, "next_row is 9223372036854775807"),
+        ("cursor.json", {"skips": [[5, 3]]}, "are not increasing"),
+        ("meta.json", {"spike_history": {"detector": 3}}, "spike_history"),
+    ],
+    ids=str,
+)
+def test_a_run_does_not_resume_from_what_a_checkpoint_cannot_say(
+    name, change, message, small_run, result, workdir, tmp_path
+):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    forged.edit(copy / "checkpoints/4", name, lambda value: value | change)
+    with pytest.raises(CorruptionError, match=message):
+        palmscale.train(longer(small_run, 5), copy)

@@ -3,8 +3,8 @@ import pytest
 
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.store import CheckpointStore
-from palmscale.errors import UserError
-from palmscale.run.workdir import CHECKPOINTS, NAMES, checkpoints, choose, saved_steps
+from palmscale.errors import CorruptionError, UserError
+from palmscale.run.workdir import CHECKPOINTS, NAMES, checkpoints, choose, own_folder, saved_steps
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +37,18 @@ def test_a_folder_that_holds_no_run_says_what_is_missing(tmp_path):
 
 def test_no_two_things_in_the_folder_have_one_name():
     assert len(set(NAMES)) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.gin"])
+def test_a_file_that_a_run_writes_is_no_link_out_of_its_folder(name, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).symlink_to("here")
+    assert own_folder(folder) == folder
+    (folder / name).unlink()
+    (folder / name).symlink_to(outside)
+    with pytest.raises(CorruptionError, match=f"run/{name} is a link that leads out"):
+        own_folder(folder)
+    assert own_folder(str(tmp_path / "absent")) == tmp_path / "absent"

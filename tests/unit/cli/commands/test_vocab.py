@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import source_tree
 import text_source
 from tiny_sentencepiece import train
 
@@ -168,6 +169,23 @@ def test_check_ends_with_two_and_the_property_that_fails(vocab, tmp_path):
     code, printed, said = vocab("check", model_file)
     assert code == 2 and not printed
     assert said.startswith(f"palmscale: error: {model_file} fails the check 'separately encoded")
+
+
+def test_the_settings_of_the_vocabulary_page_fit_the_quickstart(tmp_path, capsys):
+    """The page's last command, with `explain`, which refuses what training would."""
+    model = train(tmp_path / "m", split_digits=True)
+    page = (source_tree.CHECKOUT / "docs/vocabulary.md").read_text()
+    (command,) = re.findall(r"^palmscale train (.*)", page, re.MULTILINE)
+    names = {"my_run.gin": "configs/runs/quickstart.gin", "my.model": model}
+    flags = [re.sub("my_run.gin|my.model", lambda m: str(names[m[0]]), f) for f in command.split()]
+    bindings = [flag.removeprefix("--gin.") for flag in flags[1:]]
+    try:
+        assert main.run(["explain", *flags]) == 0
+        run = load.load_run(flags[0].partition("=")[2], bindings)
+    finally:
+        load.reset()
+    assert run.data.sentencepiece_model == str(model) and run.model.num_tokens == 32_000
+    assert "embedding" in capsys.readouterr().out
 
 
 def test_without_a_gin_file_the_corpus_is_the_standard_library():

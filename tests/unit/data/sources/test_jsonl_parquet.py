@@ -174,6 +174,14 @@ def test_a_row_of_parquet_that_is_not_utf8_is_named_and_the_next_is_read(tmp_pat
         assert bad.location == f"{tmp_path}/{name}:2" and "byte 4 of the text" in bad.reason
 
 
+def test_a_column_of_parquet_whose_name_is_not_text_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"name": ["a"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"name", b"n\xffme"))
+    (bad,) = read(Parquet(files=str(path)))
+    assert bad.location == f"{path}:1" and "cannot be read from here on" in bad.reason
+
+
 def test_a_flipped_bit_of_parquet_is_seen_by_the_pages_checksum(tmp_path):
     noise = random.Random(0)
     texts = ["".join(noise.choices("abcdefgh", k=500)) for _ in range(3000)]
