@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import threading
 import time
 
@@ -15,10 +16,13 @@ import pytest
 from small_run import ADAMW, TRAINING
 
 import palmscale
+from palmscale.checkpoint import digest
+from palmscale.checkpoint.policy import Retries
+from palmscale.checkpoint.saving import Saving
 from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.cluster.join import Deadlines
 from palmscale.data.sources import paths
-from palmscale.errors import CorruptionError, UserError
+from palmscale.errors import CorruptionError, NotSaved, UserError
 from palmscale.observe.reporting import Reporting
 from palmscale.run.train import Debugging
 from palmscale.train.faults import Fault
@@ -184,6 +188,50 @@ def test_an_interrupted_run_releases_its_folder_and_resumes(small_run, folder):
         palmscale.train(small_run, folder / "stopped", evaluations=[Stop()])
     assert palmscale.train(small_run, folder / "stopped").finished
     assert palmscale.history(folder / "stopped")["step"].tolist() == [1, 2, 3, 4]
+
+
+class Sends:
+    """An evaluation that sends this process a signal."""
+
+    every_steps = 3
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, state):
+        os.kill(os.getpid(), self.number)
+        return {}
+
+
+def test_ctrl_c_saves_and_is_raised_with_the_step_that_is_on_the_disk(small_run, folder):
+    run = dataclasses.replace(small_run, saving=Saving(every_steps=100))
+    with pytest.raises(KeyboardInterrupt, match="saved step 4"):
+        palmscale.train(longer(run, 9), folder / "ctrl_c", evaluations=[Sends(signal.SIGINT)])
+    assert palmscale.load(folder / "ctrl_c").step == 4
+
+
+def test_sigterm_saves_and_returns_an_unfinished_run(small_run, folder):
+    run = longer(dataclasses.replace(small_run, saving=Saving(every_steps=100)), 9)
+    result = palmscale.train(run, folder / "sigterm", evaluations=[Sends(signal.SIGTERM)])
+    assert (result.step, result.finished) == (4, False)
+    assert palmscale.load(folder / "sigterm").step == 4
+
+
+def test_a_run_whose_last_state_is_not_saved_returns_nothing(small_run, folder, monkeypatch):
+    saving = Saving(every_steps=2, retries=Retries(failures=1, wait_seconds=0))
+    right = digest.write_manifest
+
+    def full(directory, *arguments):
+        if directory.name == "4":
+            raise OSError(28, "No space left on device")
+        right(directory, *arguments)
+
+    monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", full)
+    with pytest.raises(
+        NotSaved, match="step 4 was not saved: .*No space.*good checkpoint is step 2"
+    ):
+        palmscale.train(dataclasses.replace(small_run, saving=saving), folder / "full")
+    assert palmscale.load(folder / "full").step == 2
 
 
 def test_a_warm_start_begins_with_the_other_runs_parameters(
