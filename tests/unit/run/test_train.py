@@ -96,10 +96,12 @@ def test_training_returns_where_it_ended(result, workdir):
 
 
 def test_a_finished_run_has_nothing_to_do_and_more_steps_train_on(
-    small_run, result, workdir, tmp_path
+    small_run, result, workdir, tmp_path, caplog
 ):
     workdir = shutil.copytree(workdir, tmp_path / "run")
-    again = palmscale.train(small_run, workdir)
+    with caplog.at_level("INFO"):
+        again = palmscale.train(small_run, workdir)
+    assert "Compiling" not in caplog.text
     assert (again.step, again.metrics, again.finished) == (4, {}, True)
     assert palmscale.train(longer(small_run, 5), workdir).step == 5
 
@@ -243,6 +245,31 @@ def test_a_warm_start_begins_with_the_other_runs_parameters(
     assert "arrays of parameters from step" in caplog.text
     meta = palmscale.load(folder / "warm").meta
     assert meta["warm_start"]["workdir"] == str(workdir) and meta["warm_start"]["step"] == 4
+
+
+def test_a_warm_start_that_does_not_match_is_refused_before_anything_is_compiled(
+    small_run, result, workdir, folder, caplog
+):
+    caplog.set_level("INFO")
+    warm = WarmStart(workdir=str(workdir), unused=("*/no_such_parameter",))
+    for wrong, words in (
+        (WarmStart(workdir=str(folder / "nowhere")), "has no checkpoint"),
+        (warm, "no_such_parameter"),
+    ):
+        with pytest.raises(UserError, match=words):
+            palmscale.train(dataclasses.replace(small_run, warm_start=wrong), folder / "cold")
+    assert "Compiling" not in caplog.text
+
+
+def test_a_damaged_last_step_is_trained_again_though_it_was_the_last(
+    small_run, result, workdir, tmp_path
+):
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    files = (workdir / "checkpoints/4").rglob("*")
+    largest = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    again = palmscale.train(small_run, workdir)
+    assert (again.step, again.metrics.keys()) == (4, result.metrics.keys())
 
 
 def test_an_injected_fault_is_survived(small_run, folder):
