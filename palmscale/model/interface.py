@@ -4,6 +4,7 @@ To be trained, a module needs
 
     hidden(tokens_BL, segment_BL=None, position_BL=None) -> x_BLD    the last layer's output
     unembed(x_BLD) -> logits_BLV                                     float32
+    __call__(tokens_BL) -> logits_BLV                                both; it initializes
 
 and `nn.with_logical_partitioning` on its parameters. `segment_BL` and `position_BL` are passed only
 for packed rows. Everything else is optional, and only this file reads it:

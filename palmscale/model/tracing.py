@@ -15,6 +15,8 @@ from flax import linen as nn
 
 from palmscale.errors import UserError
 from palmscale.model import interface
+from palmscale.model.attention import Cache
+from palmscale.model.interface import CacheSpec
 
 PARAMS = "params"
 _FLAX_PAGE = re.compile(r" \(https://flax\S+\)")  # which ends each of Flax's messages
@@ -78,13 +80,38 @@ def trace(
                 " nn.LayerNorm."
             ) from error
         raise _failure(name, "hidden", f"rows of {sequence_length} tokens", error) from error
-    _check_hidden(name, x_BLD, tokens_BL.shape)
+    _check_hidden(f"{name}.hidden", x_BLD, tokens_BL.shape)
     try:
         logits_BLV = _apply(model, "unembed", variables[PARAMS], x_BLD)
     except Exception as error:
         raise _failure(name, "unembed", f"x_BLD of shape {x_BLD.shape}", error) from error
     _check_logits(name, logits_BLV, tokens_BL.shape, interface.num_tokens(model))
     return Traced(hidden=x_BLD, logits=logits_BLV, sown=others)
+
+
+def trace_extend(model: nn.Module) -> CacheSpec:
+    """Returns the description of the module's cache, after tracing `extend` with one.
+
+    Raises:
+        UserError: the module cannot generate text, or `extend` fails or returns something else.
+    """
+    name, cache_spec = type(model).__name__, interface.cache_spec(model)
+    shape = (cache_spec.layers, 1, 8, cache_spec.head_dim)  # with room for eight tokens
+    values = jax.ShapeDtypeStruct(shape, cache_spec.dtype)
+    cache = Cache(values, values, jax.ShapeDtypeStruct((), jnp.int32))
+    tokens_BL = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    try:
+        params = abstract_variables(model)[PARAMS]
+        x_BLD, extended = _apply(model, "extend", params, tokens_BL, cache)
+        is_like_before = jax.tree.map(_form, extended) == jax.tree.map(_form, cache)
+    except Exception as error:
+        raise _failure(name, "extend", f"a cache {shape} and 4 tokens", error) from error
+    _check_hidden(f"{name}.extend", x_BLD, tokens_BL.shape)
+    if not is_like_before:
+        raise UserError(
+            f"{name}.extend returns a cache of other shapes or dtypes than it is given."
+        )
+    return cache_spec
 
 
 def abstract_variables(model: nn.Module) -> Any:
@@ -149,7 +176,7 @@ def _check_hidden(name: str, x_BLD: Any, tokens: tuple[int, int]) -> None:
     is_right = shape is not None and len(shape) == 3 and shape[:2] == tokens
     if not is_right or not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(
-            f"{name}.hidden returns {_said(x_BLD)} for tokens of shape {tokens};"
+            f"{name} returns {_said(x_BLD)} for tokens of shape {tokens};"
             f" expected floats of shape ({tokens[0]}, {tokens[1]}, D)."
         )
 
@@ -173,6 +200,10 @@ def _check_logits(
             f"{name}.unembed returns {shape[-1]} logits for num_tokens={num_tokens}; every id needs"
             " one."
         )
+
+
+def _form(array: Any) -> tuple[Any, Any]:
+    return array.shape, array.dtype
 
 
 def _said(value: Any) -> str:

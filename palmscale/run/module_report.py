@@ -97,6 +97,8 @@ def report(
     try:
         traced = tracing.trace(model, sequence_length=sequence_length)
         facts += _outputs(traced)
+        if tracing.takes_segments(model):
+            tracing.trace(model, sequence_length=sequence_length, is_packed=True)
     except UserError as error:
         problems.append(str(error))
     facts += _parameters(parameters, rules)
@@ -150,7 +152,7 @@ def _optional(model: nn.Module, sequence_length: int) -> Iterator[tuple[str, str
     packs = tracing.takes_segments(model)
     yield "packed rows", "yes" if packs else "no: hidden takes no segment_BL and position_BL"
     try:
-        cache = interface.cache_spec(model)
+        cache = tracing.trace_extend(model)
         yield "generation", f"yes, with a cache of {cache.layers} layers x {cache.head_dim}"
     except UserError as error:
         yield "generation", f"no: {error}"

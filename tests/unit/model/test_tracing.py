@@ -7,7 +7,9 @@ from flax import linen as nn
 
 from palmscale import PaLM
 from palmscale.errors import UserError
-from palmscale.model.tracing import takes_segments, trace
+from palmscale.model.attention import Cache
+from palmscale.model.interface import CacheSpec
+from palmscale.model.tracing import takes_segments, trace, trace_extend
 
 named = nn.with_logical_partitioning
 NORMAL = nn.initializers.normal(0.05)
@@ -173,6 +175,42 @@ def test_a_module_needs_a_call_and_parameters():
 
 def test_what_is_sown_is_known_since_the_loss_leaves_it_out():
     assert trace(Sowing(), sequence_length=8).sown == ("losses",)
+
+
+class Cached(Plain):
+    """Keeps no keys or values, but counts the tokens."""
+
+    wrong: str = ""
+
+    @nn.nowrap
+    def cache_spec(self):
+        return CacheSpec(layers=1, head_dim=4, dtype="float32")
+
+    def extend(self, tokens_BL, cache):
+        k_NBSK = cache.k_NBSK[:, :, 1:] if self.wrong == "cache" else cache.k_NBSK
+        x_BLD = self.table[tokens_BL][:, -1] if self.wrong == "output" else self.table[tokens_BL]
+        if self.wrong == "failing":
+            raise ValueError("no room")
+        return x_BLD, Cache(k_NBSK, cache.v_NBSK, cache.length + tokens_BL.shape[1])
+
+
+def test_extend_is_traced_with_the_cache_that_the_module_describes():
+    assert trace_extend(Cached()) == CacheSpec(layers=1, head_dim=4, dtype="float32")
+    palm = PaLM(dim=8, num_tokens=8, depth=2, heads=1, dim_head=8, dtype="bfloat16")
+    assert trace_extend(palm) == CacheSpec(layers=2, head_dim=8, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("cache", "Cached.extend returns a cache of other shapes"),
+        ("output", r"Cached.extend returns float32 of shape \(1, 4\) .*expected .*\(1, 4, D\)"),
+        ("failing", "Cached.extend fails for a cache .*: ValueError: no room"),
+    ],
+)
+def test_an_extend_that_does_not_fit_its_cache_is_told(wrong, said):
+    with pytest.raises(UserError, match=said):
+        trace_extend(Cached(wrong=wrong))
 
 
 def test_packed_rows_need_a_hidden_that_takes_them():
