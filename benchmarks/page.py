@@ -81,7 +81,7 @@ def train_step(result: Result) -> str:
         )
     headings = ("step", "ms/step", "CPU-s/step", f"speedup over {first['name']}", "by CPU time")
     rounds = len(first["seconds"])
-    return f"{_when(result)}, {rounds} rounds.\n\n{_table(headings, rows)}"
+    return f"{_when(result)}, rounds: {rounds}.\n\n{_table(headings, rows)}"
 
 
 def quickstart(result: Result) -> str:
@@ -159,9 +159,10 @@ def _when(result: Result) -> str:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """Returns the median with the least and the greatest."""
+    """Returns the median with the least and the greatest of several values."""
+    median = form.format(statistics.median(values))
     ends = ", ".join(form.format(value) for value in (min(values), max(values)))
-    return f"{form.format(statistics.median(values))} [{ends}]"
+    return median if len(values) == 1 else f"{median} [{ends}]"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

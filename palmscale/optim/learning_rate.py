@@ -39,8 +39,8 @@ class LearningRate:
     def _rate(self, count: int) -> float:
         first = count - count % _BLOCK
         if self._block is None or self._block[0] != first:
-            rates = jax.vmap(self._schedule)(jnp.arange(first, first + _BLOCK, dtype=jnp.int32))
-            self._block = first, np.asarray(rates)
+            counts = np.arange(first, first + _BLOCK, dtype=np.int32)
+            self._block = first, np.asarray(jax.jit(jax.vmap(self._schedule))(counts))
         return float(self._block[1][count - first])
 
 

@@ -77,9 +77,19 @@ def test_tensorboard_reads_the_scalars_and_leaves_out_the_killed_attempt(tmp_pat
         if attempt:
             writer.truncate_from(first)
         for step in range(first, 6):
-            writer.write(step, {"loss": attempt + step / 10, "bad": math.nan})
+            time_of_step = 1.7e9 + attempt + step
+            metrics = {"loss": attempt + step / 10, "bad": math.nan, "learning_rate": 1 / step}
+            writer.write(step, metrics | {"wall_time": time_of_step})
         writer.close()
     events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.wall_time for event in events.Scalars("learning_rate")] == [
+        1.7e9 + 1,
+        1.7e9 + 2,
+        1.7e9 + 4,
+        1.7e9 + 5,
+        1.7e9 + 6,
+    ]
+    assert "wall_time" not in events.Tags()["scalars"]
     assert [(event.step, round(event.value, 4)) for event in events.Scalars("loss")] == [
         (1, 0.1),
         (2, 0.2),

@@ -39,7 +39,7 @@ def on_cosine(run, steps):
         run,
         optimizer=dataclasses.replace(ADAMW, learning_rate=schedule),
         training=dataclasses.replace(run.training, steps=steps, rates_every_steps=1),
-        reporting=Reporting(tensorboard=True, peak_flops_per_device=1e12),
+        reporting=Reporting(peak_flops_per_device=1e12),
     )
 
 
@@ -47,29 +47,19 @@ def on_cosine(run, steps):
 def cosine_workdir(small_run, folder):
     """Of a run of five steps whose second is skipped."""
     workdir = folder / "cosine"
-    palmscale.train(
-        on_cosine(small_run, 5), workdir, debugging=Debugging(faults=(Fault("nan", 1),))
-    )
+    debugging = Debugging(faults=(Fault("nan", 1),), step_log=str(folder / "steps.jsonl"))
+    palmscale.train(on_cosine(small_run, 5), workdir, debugging=debugging)
     return workdir
 
 
-def test_metrics_and_events_hold_learning_rate_wall_time_and_mfu(small_run, cosine_workdir):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+def test_metrics_hold_learning_rate_wall_time_and_mfu(small_run, cosine_workdir):
     history = palmscale.history(cosine_workdir)
     schedule = on_cosine(small_run, 5).optimizer.learning_rate
-    assert history["skipped"].tolist() == [0, 1, 0, 0, 0]
-    rates = [float(schedule(count)) for count in (0, 1, 1, 2, 3)]  # the skipped one is no update
+    rates = [float(schedule(count)) for count in (0, 1, 1, 2, 3)]  # the second step is skipped
     np.testing.assert_allclose(history["learning_rate"], rates, rtol=1e-6)
     assert (np.diff(history["wall_time"]) >= 0).all()
     assert 0 <= time.time() - history["wall_time"][-1] < 3600
     assert (history["mfu"] > 0).all()
-
-    events = EventAccumulator(str(cosine_workdir / "tensorboard")).Reload()
-    assert "mfu" in events.Tags()["scalars"]
-    told = events.Scalars("learning_rate")
-    np.testing.assert_allclose([event.value for event in told], rates, rtol=1e-6)
-    np.testing.assert_allclose([event.wall_time for event in told], history["wall_time"], atol=1e-3)
 
 
 def test_a_schedule_that_would_change_with_the_steps_is_said_before_anything_is_compiled(
@@ -272,12 +262,10 @@ def test_a_damaged_last_step_is_trained_again_though_it_was_the_last(
     assert (again.step, again.metrics.keys()) == (4, result.metrics.keys())
 
 
-def test_an_injected_fault_is_survived(small_run, folder):
-    debugging = Debugging(faults=(Fault("nan", 2),), step_log=str(folder / "steps.jsonl"))
-    palmscale.train(small_run, folder / "faulty", debugging=debugging)
-    assert palmscale.history(folder / "faulty")["skipped"].tolist() == [0, 0, 1, 0]
+def test_an_injected_fault_is_survived(cosine_workdir, folder):
+    assert palmscale.history(cosine_workdir)["skipped"].tolist() == [0, 1, 0, 0, 0]
     lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
 
 
 def test_a_vocabulary_that_the_model_has_no_ids_for_is_refused(small_run, folder):
