@@ -87,11 +87,14 @@ def fits(value: Any, wanted: Any) -> bool:
 
 
 def _reference_fits(value: Reference, kind: Any) -> bool:
-    if not value.evaluated:  # The function or class itself.
-        return not inspect.isclass(kind) or _is_a(type(value.target), kind)
+    if not inspect.isclass(kind):
+        return True
+    # Of the function or class itself. An optimizer may also be what makes one, without its brackets.
+    if not value.evaluated and not getattr(kind, "_is_runtime_protocol", False):
+        return _is_a(type(value.target), kind)
     made = value.target if inspect.isclass(value.target) else hint(value.target, "return")
     made = typing.get_origin(made) or made
-    return made is Any or not (inspect.isclass(made) and inspect.isclass(kind)) or _is_a(made, kind)
+    return made is Any or not inspect.isclass(made) or _is_a(made, kind)
 
 
 def _is_a(made: type, kind: type) -> bool:
@@ -99,7 +102,7 @@ def _is_a(made: type, kind: type) -> bool:
     if not getattr(kind, "_is_protocol", False):
         return issubclass(made, kind)
     methods = {name for c in kind.__mro__ for name, value in vars(c).items() if callable(value)}
-    return all(hasattr(made, name) for name in methods)
+    return all(any(name in vars(c) for c in made.__mro__) for name in methods)
 
 
 def _items_fit(value: Any, kind: Any, args: tuple) -> bool:
