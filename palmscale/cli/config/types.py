@@ -89,7 +89,7 @@ def fits(value: Any, wanted: Any) -> bool:
 def _reference_fits(value: Reference, kind: Any) -> bool:
     if not inspect.isclass(kind):
         return True
-    # Of the function or class itself. An optimizer may also be what makes one, without its brackets.
+    # The function or class itself. An optimizer may also be what makes one, without brackets.
     if not value.evaluated and not getattr(kind, "_is_runtime_protocol", False):
         return _is_a(type(value.target), kind)
     made = value.target if inspect.isclass(value.target) else hint(value.target, "return")
