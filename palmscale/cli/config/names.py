@@ -163,6 +163,5 @@ def _callables(module: Any) -> list[str]:
         if module in moved.MODULES:
             return list(moved.MODULES[module])
         module = sys.modules[module]
-    return [
-        name for name, value in vars(module).items() if callable(value) and not name.startswith("_")
-    ]
+    known = getattr(module, "__dict__", {})  # A number has no names.
+    return [name for name, value in known.items() if callable(value) and not name.startswith("_")]

@@ -89,8 +89,7 @@ def fits(value: Any, wanted: Any) -> bool:
 def _reference_fits(value: Reference, kind: Any) -> bool:
     if not inspect.isclass(kind):
         return True
-    # The function or class itself. An optimizer may also be what makes one, without brackets.
-    if not value.evaluated and not getattr(kind, "_is_runtime_protocol", False):
+    if not value.evaluated:  # The function or class itself.
         return _is_a(type(value.target), kind)
     made = value.target if inspect.isclass(value.target) else hint(value.target, "return")
     made = typing.get_origin(made) or made
@@ -102,6 +101,7 @@ def _is_a(made: type, kind: type) -> bool:
     if not getattr(kind, "_is_protocol", False):
         return issubclass(made, kind)
     methods = {name for c in kind.__mro__ for name, value in vars(c).items() if callable(value)}
+    # Not by hasattr: every class has the `__call__` that makes its instances.
     return all(any(name in vars(c) for c in made.__mro__) for name in methods)
 
 
