@@ -162,6 +162,6 @@ def _callables(module: Any) -> list[str]:
     if isinstance(module, str):
         if module in moved.MODULES:
             return list(moved.MODULES[module])
-        module = sys.modules[module]
-    known = getattr(module, "__dict__", {})  # A number has no names.
+        module = sys.modules.get(module)
+    known = getattr(module, "__dict__", {})  # A number has none, nor has what nothing imported.
     return [name for name, value in known.items() if callable(value) and not name.startswith("_")]
