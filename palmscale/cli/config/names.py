@@ -162,7 +162,6 @@ def _callables(module: Any) -> list[str]:
     if isinstance(module, str):
         if module in moved.MODULES:
             return list(moved.MODULES[module])
-        module = sys.modules[module]
-    return [
-        name for name, value in vars(module).items() if callable(value) and not name.startswith("_")
-    ]
+        module = sys.modules.get(module)
+    known = getattr(module, "__dict__", {})  # A number has none, nor has what nothing imported.
+    return [name for name, value in known.items() if callable(value) and not name.startswith("_")]

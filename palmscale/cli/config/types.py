@@ -87,11 +87,13 @@ def fits(value: Any, wanted: Any) -> bool:
 
 
 def _reference_fits(value: Reference, kind: Any) -> bool:
+    if not inspect.isclass(kind):
+        return True
     if not value.evaluated:  # The function or class itself.
-        return not inspect.isclass(kind) or _is_a(type(value.target), kind)
+        return _is_a(type(value.target), kind)
     made = value.target if inspect.isclass(value.target) else hint(value.target, "return")
     made = typing.get_origin(made) or made
-    return made is Any or not (inspect.isclass(made) and inspect.isclass(kind)) or _is_a(made, kind)
+    return made is Any or not inspect.isclass(made) or _is_a(made, kind)
 
 
 def _is_a(made: type, kind: type) -> bool:

@@ -49,6 +49,7 @@ def test_an_import_belongs_to_its_own_file(tmp_path):
         ("plam.PaLM.dim = 4", r"unknown name plam.PaLM; did you mean palm.PaLM\?"),
         ("palm.Palm:\n  dim = 4", r"run.gin:7: unknown name palm.Palm"),
         ("palm.train.mesh = @palm.Mesh()", r"did you mean palm.MeshSpec\?"),
+        ("palm.PaLM.depth.a.b = 4", r"run.gin:7: unknown name palm.PaLM.depth.a$"),
         (
             "palm.PaLM.depth = %DEPHT\nDEPTH = 3",
             r"run.gin:7: unknown macro %DEPHT; did you mean DEPTH\?",

@@ -22,6 +22,20 @@ class Named(Protocol):
     name: str
 
 
+class Reader(Protocol):
+    name: str
+
+    def read(self): ...
+
+
+class Builder(Protocol):
+    def __call__(self, count): ...
+
+
+class File:
+    def read(self): ...
+
+
 def make_model() -> Model:
     return Model()
 
@@ -56,6 +70,9 @@ def _ref(target, evaluated=True):
         ("x", str | os.PathLike),
         ("x", collections.abc.Hashable),
         (5, Named),
+        (_ref(File), Reader),
+        (_ref(make_model, False), Builder),
+        (_ref(Small, False), type),
         (_ref(Small), Model),
         (_ref(Small), Model | None),
         (_ref(make_model), Model),
@@ -93,6 +110,13 @@ def test_fits(value, wanted):
         (_ref(Small), int),
         (_ref(make_model), str),
         (_ref(make_model, False), int),
+        ("files", Reader),
+        ((1,), Reader),
+        (None, Reader),
+        (_ref(Small), Reader),
+        (_ref(File, False), Reader),
+        (_ref(Small, False), Model),
+        (0.5, Builder),
         (5, Callable[..., int]),
         ("f", Callable[..., int] | None),
     ],
