@@ -34,7 +34,7 @@ def print_table(
         table.add_column(escaped(heading), justify=justify, overflow="fold", no_wrap=number == 0)
     for row in rows:
         # Not a str, whose [brackets] would be markup.
-        table.add_row(*(rich.text.Text(escaped(cell)) for cell in row))
+        table.add_row(*(rich.text.Text(escaped(cell).replace("\n", "\\n")) for cell in row))
     width = None if sys.stdout.isatty() else piped_width
     rich.console.Console(width=width, highlight=False).print(table)
 

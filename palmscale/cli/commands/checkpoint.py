@@ -140,9 +140,12 @@ def verify(args: argparse.Namespace) -> int:
             continue  # The running job deleted it meanwhile.
         if not found and info.state == "corrupt":
             found = ["all files are intact: rename its CORRUPT to VERIFIED to use it again"]
-        damaged += bool(found)
         if not found and info.state == "unmarked":
-            found = ["all files are intact: resume the run to mark it as verified again"]
+            rows.append(
+                [f"{info.step:,}", "unmarked", "", "intact; resume the run to mark it again"]
+            )
+            continue
+        damaged += bool(found)
         within = f"{folders.path(info.step)}/"
         size = units.size(info.bytes) if info.verified else ""
         wrong = "\n".join(line.replace(within, "") for line in found)

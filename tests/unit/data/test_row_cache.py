@@ -136,10 +136,10 @@ def test_what_was_skipped_is_told_in_documents(tmp_path, build):
     assert cache.skipped == ""
     for bad, told in (
         ({"count": 1, "first": ["a:2: bad"]}, "1 document, such as a:2: bad"),
-        ({"count": 0, "rests": 1, "first": ["b: cut"]}, "1 damaged rest, such as b: cut"),
+        ({"count": 0, "rests": 1, "first": ["b: cut"]}, "the rest of 1 file, such as b: cut"),
         (
             {"count": 1200, "rests": 2, "first": ["a: b"]},
-            "1,200 documents and 2 damaged rests, such as a: b",
+            "1,200 documents and the rest of 2 files, such as a: b",
         ),
     ):
         manifest = cache.manifest | {"bad_documents": bad}

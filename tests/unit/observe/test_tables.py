@@ -27,4 +27,4 @@ def test_what_a_terminal_would_obey_is_escaped(capsys):
     tables.print_facts([("c\x1b", "d\x1b[2J\nsecond")])
     printed = capsys.readouterr().out
     assert "\x1b" not in printed and "\x07" not in printed
-    assert "b\\x1b]0;title\\x07" in printed and "d\\x1b[2J\nsecond" in printed
+    assert "b\\x1b]0;title\\x07\\nsecond" in printed and "d\\x1b[2J\nsecond" in printed
