@@ -61,12 +61,13 @@ def find(name: Any, modules: Iterable[str] = (), base: type = object) -> type:
         raise UserError(
             f"the checkpoint names {name}, which is not {_words(base)}; nothing of it was called."
         )
-    if own not in stable_names.MODULES and all(map(str.isidentifier, module.split("."))):
-        if not (is_among(module, modules) or _is_own_file(module)):
-            raise UserError(
-                f"the checkpoint names the class {module}:{short[:100]!r}, and a checkpoint imports"
-                f" no code itself; if you trust {module}, choose it: modules={module}."
-            )
+    is_chosen = own in stable_names.MODULES or is_among(module, modules) or _is_own_file(module)
+    could_be_chosen = all(map(str.isidentifier, module.split(".")))
+    if not is_chosen and (found is not None or could_be_chosen):
+        raise UserError(
+            f"the checkpoint names the class {module}:{short[:100]!r}, and a checkpoint imports no"
+            f" code itself; if you trust {module}, choose it: modules={module}."
+        )
     if found is None:
         raise UserError(
             f"the checkpoint names the class {name[:200]!r}, which is not defined here; use the"

@@ -1,6 +1,7 @@
 """A small checkpoint whose descriptions are changed at random, and everything that opens one."""
 
 import contextlib
+import copy
 import io
 import json
 import pathlib
@@ -71,7 +72,7 @@ def changed(content: bytes, chance: random.Random) -> bytes:
         elif what < 0.25 and isinstance(parent, dict):
             parent[chance.choice(["../x", "a\0b", "class", "name", "", "é"])] = parent.pop(key)
         else:
-            parent[key] = chance.choice(VALUES)
+            parent[key] = copy.deepcopy(chance.choice(VALUES))
     return json.dumps(value).encode()
 
 

@@ -88,6 +88,17 @@ def test_a_class_of_an_installed_package_needs_to_be_chosen(own, monkeypatch):
     assert find(f"{own}:Model", [own]) is module.Model
 
 
+def test_a_module_of_any_name_needs_to_be_chosen(own, monkeypatch):
+    import_modules([own])
+    model = type("Model", (nn.Module,), {"__module__": "an-installed one"})
+    module = types.ModuleType("an-installed one")
+    module.Model = model
+    monkeypatch.setitem(sys.modules, "an-installed one", module)
+    with pytest.raises(UserError, match="choose it: modules=an-installed one"):
+        find("an-installed one:Model")
+    assert find("an-installed one:Model", ["an-installed one"]) is model
+
+
 def test_a_class_of_the_program_itself_may_be_named(monkeypatch):
     main = types.ModuleType("__main__")
     main.Model = type("Model", (nn.Module,), {"__module__": "__main__"})
