@@ -85,7 +85,7 @@ def steps_to_delete(
         policy: what to keep.
         steps: the verified steps.
         metrics: each step's metrics.
-        times: when each step was saved, in seconds since the epoch.
+        times: when each step was saved, in seconds that never decrease from step to step.
         protected: steps that must be kept.
     """
     keep = set(protected) | set(sorted(steps)[-policy.latest :])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from palmscale.errors import UserError
-from palmscale.observe import tables
+from palmscale.observe.controls import escaped
 
 _SHOWN_GROUPS = 24  # the largest; one bar sums up the others
 
@@ -144,7 +144,7 @@ def _draw_groups(axes: Any, entry: Mapping[str, Any]) -> None:
     total = max(1, sum(shown.values()))
     names = list(shown)[::-1]
     # A dollar sign would begin a formula.
-    labels = [tables.printable(name).replace("$", r"\$") for name in names]
+    labels = [escaped(name).replace("$", r"\$") for name in names]
     bars = axes.barh(labels, [shown[name] for name in names], color="#a87848")
     axes.bar_label(bars, [f"{shown[name] / total:.1%}" for name in names], padding=3, fontsize=8)
     axes.margins(x=0.12)

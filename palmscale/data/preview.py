@@ -6,7 +6,7 @@ import numpy as np
 
 from palmscale.data.row_cache import Split
 from palmscale.data.vocabulary import Vocabulary
-from palmscale.observe import tables
+from palmscale.observe.controls import escaped
 
 _FREQUENT = 8
 
@@ -55,7 +55,7 @@ def row_text(row_L: np.ndarray, vocabulary: Vocabulary) -> str:
     """
     documents = np.split(row_L, np.flatnonzero(row_L == vocabulary.eod_id) + 1)
     text = "\n[eod]\n".join(vocabulary.decode(ids[ids != vocabulary.eod_id]) for ids in documents)
-    return tables.printable(text)
+    return escaped(text)
 
 
 def token_text(token_id: int, vocabulary: Vocabulary) -> str:

@@ -31,6 +31,23 @@ def test_killed_twenty_five_times_ends_bit_for_bit_equal(tiny, tmp_path):
     tiny_run.assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
 
 
+@pytest.mark.long
+def test_fifty_of_fifty_disturbed_runs_end_bit_for_bit_equal(tiny, small_disk, tmp_path):
+    small = {"SIMULATED_DEVICES": 1, "DATA": 1, "MODEL_PARALLEL": 1, "SAVE_EVERY_STEPS": 3}
+    tiny_run.run(*tiny(tmp_path / "undisturbed", **small))
+    chance = random.Random(50)
+    for number in range(50):
+        workdir = tmp_path / str(number)
+        moment, fault = chance.choice(tiny_run.MOMENTS), tiny_run.FAULTS[number % 4]
+        small_disk(workdir / "checkpoints")
+        command = tiny(workdir, **small)
+        code = tiny_run.disturb_once(command, workdir, moment, fault, chance)
+        left = tiny_run.steps(workdir)
+        tiny_run.run(*command)
+        tiny_run.assert_same_end(workdir, tmp_path / "undisturbed")
+        print(f"{number + 1}: {fault} {moment}: exit code {code}, steps {left}; equal", flush=True)
+
+
 def test_a_finished_run_says_so_and_changes_nothing(tiny, finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
     done = tiny_run.run(*tiny(workdir))

@@ -25,15 +25,14 @@ def lock():
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 def unlock():
     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-real = CheckpointStore.save
-def save(self, step, **arguments):
-    self.wait()
+real = CheckpointStore._start
+def start(self, step, **arguments):
     if step == 8:
         {spoil}()
     if step == {mend_at}:
         {mend}()
-    real(self, step, **arguments)
-CheckpointStore.save = save
+    return real(self, step, **arguments)
+CheckpointStore._start = start
 """
 FAULTS = {"full": ("fill", "empty", "No space left"), "read-only": ("lock", "unlock", "Read-only")}
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from palmscale.errors import CorruptionError, HostLost, UserError
+from palmscale.errors import AskedToEnd, CorruptionError, HostLost, NotSaved, UserError
 from palmscale.exit_codes import exit_code_and_line, is_lost_host, one_line
 
 
@@ -14,6 +14,9 @@ from palmscale.exit_codes import exit_code_and_line, is_lost_host, one_line
         (CorruptionError("a.bin is damaged"), 2, "a.bin is damaged"),
         (HostLost("process 3 did not come"), 75, "process 3 did not come"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt("saved step 3"), 130, "interrupted: saved step 3"),
+        (AskedToEnd("asked to end"), 75, "asked to end"),
+        (NotSaved("step 3 was not saved"), 1, "step 3 was not saved"),
         (OSError("gone"), 1, "OSError: gone"),
         (OSError(5, "Input/output error", "a"), 1, "OSError: [Errno 5] Input/output error: 'a'"),
         (OSError(36, "File name too long", "a" * 9), 2, "File name too long: aaaaaaaaa; name"),

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 
 from palmscale.cli.config.load import setting_of
@@ -41,7 +42,8 @@ def search(args: argparse.Namespace, run: Run, where: Topology) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = gin_text(args.gin_file, args.gin_bindings, where, sequences, found)
     path.write_text(text, encoding="utf-8")
-    print(f"\nThe best layout is in {path}: palmscale plan --gin_file={path}")
+    command = shlex.join(["palmscale", "plan", f"--gin_file={path}"])
+    print(f"\nThe best layout is in {path}: {command}")
     return 0
 
 

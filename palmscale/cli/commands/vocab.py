@@ -1,6 +1,7 @@
 """`palmscale vocab train` and `palmscale vocab check`: SentencePiece vocabularies."""
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def train(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     out = vocabulary.model_file
-    print(f"{out}: {vocabulary.size:,} pieces. Next: palmscale vocab check {out}")
+    print(f"{out}: {vocabulary.size:,} pieces. Next: palmscale vocab check {shlex.quote(str(out))}")
 
 
 def check(args: argparse.Namespace) -> None:

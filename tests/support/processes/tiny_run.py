@@ -1,9 +1,11 @@
 """A model of 38,496 parameters, trained by real `palmscale` processes, and what they leave."""
 
+import contextlib
 import json
 import pathlib
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -148,8 +150,16 @@ MOMENTS = (
 )
 
 
+FAULTS = ("kill -9", "two SIGTERMs", "two Ctrl-Cs", "a full disk")
+
+
 def kill_once(command, workdir, moment, chance: random.Random, **options):
     """Starts `command` and kills it with -9 at the moment; whether it was still running."""
+    return disturb_once(command, workdir, moment, "kill -9", chance, **options) == -9
+
+
+def disturb_once(command, workdir, moment, fault, chance: random.Random, **options):
+    """Starts `command` and disturbs it at the moment by one of FAULTS; its exit code."""
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = start(*command, **silent, **options)
     checkpoints, log = workdir / "checkpoints", workdir / "metrics.jsonl"
@@ -172,5 +182,27 @@ def kill_once(command, workdir, moment, chance: random.Random, **options):
         time.sleep(0.001)
     if moment == "after some step":
         time.sleep(delay)
-    process.kill()
-    return process.wait() == -9
+    match fault:
+        case "two SIGTERMs" | "two Ctrl-Cs":
+            for _ in range(2):
+                process.send_signal(signal.SIGTERM if fault == "two SIGTERMs" else signal.SIGINT)
+                time.sleep(0.2)
+            return process.wait()
+        case "a full disk":
+            filler = fill(checkpoints)
+            time.sleep(chance.uniform(0, 3))
+            process.kill()
+            process.wait()
+            filler.unlink()
+        case "kill -9":
+            process.kill()
+    return process.wait()
+
+
+def fill(folder):
+    """Fills the disk of a folder with a file, and returns that."""
+    filler = folder / "filler"
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler

@@ -1,5 +1,7 @@
 """A message of the library is completed by the flags and macros that set what it names."""
 
+import argparse
+
 import pytest
 
 from palmscale.cli import how_to_set
@@ -42,3 +44,29 @@ def test_fields_and_keywords_are_told_by_how_they_are_set(loaded, message, hint)
 def test_without_a_configuration_only_flags_are_told():
     load.reset()
     assert how_to_set.hint("Training.steps and steps=3", FLAGS) == " (set steps by --steps)"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message", "line"),
+    [
+        (
+            "train",
+            2,
+            "Training.steps=0.",
+            "Training.steps=0. (set Training.steps by --gin.TRAIN_STEPS)",
+        ),
+        ("train", 1, "a fault", "a fault; run again with --debug for the traceback"),
+        (
+            "train",
+            130,
+            "interrupted: saved step 3",
+            "interrupted: saved step 3; to continue from a b, run the same command again",
+        ),
+        ("eval", 130, "interrupted", "interrupted"),
+        ("train", 75, "asked to end", "asked to end"),
+    ],
+)
+def test_the_line_of_an_error_says_what_to_do_next(command, code, message, line, loaded):
+    parser = argparse.Namespace(flags=lambda: FLAGS)
+    args = argparse.Namespace(command=command, parser=parser, workdir="a b", debug=False)
+    assert how_to_set.explained(args, code, message) == line

@@ -87,6 +87,9 @@ def test_import_modules_are_imported_before_the_text_is_read(data, tmp_path, mon
     assert sys.modules["my_source_module"].imported
     with pytest.raises(UserError, match="Data.import_modules contains 'no_such_module'"):
         open_or_build(dataclasses.replace(data, import_modules=("no_such_module",)))
+    (tmp_path / "my_broken_module.py").write_text("1 / 0\n")
+    with pytest.raises(UserError, match="'my_broken_module', which cannot be .*division by zero"):
+        open_or_build(dataclasses.replace(data, import_modules=("my_broken_module",)))
 
 
 def test_another_number_of_processes_builds_the_same_rows(data, folder, tmp_path):

@@ -22,9 +22,9 @@ def test_on_a_terminal_a_fact_wraps_below_its_value(capsys, monkeypatch):
     assert all(line.startswith("       word") for line in lines[1:])
 
 
-def test_control_characters_are_shown_rather_than_obeyed(capsys):
-    tables.print_table(("name",), [["a\x1b[2Jb\nc"]])
-    tables.print_facts([("groups", "\x1b]0;title\x07 50%")])
-    table, facts = capsys.readouterr().out.split("groups")
-    assert r"a\x1b[2Jb\nc" in table and r"\x1b]0;title\x07 50%" in facts
-    assert tables.printable("line\n\tnext\x9b") == "line\n\tnext\\x9b"
+def test_what_a_terminal_would_obey_is_escaped(capsys):
+    tables.print_table(("a\x1b[31m",), [["b\x1b]0;title\x07\nsecond"]])
+    tables.print_facts([("c\x1b", "d\x1b[2J\nsecond")])
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "\x07" not in printed
+    assert "b\\x1b]0;title\\x07\\nsecond" in printed and "d\\x1b[2J\nsecond" in printed

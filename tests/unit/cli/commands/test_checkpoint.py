@@ -67,11 +67,29 @@ def test_ls_lists_the_steps_and_marks_the_best(saved, capsys):
 def test_ls_tells_the_unfinished_and_the_corrupt(workdir, capsys):
     steps = workdir / "checkpoints"
     (steps / "30/VERIFIED").unlink()
+    (steps / "30/MANIFEST.json").unlink()
     manifest = steps / "20/MANIFEST.json"
     manifest.write_text(manifest.read_text().replace("2.25", "1.25"))
     *_, first, second, third = printed(capsys, "ls", f"--workdir={workdir}").splitlines()
     assert first.split()[:3] == ["10", "(best)", "verified"]
     assert second.split() == ["20", "corrupt"] and third.split() == ["30", "unfinished"]
+
+
+def test_a_lost_marker_and_folders_that_are_no_steps_are_named(workdir, capsys):
+    steps = workdir / "checkpoints"
+    (steps / "30/VERIFIED").unlink()
+    shutil.copytree(steps / "10", steps / "40")
+    shutil.copytree(steps / "20", steps / "0020")
+    *_, marker, stray, copy = printed(capsys, "ls", f"--workdir={workdir}").splitlines()
+    assert marker.split() == ["30", "unmarked"]
+    assert stray.startswith("0020") and "not used: the folder of step 20 is named 20" in stray
+    assert copy.startswith("40") and "it is a copy of step 10, by its MANIFEST.json" in copy
+    told = printed(capsys, "verify", f"--workdir={workdir}").splitlines()
+    assert [line.split()[0] for line in told[2:]] == ["10", "20", "30", "0020", "40"]
+    assert "intact; resume the run" in told[4] and "not used" in told[5]
+    line = printed(capsys, "show", f"--workdir={workdir}", "--checkpoint=40", code=2)
+    assert "no verified checkpoint 40" in line and "40: it is a copy of step 10" in line
+    assert "30: its VERIFIED is missing" in line
 
 
 def test_show_tells_everything_of_the_latest(saved, capsys):
@@ -130,6 +148,7 @@ def test_verify_reads_every_byte_and_names_each_damaged_file(workdir, capsys):
     largest.write_bytes(content)
     (steps / "20/cursor.json").unlink()
     (steps / "30/VERIFIED").unlink()
+    (steps / "30/MANIFEST.json").unlink()
     assert main.run(["checkpoint", "verify", f"--workdir={workdir}"]) == 1
     told = capsys.readouterr().out
     assert re.search(r"10 +good", told) and re.search(r"30 +unfinished", told)

@@ -40,10 +40,10 @@ def tiny(tmp_path_factory):
     }
 
     def arguments(command="train", **changes):
-        flags = [command, "--gin_file=configs/runs/quickstart.gin", f"--workdir={folder}/run"]
+        flags = [command, "--gin_file=configs/runs/quickstart.gin", f"--workdir={folder}/my run"]
         return [*flags, *tiny_run.bindings(values | changes)]
 
-    arguments.workdir = folder / "run"
+    arguments.workdir = folder / "my run"
     return arguments
 
 
@@ -84,7 +84,7 @@ def test_training_says_where_it_begins_and_what_to_do_next(tiny, said):
     err = said["begin"].stderr
     assert re.search(r"Beginning at step 0: [\d,]+ parameters on 2 cpu device\(s\), data=2", err)
     assert "A sample:\ndef " in err
-    assert f"Next: palmscale generate --workdir={tiny.workdir} '--prompt=def '" in err
+    assert f"Next: palmscale generate '--workdir={tiny.workdir}' '--prompt=def '" in err
 
 
 def test_the_saved_configuration_is_the_run_again(tiny, said):
@@ -134,7 +134,7 @@ def test_a_cache_that_is_none_is_refused(said):
     assert "manifest.json" in said["eval without rows"].stderr
 
 
-def test_interrupted_training_says_how_to_go_on(tiny, tmp_path, said):
+def test_interrupted_training_saves_and_says_how_to_go_on(tiny, tmp_path, said):
     workdir = tmp_path / "run"
     line = [*tiny(TRAIN_STEPS=100_000, EVAL_EVERY_STEPS=None), f"--workdir={workdir}"]
     with tiny_run.start(*line) as process:
@@ -148,8 +148,11 @@ def test_interrupted_training_says_how_to_go_on(tiny, tmp_path, said):
             process.kill()
             raise
     assert process.returncode == 130, err
-    wanted = f"interrupted; to continue from {workdir}, run the same command again"
-    assert wanted in err and "Traceback" not in err
+    wanted = (
+        rf"interrupted: saved step (\d+); to continue from {workdir}, run the same command again"
+    )
+    assert (told := re.search(wanted, err)) and "Traceback" not in err
+    assert int(told[1]) == tiny_run.steps(workdir)[-1] == len(tiny_run.metrics(workdir))
 
 
 MIXTURE = """\
