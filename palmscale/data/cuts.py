@@ -2,7 +2,9 @@
 
 SentencePiece takes 30 to 45 bytes of memory per character of a text. No merge (BPE) and no piece
 (unigram) crosses a place that no piece of the vocabulary spans in this text, so the parts on both
-sides are encoded independently of each other.
+sides are encoded independently of each other. Of two segmentations with nearly equal scores, a
+unigram model chooses by the rounding of a sum from the beginning of the text: only there may ids
+differ.
 """
 
 import re

@@ -140,6 +140,8 @@ def _load(source: HuggingFace) -> tuple[dict[str, Any], str]:
             found = _files(folder)
             if len(set(found.values())) == 1:
                 (name,), files = set(found.values()), _by_split(folder, found)
+                if TRAIN not in files:
+                    raise FileNotFoundError("it has files to evaluate on, but none to train on")
         builder = datasets.load_dataset_builder(
             name, source.config, data_files=files, revision=source.revision
         )

@@ -75,11 +75,22 @@ def _local_files(pattern: str, field: str) -> list[FoundFile]:
             f"{field}={pattern!r} is a folder; expected files, for example"
             f" {local_files.advice_for_folder(folder)!r}."
         )
-    return [_local_file(path, field) for path in local_files.glob(pattern)]
+    return [local_file(path, field) for path in local_files.glob(pattern)]
 
 
-def _local_file(path: str, field: str) -> FoundFile:
-    check_name(path, field)
+def local_file(path: str, field: str) -> FoundFile:
+    """Returns a local file, whose name is its path.
+
+    Raises:
+        UserError: it cannot be read, is not a regular file, or its path is not UTF-8.
+    """
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise UserError(
+            f"{field} matches {shown}, whose name is not UTF-8; rename it, or leave it out."
+        ) from None
     try:
         found = os.stat(path)
     except OSError as error:
@@ -91,17 +102,6 @@ def _local_file(path: str, field: str) -> FoundFile:
         )
     # Paths in a bucket have no leading slash; both kinds may occur together.
     return FoundFile(path.lstrip("/"), path, found.st_size, str(found.st_mtime))
-
-
-def check_name(path: str, field: str) -> None:
-    """Raises UserError if the path is not UTF-8."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise UserError(
-            f"{field} matches {shown}, whose name is not UTF-8; rename it, or leave it out."
-        ) from None
 
 
 def _remote_files(pattern: str) -> list[FoundFile]:

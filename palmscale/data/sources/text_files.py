@@ -59,6 +59,8 @@ class SourceDirectories(TextSource):
         """
         given = (self.directories,) if isinstance(self.directories, str) else self.directories
         roots = [os.path.abspath(os.path.expanduser(directory)) for directory in given]
+        if not roots:
+            raise UserError(f"{self.field} is empty; expected at least one directory.")
         base, shards = os.path.commonpath(roots), {}
         for root in roots:
             if not os.path.isdir(root):
@@ -79,15 +81,16 @@ class SourceDirectories(TextSource):
                     " SourceDirectories.suffixes."
                 )
             for path in found:
-                paths.check_name(path, self.field)
+                file = paths.local_file(path, self.field)
                 top = Path(path).relative_to(root).parts[0]
-                shards[path] = SourceShard(
+                shard = SourceShard(
                     name=os.path.relpath(path, base),
                     path=path,
                     holdout_unit=os.path.relpath(os.path.join(root, top), base),
-                    bytes=paths.size(path),
-                    stamp=paths.stamp(path),
+                    bytes=file.bytes,
+                    stamp=file.stamp,
                 )
+                shards.setdefault(local_files.identity(path), shard)
         return sorted(shards.values())
 
     def documents(self, shard: SourceShard) -> Iterator[Document | BadDocument]:

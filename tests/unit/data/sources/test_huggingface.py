@@ -72,6 +72,9 @@ huggingface._load.cache_clear()
 (after,) = streamed.shards()
 out["streamed stamp"] = before[0].stamp != after.stamp and before[0].name == after.name
 out["damaged"] = [list(d) for d in streamed.documents(after)]
+(root / "tests_only").mkdir()
+data.to_json(str(root / "tests_only/test.jsonl"))
+out["tests only"] = refusal(dataset=str(root / "tests_only"))
 out["missing column"] = refusal(dataset=str(root / "disk"), text_key="body")
 out["unreachable"] = refusal(dataset="nobody/nothing-here")
 print(json.dumps(out))
@@ -106,6 +109,7 @@ def test_a_split_validation_is_kept(out):
 
 def test_a_folder_keeps_its_splits_and_its_test_set_is_not_read(out):
     assert out["usual"] == {"train-00000-of-00001": 40, "validation-00000-of-00001": 9}
+    assert "it has files to evaluate on, but none to train on" in out["tests only"]
     assert out["nested"] == {"train-00000-of-00001": 40, "validation-00000-of-00001": 5}
 
 

@@ -1,4 +1,5 @@
 import gzip
+import os
 import re
 
 import pytest
@@ -93,3 +94,15 @@ def test_linked_folders_of_source_code_are_read_and_hidden_files_are_not(tmp_pat
     (tmp_path / "src/p/up").symlink_to("..")
     shards = SourceDirectories(directories=str(tmp_path / "src")).shards()
     assert [(s.name, s.holdout_unit) for s in shards] == [("p/a.py", "p"), ("q/b.py", "q")]
+
+
+def test_a_pipe_among_source_code_and_a_directory_given_twice(tmp_path):
+    write(tmp_path, src__a_py="a = 1\n")
+    (tmp_path / "link").symlink_to("src")
+    twice = SourceDirectories(directories=(f"{tmp_path}/src", f"{tmp_path}/link"))
+    assert [shard.name for shard in twice.shards()] == ["src/a.py"]
+    os.mkfifo(tmp_path / "src/b.py")
+    with pytest.raises(UserError, match="src/b.py, which is not a regular file but a pipe"):
+        twice.shards()
+    with pytest.raises(UserError, match="SourceDirectories.directories is empty"):
+        SourceDirectories(directories=()).shards()
