@@ -7,7 +7,8 @@
 #
 # When a process fails, the others have GRACE seconds (default 20) to exit before they are killed, and
 # the job is restarted, at most K times (default 3). SIGTERM and Ctrl-C are passed on: the processes
-# save and exit, without a restart. Each process has a log in DIR; process 0 is also shown here.
+# save and exit, without a restart. If this script is killed, the processes end as well, after at most
+# GRACE seconds. Each process has a log in DIR; process 0 is also shown here.
 # Exit codes: 0 done; 2 a user error, never restarted; 1 a fault; 75 ended early (preempted, or a
 # process was lost): the same command resumes the run.
 set -u
@@ -46,6 +47,20 @@ mkdir -p "$logs" || fail "cannot write to --logs=$logs"
 
 pids=() codes=() asked=''
 
+# Reads the processes that run, a line each time that they change. Its input ends with this script,
+# however that ends; processes that still run then have GRACE seconds to save and exit.
+end_orphans() {
+  local pid line running=() waited=0
+  trap '' INT TERM HUP
+  while read -r line; do running=($line); done
+  ((${#running[@]} > 0)) || return
+  say "was killed; its processes are asked to end"
+  kill -TERM "${running[@]}" 2>/dev/null
+  while kill -0 "${running[@]}" 2>/dev/null && ((waited++ < grace * 10)); do sleep 0.1; done
+  kill -KILL "${running[@]}" 2>/dev/null
+}
+exec 9> >(end_orphans)
+
 start() {
   local index port
   port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
@@ -56,12 +71,13 @@ start() {
     ((processes > 1)) || unset JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES JAX_PROCESS_ID
     if ((index == 0)); then
       # Ctrl-C reaches these readers too; they ignore it to show what the process prints while saving.
-      "${program[@]}" "$@" > >(trap '' INT && tee -a "$log" | grep --line-buffered -v -e '^\[Gloo\]' -e 'peer ranks is : ') \
-        2> >(trap '' INT && exec tee -a "$log" >&2) &
+      "${program[@]}" "$@" > >(exec 9>&- && trap '' INT && tee -a "$log" | grep --line-buffered -v -e '^\[Gloo\]' -e 'peer ranks is : ') \
+        2> >(exec 9>&- && trap '' INT && exec tee -a "$log" >&2) 9>&- &
     else
-      "${program[@]}" "$@" >>"$log" 2>&1 &
+      "${program[@]}" "$@" >>"$log" 2>&1 9>&- &
     fi
     pids[index]=$!
+    echo "${pids[*]}" >&9
   done
 }
 
@@ -130,6 +146,7 @@ for ((restarts = 0; ; restarts++)); do
       ((waited++ < grace * 10)) || kill -KILL "${pids[@]}" 2>/dev/null
     fi
   done
+  echo >&9
   ((${#failed[@]} > 0)) || exit 0
   code_of_job=75
   culprit

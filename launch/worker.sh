@@ -8,7 +8,9 @@
 #
 # When one process of a job ends, all of them do, and each worker.sh restarts its own. They wait for
 # one another and resume from the last checkpoint. DIR (~/.palmscale) holds the log, the command's pid,
-# the number of attempts, and at the end the exit code.
+# the number of attempts, and at the end the exit code. If the supervisor of the command is killed, the
+# command is asked to save and exit; until it has, `status` shows it, `start` leaves it alone, and `stop`
+# waits for it.
 set -u
 
 fail() {
@@ -41,13 +43,45 @@ supervisor() {
   [[ -f $state/supervisor ]] && grep -aqs worker.sh "/proc/$(<"$state/supervisor")/cmdline"
 }
 
+# The command is alive. It may have lost its supervisor.
+command_runs() {
+  [[ -f $state/pid ]] && grep -azqsxF "PALMSCALE_WORKER=$state" "/proc/$(<"$state/pid")/environ"
+}
+
+running() {
+  supervisor || command_runs
+}
+
+# Waits for the command's end, and kills it after 10 minutes.
+wait_for_command() {
+  local waited=0
+  while command_runs; do
+    sleep 0.2
+    ((waited++ < 600 * 5)) || kill -KILL "$(<"$state/pid")"
+  done
+}
+
+# Waits for its input to end, with the supervisor. If that was killed, the command is asked to end.
+outlive_supervisor() {
+  trap '' INT TERM HUP
+  echo "$BASHPID" >"$state/witness"
+  read -r _
+  [[ ! -f $state/code ]] || return
+  echo "worker.sh: error: the supervisor was killed; the command is asked to end" >>"$state/log"
+  command_runs && kill -TERM "$(<"$state/pid")"
+  wait_for_command
+  # By now, another supervisor may have been started.
+  [[ $(<"$state/supervisor") == "$$" ]] && rm -f "$state/pid" "$state/supervisor" && echo 137 >"$state/code"
+}
+
 supervise() {
   local restarts=0 attempts=0 began child='' code=75 asked=''
+  exec 9> >(outlive_supervisor)
   trap 'asked=yes; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null' TERM
   while [[ -z $asked ]]; do
     began=$SECONDS
     echo $((++attempts)) >"$state/attempts"
-    "${command[@]}" >>"$state/log" 2>&1 &
+    PALMSCALE_WORKER=$state "${command[@]}" >>"$state/log" 2>&1 9>&- &
     child=$!
     # SIGTERM may have arrived before there was a child to pass it to.
     [[ -z $asked ]] || kill -TERM "$child"
@@ -69,7 +103,7 @@ supervise() {
 start() {
   ((${#command[@]} > 0)) || fail "no command; add one after --, for example: palmscale train ..."
   mkdir -p "$state" || fail "cannot write to --state=$state"
-  if supervisor; then
+  if running; then
     echo "already running: $(tr '\0' ' ' <"$state/command")"
     return
   fi
@@ -85,7 +119,7 @@ start() {
 # One line: state, exit code, attempts, pid, host, the log's last line; separated by tabs.
 status() {
   local what=idle code=- attempts=0 pid=- last=''
-  supervisor && what=running
+  running && what=running
   [[ -f $state/pid ]] && pid=$(<"$state/pid")
   [[ -f $state/attempts ]] && attempts=$(<"$state/attempts")
   [[ -f $state/code ]] && code=$(<"$state/code") && what=ended
@@ -97,7 +131,14 @@ status() {
 }
 
 stop() {
-  supervisor || { echo "not running" && return; }
+  running || { echo "not running" && return; }
+  if ! supervisor; then
+    grep -aqs worker.sh "/proc/$(<"$state/witness")/cmdline" || kill -TERM "$(<"$state/pid")"
+    wait_for_command
+    rm -f "$state/pid" "$state/supervisor"
+    echo "stopped; its supervisor had been killed"
+    return
+  fi
   kill -TERM "$(<"$state/supervisor")"
   local waited=0
   while supervisor; do

@@ -22,4 +22,4 @@ ACT_MLP, ACT_VOCAB = "act_mlp", "act_vocab"
 # `norm` is stored as it acts, a `centered_norm` minus 1, so that weight decay pulls it toward 1.
 EMBED, HEADS, KV, MLP, LAYERS = "embed", "heads", "kv", "mlp", "layers"
 VOCAB, VOCAB_EMBED = "vocab", "vocab_embed"
-NORMS = NORM, CENTERED_NORM = "norm", "centered_norm"
+NORM, CENTERED_NORM = "norm", "centered_norm"

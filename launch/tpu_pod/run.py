@@ -41,6 +41,8 @@ def run(cloud: Cloud, options: Options, kind: TpuType | None, root: pathlib.Path
             _up(cloud, options, kind)
         if not _start(cloud, options, root):
             continue
+        if kind is None and not started:
+            say("without --type, the TPUs are not requested again if they are taken away")
         started = True
         if cloud.dry_run:
             job.look(cloud, options)

@@ -20,6 +20,7 @@ from palmscale.errors import HostLost, UserError
 from palmscale.observe import log
 
 _RENEW_SECONDS = 1.0
+_RENEWALS = 3  # that a holder who runs makes one of
 _POLL_SECONDS = 0.1
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
@@ -42,6 +43,7 @@ class LockedFile:
 
     def __init__(self, workdir: Path, *, holder: str, stale_seconds: float) -> None:
         self._file = _locked(workdir, stale_seconds)
+        _check_alone(workdir, holder)
         self._file.truncate(0)
         with contextlib.suppress(OSError):  # a full disk: the lock counts, not who is named
             self._file.write(f"{holder}\n".encode())
@@ -51,8 +53,10 @@ class LockedFile:
         """Does nothing: a lock is never lost while its file is open."""
 
     def close(self) -> None:
-        """Releases the lease. The file stays: removing it would be a race."""
+        """Releases the lease. The file stays, empty: removing it would be a race."""
         self._renewal.end()
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
         self._file.close()
 
 
@@ -194,6 +198,20 @@ def _locked(workdir: Path, stale_seconds: float) -> BinaryIO:
                 f"{watch.silent_holder()}; end that job if it still exists, and start again"
             )
         time.sleep(_POLL_SECONDS)
+
+
+def _check_alone(workdir: Path, holder: str) -> None:
+    """Checks that a holder on another host is gone: some file systems lock on each host alone."""
+    last = _host(_holder(workdir / LEASE))
+    if last and last != _host(holder):
+        watch = _Watch(workdir, workdir / LEASE, _RENEWALS * _RENEW_SECONDS)
+        while not watch.is_over():
+            time.sleep(_POLL_SECONDS)
+
+
+def _host(holder: str) -> str:
+    """Returns the host in `pid 7 on host since 2026-01-01`; empty if there is none."""
+    return holder.partition(" on ")[2].partition(" since ")[0]
 
 
 def _in_use(workdir: Path, path: Path) -> UserError:

@@ -3,16 +3,22 @@
 import datetime
 import os
 import socket
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from palmscale.checkpoint.file_lease import LockedFile, NoLocks, NumberedFile
-from palmscale.checkpoint.object_lease import ObjectLease
+from palmscale.checkpoint.object_lease import LEASE, ObjectLease
+from palmscale.cluster.agree import Peers
 from palmscale.errors import UserError
 from palmscale.observe import log
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place, place
+
+_ANSWER_SECONDS = 60.0  # for process 0 to say what it wrote
+_SHARED_SECONDS = 30.0  # for a network file system to show it
+_POLL_SECONDS = 0.1
 
 
 class Lease:
@@ -72,6 +78,27 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_shared(workdir: Place, peers: Peers) -> None:
+    """Checks that all processes see one workdir, whose lease process 0 holds.
+
+    Each alone would save a part of a state. All processes must call this.
+
+    Raises:
+        UserError: a process does not see what process 0 wrote.
+        HostLost: a process did not respond in time.
+    """
+    path = workdir / LEASE
+    token = peers.decide("workdir", "", lambda texts: path.read_text(), _ANSWER_SECONDS)
+    deadline = time.monotonic() + _SHARED_SECONDS
+    while not path.exists() or token not in path.read_text():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{peers.name(peers.index)} does not see in the workdir {workdir.absolute()} what"
+                f" {peers.name(0)} wrote there; use a workdir on storage that all hosts share."
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def _on_disk(workdir: Path, stale_seconds: float) -> LockedFile | NumberedFile:

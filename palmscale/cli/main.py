@@ -76,8 +76,8 @@ def run(arguments: Sequence[str]) -> int:
             parser().print_help(sys.stderr)
             return MISTAKE
         args = parse(parser(), arguments)
-        takes_code = getattr(args, "gin_file", None) or getattr(args, "modules", None)
-        if takes_code and (here := os.getcwd()) not in sys.path:
+        names_code = any(getattr(args, name, None) for name in ("gin_file", "modules", "module"))
+        if names_code and (here := os.getcwd()) not in sys.path:
             # A gin file may import a module beside it. Other commands find no code here: it may be
             # a folder that was downloaded.
             sys.path.append(here)

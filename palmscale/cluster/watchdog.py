@@ -9,6 +9,7 @@ that ends tells the others why; with JAX alone, they would wait for its heartbea
 import contextlib
 import faulthandler
 import json
+import math
 import sys
 import threading
 import time
@@ -52,15 +53,19 @@ class Watchdog:
         self._warn, self._end, self._silent = warn, end, silent
         self._where, self._step = "the start", 0
         self._since: float | None = None
+        self._timer_set = -math.inf
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self, where: str, step: int = 0) -> None:
         """Records what the process is about to wait for, such as `input`, and at which step."""
         self._where, self._step, self._since = where, step, time.monotonic()
-        faulthandler.dump_traceback_later(
-            self._stall_seconds * _BACKSTOP, exit=True, file=sys.__stderr__
-        )
+        # Setting the timer takes longer than reading a small file.
+        if self._since - self._timer_set > self._stall_seconds / 8:
+            self._timer_set = self._since
+            faulthandler.dump_traceback_later(
+                self._stall_seconds * _BACKSTOP, exit=True, file=sys.__stderr__
+            )
 
     def go_on(self) -> None:
         """Records progress without a change of position."""
@@ -68,7 +73,7 @@ class Watchdog:
 
     def rest(self) -> None:
         """Suspends the stall timeout until the next beat."""
-        self._since = None
+        self._since, self._timer_set = None, -math.inf
         faulthandler.cancel_dump_traceback_later()
 
     def __enter__(self) -> Self:

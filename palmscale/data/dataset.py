@@ -68,7 +68,8 @@ class Data:
 
     Attributes:
         corpus: the text, whose cache is built on first use.
-        components: a mixture, in place of `corpus`.
+        components: a mixture, in place of `corpus`. A component whose weight is 0 throughout is
+            left out.
         sentencepiece_model: path of a SentencePiece model; None: the bytes of UTF-8.
         sequence_length: tokens per row.
         packing: `concatenate`, for pretraining, joins documents and splits them at the sequence
@@ -121,15 +122,20 @@ class Data:
                     " Component.weight positive."
                 )
 
+    @property
+    def mixed(self) -> tuple[Component, ...]:
+        """The components that have a positive weight at some step."""
+        return tuple(part for part in self.components if any(w for _, w in part.weights))
+
     def parts(self) -> dict[str, "Data"]:
-        """Returns the data of each component by name; without components, itself, named ""."""
+        """Returns the data of each mixed component by name; without components, itself, as ""."""
         if not self.components:
             return {"": self}
         return {
             part.name: dataclasses.replace(
                 self, components=(), corpus=part.corpus, cache=part.cache
             )
-            for part in self.components
+            for part in self.mixed
         }
 
     def weight_stages(self) -> list[tuple[int, dict[str, float]]]:
@@ -138,5 +144,5 @@ class Data:
         return [(step, self.weights_at(step)) for step in sorted(steps)]
 
     def weights_at(self, step: int) -> dict[str, float]:
-        """Returns the weights by component in the batch of `step`; {"": 1} without components."""
-        return {part.name: part.weight_at(step) for part in self.components} or {"": 1.0}
+        """Returns the weight of each mixed component at `step`; {"": 1} without components."""
+        return {part.name: part.weight_at(step) for part in self.mixed} or {"": 1.0}

@@ -92,6 +92,28 @@ class Mixture:
         return component_P, row_P + stage.bases_of_block_C(block)[component_P]
 
 
+def rates(weights: Mapping[str, float]) -> dict[str, float]:
+    """Returns the share of rows that each component gets, of a sum of 1.
+
+    Raises:
+        UserError: a share is too small for the quotas of a block, so that the component's rate
+            would be off by more than a tenth.
+    """
+    names, numbers = list(weights), _whole_numbers(list(weights.values()))
+    rows = _block_rows(numbers)
+    result = {}
+    for name, number, quota in zip(names, numbers, _quotas(numbers, rows, least=1).tolist()):
+        result[name] = quota / rows
+        asked = number / sum(numbers)
+        if abs(result[name] - asked) > asked / 10:
+            raise UserError(
+                f"the component {name} would get {quota} of {rows:,} rows, but Component.weight"
+                f" asks for {asked:.3g} of all rows; use whole numbers with a sum of at most"
+                f" {_BLOCK_ROWS:,}, or a weight of 0 to leave the component out."
+            )
+    return result
+
+
 class Mixed:
     """The rows of several splits, mixed by weight, each split shuffled on its own.
 
@@ -160,8 +182,7 @@ class _Stage:
     """
 
     def __init__(self, first_row: int, end: int, weights_C: Sequence[int], bases_C: np.ndarray):
-        total = sum(weights_C)
-        self.block_rows = _BLOCK_ROWS if total > _BLOCK_ROWS else _BLOCK_ROWS // total * total
+        self.block_rows = _block_rows(weights_C)
         self._full_blocks, rest = divmod(end - first_row, self.block_rows)
         self._full_C = _quotas(weights_C, self.block_rows, least=1)
         self._last_C = _quotas(weights_C, rest, least=0)
@@ -175,6 +196,12 @@ class _Stage:
     def bases_of_block_C(self, block: int) -> np.ndarray:
         """Returns the number of rows of each component before the block."""
         return self._bases_C + block * self._full_C
+
+
+def _block_rows(weights_C: Sequence[int]) -> int:
+    """Returns the number of rows of a block, in which whole numbers up to 4096 hold exactly."""
+    total = sum(weights_C)
+    return _BLOCK_ROWS if total > _BLOCK_ROWS else _BLOCK_ROWS // total * total
 
 
 def _whole_numbers(weights: Sequence[float]) -> list[int]:

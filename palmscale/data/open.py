@@ -9,7 +9,7 @@ from palmscale.data import cache as caches
 from palmscale.data.bucket_caches import COPIES, fetched
 from palmscale.data.build.processes import Executor, LocalProcesses
 from palmscale.data.dataset import Data
-from palmscale.data.mixture import Mixed, check_alike
+from palmscale.data.mixture import Mixed, check_alike, rates
 from palmscale.data.pack import CONCATENATE, SEGMENTS
 from palmscale.data.row_cache import MANIFEST, RowCache, read_manifest
 from palmscale.data.sources.source import TRAIN, VALIDATION
@@ -44,13 +44,20 @@ def open_caches(
 
     Raises:
         UserError: a cache cannot be opened or built, has another sequence length than
-            `data.sequence_length`, or cannot be mixed with the others.
+            `data.sequence_length`, or cannot be mixed with the others; names the component.
     """
+    for _, weights in data.weight_stages():
+        rates(weights)  # before text is read
     opened = {}
     for name, part in data.parts().items():
-        cache = opened[name] = open_or_build(
-            part, executor=executor, user_caches=user_caches, waits_for=waits_for
-        )
+        try:
+            cache = opened[name] = open_or_build(
+                part, executor=executor, user_caches=user_caches, waits_for=waits_for
+            )
+        except UserError as error:
+            if not name:
+                raise
+            raise type(error)(f"the component {name}: {error}") from error
         train, held_out = (cache.split(split).num_rows for split in (TRAIN, VALIDATION))
         log.say(
             f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from palmscale.errors import UserError
+from palmscale.observe.controls import escaped
 
 _SHOWN_GROUPS = 24  # the largest; one bar sums up the others
 
@@ -142,7 +143,9 @@ def _draw_groups(axes: Any, entry: Mapping[str, Any]) -> None:
         shown[f"{len(rest)} others"] = sum(tokens[name] for name in rest)
     total = max(1, sum(shown.values()))
     names = list(shown)[::-1]
-    bars = axes.barh(names, [shown[name] for name in names], color="#a87848")
+    # A dollar sign would begin a formula.
+    labels = [escaped(name).replace("$", r"\$") for name in names]
+    bars = axes.barh(labels, [shown[name] for name in names], color="#a87848")
     axes.bar_label(bars, [f"{shown[name] / total:.1%}" for name in names], padding=3, fontsize=8)
     axes.margins(x=0.12)
     axes.set_xlabel("tokens")

@@ -1,15 +1,14 @@
 """Rows of a cache as text for a person, and statistics of their tokens."""
 
 import dataclasses
-import re
 
 import numpy as np
 
 from palmscale.data.row_cache import Split
 from palmscale.data.vocabulary import Vocabulary
+from palmscale.observe.controls import escaped
 
 _FREQUENT = 8
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ def row_text(row_L: np.ndarray, vocabulary: Vocabulary) -> str:
     """
     documents = np.split(row_L, np.flatnonzero(row_L == vocabulary.eod_id) + 1)
     text = "\n[eod]\n".join(vocabulary.decode(ids[ids != vocabulary.eod_id]) for ids in documents)
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return escaped(text)
 
 
 def token_text(token_id: int, vocabulary: Vocabulary) -> str:

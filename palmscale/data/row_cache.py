@@ -168,8 +168,8 @@ class RowCache:
     def skipped(self) -> str:
         """What the build left out: "3 documents, such as a.jsonl:7: ..."; empty: nothing."""
         bad = self.manifest["bad_documents"]
-        counts = ((bad["count"], "document"), (bad.get("rests", 0), "damaged rest"))
-        told = [f"{count:,} {what}{'s' * (count > 1)}" for count, what in counts if count]
+        counts = ((bad["count"], "", "document"), (bad.get("rests", 0), "the rest of ", "file"))
+        told = [f"{of}{count:,} {what}{'s' * (count > 1)}" for count, of, what in counts if count]
         return f"{' and '.join(told)}, such as {bad['first'][0]}" if told else ""
 
     def split(self, name: str) -> Split:

@@ -1,5 +1,6 @@
 """Vocabularies: text to token ids and back, without TensorFlow."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,6 +9,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
+from palmscale.data.cuts import SPACE, Cuts
 from palmscale.errors import CorruptionError, UserError
 from palmscale.storage.inside import inside, read_limited
 from palmscale.storage.place import Place, local_path
@@ -75,7 +77,8 @@ class SentencePieceVocabulary:
 
     The model file is read once. If the model is otherwise lossless, a literal U+2581 in the text
     is preserved as well, which SentencePiece alone would decode to a space. A BPE model then
-    encodes a long text in blocks: the ids are the same, and a megabyte takes half the time.
+    encodes a long text in blocks: the ids are the same, and a megabyte takes half the time. Texts
+    of millions of characters are encoded in parts, so that memory is bounded; see `Cuts`.
 
     Raises:
         UserError: the file is not a SentencePiece model, or the model has no eos.
@@ -113,6 +116,8 @@ class SentencePieceVocabulary:
         self.pad_id = max(0, self._processor.pad_id())
         self.digest = hashlib.sha256(self._model).hexdigest()
         try:
+            pieces_of_a = self._processor.encode("a", out_type=str)
+            self._begins_with_space = pieces_of_a[0].startswith(SPACE)
             self._escape_ids = self._find_escape()
             self._cuts_at_words = self._escape_ids is not None and self._merges_within_words()
             self._out_type = self._find_out_type()
@@ -121,7 +126,9 @@ class SentencePieceVocabulary:
 
     def encode(self, text: str) -> np.ndarray:
         if self._escape_ids is None:
-            return self._encode(text)
+            is_cut = self._begins_with_space and len(text) > _BLOCK_CHARACTERS
+            parts = self._cuts.parts(text) if is_cut else [text]
+            return np.concatenate([self._encode(part) for part in parts])
         if len(text) <= _BLOCK_CHARACTERS and "\u2581" not in text:
             return self._encode(text)
         parts = [np.zeros(0, np.int32)]
@@ -129,7 +136,8 @@ class SentencePieceVocabulary:
             if number % 2:
                 parts.append(np.tile(self._escape_ids, len(run)))
             else:
-                parts += map(self._encode, self._blocks(run))
+                for part in self._cuts.parts(run):
+                    parts += map(self._encode, self._blocks(part))
         return np.concatenate(parts)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -151,6 +159,10 @@ class SentencePieceVocabulary:
         ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         return [token_id if self._processor.is_byte(token_id) else None for token_id in ids]
 
+    @functools.cached_property
+    def _cuts(self) -> Cuts:
+        return Cuts(self.pieces(), begins_with_space=self._begins_with_space)
+
     def _encode(self, text: str) -> np.ndarray:
         return np.asarray(self._processor.encode(text, out_type=self._out_type), dtype=np.int32)
 
@@ -171,8 +183,8 @@ class SentencePieceVocabulary:
         ids = [byte_ids[byte] for byte in "\u2581".encode()]
         probe = " a  b "
         lossless = self._processor.decode(self._processor.encode(probe)) == probe
-        prefixed = self._processor.encode("a", out_type=str)[0].startswith("\u2581")
-        return np.array(ids, np.int32) if lossless and not prefixed and None not in ids else None
+        is_exact = lossless and not self._begins_with_space and None not in ids
+        return np.array(ids, np.int32) if is_exact else None
 
     def _merges_within_words(self) -> bool:
         # BPE's scores are ranks. Unigram's ids could differ after a cut, because it sums scores

@@ -60,7 +60,7 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
         shape = leaf.value.shape if _is_box(leaf) else leaf.shape
         names = leaf.names if _is_box(leaf) else (None,) * len(shape)
         stored += math.prod(shape)
-        if set(axes.NORMS) & set(names):
+        if axes.NORM in names or axes.CENTERED_NORM in names:
             continue
         without_norms += math.prod(shape)
         counted += math.prod(

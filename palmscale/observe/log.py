@@ -5,6 +5,8 @@ import logging
 
 import rich.console
 
+from palmscale.observe.controls import escaped
+
 
 class _Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
@@ -65,4 +67,4 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = "warning: " if record.levelno == logging.WARNING else ""
-        show(self._prefix + kind + record.getMessage())
+        show(self._prefix + kind + escaped(record.getMessage()))

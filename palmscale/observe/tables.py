@@ -5,6 +5,8 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
+from palmscale.observe.controls import escaped
+
 _PIPED_WIDTH = 120
 
 
@@ -18,6 +20,7 @@ def print_table(
     """Prints rows under headings, the columns numbered in `right` aligned to the right.
 
     Cells wrap at the terminal's width; without a terminal at `piped_width`, and have no colors.
+    What a terminal would obey is escaped: cells may come from files of others.
     """
     # Here, not above: `palmscale --help` does not wait for it.
     import rich.box
@@ -28,9 +31,10 @@ def print_table(
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, heading in enumerate(headings):
         justify = "right" if number in right else "left"
-        table.add_column(heading, justify=justify, overflow="fold", no_wrap=number == 0)
+        table.add_column(escaped(heading), justify=justify, overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*map(rich.text.Text, row))  # Not a str, whose [brackets] would be markup.
+        # Not a str, whose [brackets] would be markup.
+        table.add_row(*(rich.text.Text(escaped(cell).replace("\n", "\\n")) for cell in row))
     width = None if sys.stdout.isatty() else piped_width
     rich.console.Console(width=width, highlight=False).print(table)
 
@@ -38,8 +42,10 @@ def print_table(
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Prints pairs of a name and its value, the values below each other.
 
-    Values wrap at the terminal's width; without a terminal each fact is one line.
+    Values wrap at the terminal's width; without a terminal each fact is one line. What a terminal
+    would obey is escaped.
     """
+    facts = [(escaped(name), escaped(value)) for name, value in facts]
     indent = max(len(name) for name, _ in facts) + 2
     room = shutil.get_terminal_size().columns - indent
     for name, value in facts:

@@ -29,7 +29,8 @@ _REPLICATED: dict[str, MeshAxes] = {
             axes.LAYERS,
             axes.VOCAB,
             axes.VOCAB_EMBED,
-            *axes.NORMS,
+            axes.NORM,
+            axes.CENTERED_NORM,
         )
     ),
 }

@@ -11,7 +11,7 @@ from typing import NoReturn
 from palmscale.cluster.agree import Peers
 from palmscale.cluster.last_line import LastLine
 from palmscale.cluster.watchdog import linger, said_by_others, say_why, silent
-from palmscale.exit_codes import RESTART_ME, exit_code_and_line, is_lost_host
+from palmscale.exit_codes import MISTAKE, RESTART_ME, exit_code_and_line, is_lost_host
 
 _RESTART = "; start the job again to resume from its last checkpoint"
 ENDED_FROM_OUTSIDE = (
@@ -51,7 +51,8 @@ class Ending:
     def end(self, error: BaseException) -> NoReturn:
         """Ends the process with the cause: what this one did, or the process that it lost."""
         code, message = exit_code_and_line(error)
-        words = said_by_others(self.peers)
+        # A mistake is no consequence of another process's end.
+        words = None if code == MISTAKE else said_by_others(self.peers)
         if words is None and is_lost_host(error):
             code = RESTART_ME
             # JAX may end this process while it asks who is silent.

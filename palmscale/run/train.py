@@ -116,6 +116,7 @@ def train(
         command=command,
     ) as job:
         with _opened(run, folder, job) as (preemption, session, store):
+            parameters = f"{session.counts.stored:,} parameters"
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(
                 run, session, job, folder, store, writers, preemption, config, debugging
@@ -123,18 +124,15 @@ def train(
             trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
             trainer.agree(_facts(run, session, folder))
             _check_resumes(run, session, store)
-            digest = trainer.compile(_loader(debugging.step_file))
-            if job.leads:
-                compare_with_plan(
-                    folder,
-                    step_digest=digest,
-                    batch_sequences=run.training.batch_schedule.sequences(0),
-                    run=describe(run),
-                    versions=versions(),
-                )
-            state, cursor = trainer.resume_or_begin(f"{session.counts.stored:,} parameters")
-            if cursor.step >= run.training.steps:
-                return TrainResult(step=cursor.step, metrics={}, workdir=folder, finished=True)
+            resumed = None
+            if trainer.look() >= run.training.steps:
+                resumed = trainer.resume_or_begin(parameters)
+                if resumed[1].step >= run.training.steps:
+                    return TrainResult(
+                        step=resumed[1].step, metrics={}, workdir=folder, finished=True
+                    )
+            _compile(run, trainer, folder, debugging.step_file)
+            state, cursor = resumed or trainer.resume_or_begin(parameters)
             if job.leads:
                 _write_descriptions(run, folder, session, config)
             state, cursor = trainer.train(state, cursor)
@@ -254,6 +252,19 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     allowed = check_same_run(kept, identity, run.allow_changes, steps=steps)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
+
+
+def _compile(run: Run, trainer: Trainer, workdir: Place, step_file: str | None) -> None:
+    """Compiles the step, and warns where the folder's plan is of another one."""
+    digest = trainer.compile(_loader(step_file))
+    if trainer.job.leads:
+        compare_with_plan(
+            workdir,
+            step_digest=digest,
+            batch_sequences=run.training.batch_schedule.sequences(0),
+            run=describe(run),
+            versions=versions(),
+        )
 
 
 def _write_descriptions(run: Run, workdir: Place, session: Session, config: str) -> None:

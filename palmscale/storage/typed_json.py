@@ -71,10 +71,13 @@ def misfit(value: Any, wanted: Any) -> str | None:
     type says more than can be checked, the value is accepted.
     """
     for place, found, expected in _misfits(value, wanted):
-        shown = repr(found)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        return f"{place.lstrip('.') or 'it'} is {shown}; expected {expected}"
+        where = repr(place.removeprefix("."))[1:-1] or "it"  # keys may hold anything
+        return f"{_short(where, 200)} is {_short(repr(found), 60)}; expected {expected}"
     return None
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _misfits(value: Any, wanted: Any, place: str = "") -> Iterator[tuple[str, Any, str]]:

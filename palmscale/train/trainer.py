@@ -15,15 +15,16 @@ import jax
 from flax import linen as nn
 from jax.sharding import NamedSharding
 
-from palmscale.checkpoint.object_lease import LEASE
+from palmscale.checkpoint.lease import check_shared
 from palmscale.checkpoint.saving import Saving
 from palmscale.checkpoint.store import CheckpointStore, Snapshot
 from palmscale.cluster.agree import check_alike
 from palmscale.cluster.job import Job
+from palmscale.cluster.jointly import led
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.feed import Feed, abstract_batch
 from palmscale.data.stream import Cursor, RowStream
-from palmscale.errors import AskedToEnd, CorruptionError, NotSaved, UserError
+from palmscale.errors import AskedToEnd, CorruptionError, NotSaved
 from palmscale.observe import log
 from palmscale.observe.progress import Progress
 from palmscale.observe.throughput import Throughput
@@ -46,14 +47,13 @@ from palmscale.train.training import Training
 INPUT, DEVICES, EVALUATION, SAVING, REWINDING = "input", "devices", "evaluation", "saving", "rewind"
 _COLLECT_EVERY_STEPS = 100
 _LOOK_AT_CLOCK_EVERY_STEPS = 10  # all processes do, and wait for process 0's
-_SHARED_SECONDS = 30.0
 
 InitialParams = Callable[[], tuple[Mapping[str, Any], Mapping[str, Any] | None]]
 
 
 @dataclasses.dataclass(kw_only=True)
 class Trainer:
-    """A run on this process: `agree`, `compile`, `resume_or_begin`, then `train`.
+    """A run on this process: `agree`, `look`, `compile`, `resume_or_begin`, then `train`.
 
     Attributes:
         training: steps, batches and what a spike is.
@@ -103,6 +103,7 @@ class Trainer:
         self._spikes = SpikeHistory(self.training.spikes)
         self._warm_start: Mapping[str, Any] | None = None
         self._pending: tuple[int, Metrics] | None = None  # of the step in flight
+        self._given: tuple[Mapping[str, Any], Mapping[str, Any] | None] | None = None
         self._evaluated: Mapping[str, float] | None = None  # at the last step
 
     # Agree and compile.
@@ -118,7 +119,7 @@ class Trainer:
             HostLost: a process did not come.
         """
         check_alike(self.job.peers, facts, self.job.deadlines.agree_seconds)
-        self._check_shared()
+        check_shared(self.workdir, self.job.peers)
 
     def compile(self, load: Load | None = None) -> str:
         """Compiles the step, and returns its digest, which is the same on all processes.
@@ -137,21 +138,18 @@ class Trainer:
         check_alike(self.job.peers, compiled, self.job.deadlines.agree_seconds)
         return digest
 
-    def _check_shared(self) -> None:
-        """Checks that all processes see one workdir: each alone would save a part of a state."""
-        peers, path = self.job.peers, self.workdir / LEASE
-        token = peers.decide("workdir", "", lambda texts: path.read_text(), 60.0)
-        deadline = time.monotonic() + _SHARED_SECONDS
-        while not path.exists() or token not in path.read_text():
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"{peers.name(peers.index)} does not see in the workdir"
-                    f" {self.workdir.absolute()} what {peers.name(0)} wrote there; use a workdir"
-                    " on storage that all hosts share."
-                )
-            time.sleep(0.1)
-
     # Restore.
+
+    def look(self) -> int:
+        """Returns the newest verified step, 0 without one, before anything is compiled.
+
+        Without one, it also reads the initial parameters: what is wrong with them is said now.
+        """
+        seconds = self.job.deadlines.agree_seconds
+        latest = led(self.job.peers, "newest step", self.store.latest_verified, seconds)
+        if latest is None:
+            self._given = self.initial_params()
+        return latest or 0
 
     def resume_or_begin(self, count: str) -> tuple[TrainState, Cursor]:
         """Resumes from the newest good checkpoint of this run, or begins at step 0.
@@ -189,7 +187,8 @@ class Trainer:
 
     def _begin(self) -> tuple[TrainState, Cursor]:
         self._spikes = SpikeHistory(self.training.spikes)
-        given, self._warm_start = self.initial_params()
+        given, self._warm_start = self._given or self.initial_params()
+        self._given = None  # their memory may be the state's, which a step donates
         state = init_state(self.state_plan, self.model, seed=self.training.seed, given=given)
         return state, self.stream.cursor(0, self.training.skip_rows)
 

@@ -199,3 +199,34 @@ def test_asked_to_end_it_waits_for_the_save_but_not_for_one_that_stands_still(
         assert job.returncode == 75 and "restart" not in err
         saved = "".join((logs / f"process_{i}.log").read_text() for i in (0, 1)).count("saved")
         assert still or saved == 2
+
+
+@pytest.mark.parametrize("save", ["exit 75", ""])
+def test_processes_end_with_a_script_that_is_killed(save, stand_in, tmp_path):
+    env = stand_in(f"trap '{save}' TERM; echo up $$; while :; do sleep 0.1; done")
+    logs = tmp_path / "logs"
+    with subprocess.Popen(
+        [LOCAL, "2", "--grace=1", f"--logs={logs}", "train"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as job:
+        pids = [pid_in(logs / f"process_{index}.log") for index in (0, 1)]
+        job.kill()
+        # What the processes write to ends with them.
+        err = job.communicate(timeout=60)[1]
+        assert "local.sh: was killed; its processes are asked to end" in err
+    end = time.monotonic() + 60
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def pid_in(log):
+    """The process that has written `up PID` to its log."""
+    end = time.monotonic() + 60
+    while not (log.exists() and log.read_text().startswith("up ")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return int(log.read_text().split()[1])

@@ -107,12 +107,6 @@ def test_commands_that_only_read_call_nothing(line, workdir, mark, capsys):
     assert not mark.exists()
 
 
-IMPORTS = """
-import {module}
-MODEL = @{module}.{name}()
-"""
-
-
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -180,3 +174,20 @@ def test_files_outside_the_checkpoint_are_not_read(workdir, capsys):
     assert "params/linked is a link that leads out" in capsys.readouterr().err
     assert main.run(["checkpoint", "verify", f"--workdir={workdir}"]) == 1
     assert "leads out" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("line", ["ls", "show", "verify", "diff"])
+def test_nothing_that_a_terminal_would_obey_is_printed(line, workdir, capsys):
+    step, told = workdir / "checkpoints/4", "\x1b]0;title\x07"
+
+    def in_manifest(manifest):
+        manifest["metrics"][told] = 1.0
+        manifest["arrays"]["params"][told] = {"shape": [1], "dtype": told, "fingerprint": told}
+        return manifest
+
+    forged.edit(step, "meta.json", lambda meta: meta | {"versions": {told: told}, told: told})
+    forged.edit(step, "MANIFEST.json", in_manifest)
+    flags = [workdir, GOLDEN / "palm"] if line == "diff" else [f"--workdir={workdir}"]
+    assert main.run(["checkpoint", line, *map(str, flags)]) in (0, 1)
+    out, err = capsys.readouterr()
+    assert not set(out + err) & set(told[:1] + told[-1]) and err == ""

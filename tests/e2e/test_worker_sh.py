@@ -91,6 +91,44 @@ def test_stop_lets_it_save_and_nothing_is_started_again(worker, tmp_path):
     assert (tmp_path / "saved").exists() and fields(worker)[2] == "1"
 
 
+SAVES = "trap 'sleep 1; echo saved; exit 75' TERM; echo up; while :; do sleep 0.1; done"
+
+
+def started(worker, command):
+    """Starts a command that says `up`; returns the pids of its supervisor and of the command."""
+    worker("start", "--", "bash", "-c", command)
+    log = worker.state / "log"
+    until(lambda: log.exists() and "up" in log.read_text() and (worker.state / "pid").exists())
+    return [int((worker.state / name).read_text()) for name in ("supervisor", "pid")]
+
+
+def test_a_command_whose_supervisor_is_killed_saves_and_ends_and_is_seen_until_then(worker):
+    supervisor, _ = started(worker, SAVES)
+    os.kill(supervisor, signal.SIGKILL)
+    assert fields(worker)[0] == "running"
+    assert worker("start", "--", "true").startswith("already running: bash -c trap")
+    until((worker.state / "code").exists)
+    assert "saved" in (worker.state / "log").read_text()
+    state, code, _, pid, last = fields(worker)
+    assert (state, code, pid) == ("ended", "137", "-") and "supervisor was killed" in last
+    assert worker("start", "--", "true") == "started\n"
+    until((worker.state / "code").exists)
+    assert fields(worker)[:2] == ("ended", "0")
+
+
+@pytest.mark.parametrize("witness", ["alive", "killed"])
+def test_stop_ends_a_command_that_has_lost_its_supervisor(witness, worker):
+    supervisor, _ = started(worker, SAVES)
+    if witness == "killed":
+        until((worker.state / "witness").exists)
+        os.kill(int((worker.state / "witness").read_text()), signal.SIGKILL)
+    os.kill(supervisor, signal.SIGKILL)
+    assert fields(worker)[0] == "running"
+    assert "supervisor had been killed" in worker("stop")
+    assert (worker.state / "log").read_text().count("saved") == 1
+    assert fields(worker)[0] != "running" and "not running" in worker("stop")
+
+
 def test_stop_between_two_attempts_starts_none(worker):
     worker("start", "--", "bash", "-c", "exit 75")
     until(lambda: "restart 1" in (worker.state / "log").read_text())

@@ -23,6 +23,9 @@ MISTAKES = {
         lambda at: at.train(NUM_TOKENS=200), "259 tokens", "num_tokens=200", "NUM_TOKENS"),
     "unwritable workdir": (
         lambda at: at.train(at.file / "run"), "cannot write to workdir=", "--workdir"),
+    "a folder in place of text": (
+        lambda at: at.train(TEXT_FILES=at.folder), "TEXT_FILES", "is a folder", "/**/*."),
+    "text set to nothing": (lambda at: at.train(TEXT_FILES="''"), "TEXT_FILES", "is empty"),
     "empty corpus": (
         lambda at: at.train(TEXT_FILES=at.empty), "corpus is empty", "TEXT_FILES"),
     "too little text": (

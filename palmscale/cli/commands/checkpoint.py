@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from palmscale.cli.argument_values import checkpoint_or_all
 from palmscale.cli.commands import checkpoint_diff
 from palmscale.cli.parser import add_checkpoint_choice, add_command, add_workdir
 from palmscale.errors import UserError
+from palmscale.observe.controls import escaped
 
 
 def add(commands: Any) -> None:
@@ -85,7 +87,8 @@ def show(args: argparse.Namespace) -> None:
     info = workdir.choose(reader, args.checkpoint)
     meta = read_meta(reader, info.step)
     if args.config:
-        print(meta["operative_config"], end="")
+        text = meta["operative_config"]
+        print(escaped(text) if sys.stdout.isatty() else text, end="")
         return
     directory = reader.directory / str(info.step)
     saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.time))

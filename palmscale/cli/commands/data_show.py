@@ -153,14 +153,14 @@ def _print_rows(headings: list[str], rows: Any, vocabulary: "Vocabulary") -> Non
 
 
 def _print_components(data: "Data", opened: Mapping[str, "RowCache"], split_name: str) -> None:
+    from palmscale.data.mixture import rates
     from palmscale.data.sources.source import TRAIN
     from palmscale.observe import tables
 
-    weights = data.weights_at(0)
-    total = sum(weights.values())
+    shares = rates(data.weights_at(0))
     lines = []
     for name, cache in opened.items():
-        split, share = cache.split(split_name), weights[name] / total
+        split, share = cache.split(split_name), shares[name]
         counts = (split.num_rows, split.documents, split.tokens, split.utf8_bytes)
         # Number of rows of the mixture in which every row of the component occurs once.
         epoch = f"{split.num_rows / share:,.0f}" if share and split_name == TRAIN else "-"
@@ -174,10 +174,11 @@ def _print_components(data: "Data", opened: Mapping[str, "RowCache"], split_name
 
 
 def _weight_changes(data: "Data") -> list[tuple[str, str]]:
+    from palmscale.data.mixture import rates
+
     changes = []
     for step, weights in data.weight_stages()[1:]:
-        total = sum(weights.values())
-        shares = "  ".join(f"{name} {weight / total:.2%}" for name, weight in weights.items())
+        shares = "  ".join(f"{name} {share:.2%}" for name, share in rates(weights).items())
         changes.append((f"from step {step:,}", shares))
     return changes
 

@@ -15,6 +15,7 @@ from palmscale.cli.parser import (
     add_workdir,
 )
 from palmscale.errors import UserError
+from palmscale.observe.controls import escaped
 from palmscale.seeds import LEAST, MOST
 
 
@@ -84,11 +85,12 @@ def generate(args: argparse.Namespace) -> None:
         texts = trained.samples(prompt, num_samples=args.num_samples, **wanted)
         if job.leads:
             for number, text in enumerate(texts):
-                print(f"--- sample {number}\n{prompt}{text}")
+                _write(f"--- sample {number}\n{prompt}{text}\n")
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    # A model may have learned to write what a terminal would obey.
+    sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

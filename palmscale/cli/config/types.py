@@ -99,7 +99,8 @@ def _is_a(made: type, kind: type) -> bool:
     if not getattr(kind, "_is_protocol", False):
         return issubclass(made, kind)
     methods = {name for c in kind.__mro__ for name, value in vars(c).items() if callable(value)}
-    return all(hasattr(made, name) for name in methods)
+    # Not by hasattr: every class has the `__call__` that makes its instances.
+    return all(any(name in vars(c) for c in made.__mro__) for name in methods)
 
 
 def _items_fit(value: Any, kind: Any, args: tuple) -> bool:

@@ -31,6 +31,7 @@ from palmscale.data.sources.corpus import Corpus
 from palmscale.data.sources.source import SPLITS, TRAIN, SourceShard
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
+from palmscale.observe import log
 
 Progress = Callable[[str, int, int | None], None]  # (activity, bytes done, bytes in all if known)
 
@@ -288,7 +289,7 @@ def _text_bytes(record: dict[str, Any]) -> int:
 
 @contextlib.contextmanager
 def exclusive(directory: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Makes a second builder of the same cache wait, if the file system supports locks."""
+    """Makes a second builder of the same cache say so and wait, if the file system has locks."""
     try:
         import fcntl
     except ImportError:  # not POSIX
@@ -296,11 +297,15 @@ def exclusive(directory: Path, waiting: Callable[[], None]) -> Iterator[None]:
         return
     with open(directory.parent / f".{directory.name}.lock", "w") as lock:
         with contextlib.suppress(OSError):  # no locks: both builders write the same rows
+            is_told = False
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
+                    if not is_told:
+                        log.say(f"Waiting for another process, which is writing {directory}.")
+                        is_told = True
                     waiting()
                     time.sleep(_LOCK_SECONDS)
         yield

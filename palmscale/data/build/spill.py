@@ -200,8 +200,9 @@ class _SortedRuns:
         index["prompt"] = np.array(self._prompt_tokens)[order]
         index["start"] = self._written + np.cumsum(index["length"], dtype=np.uint64)
         index["start"] -= index["length"]
-        joined.tofile(self._tokens)
-        index.tofile(self._index)
+        # Not `tofile`, whose error does not say why a write fails.
+        self._tokens.write(joined.data)
+        self._index.write(index.data)
         self._runs.append(len(index))
         self._lengths = add_counts(self._lengths, length_histogram(index["length"]))
         self._written += len(joined)

@@ -6,12 +6,14 @@ a dot, are left out unless a pattern names the dot.
 
 import collections
 import fnmatch
+import itertools
 import os
 from collections.abc import Collection, Iterator, Sequence
 
 from palmscale.errors import UserError
 
 _MAGIC = frozenset("*?[")
+_SEEN_NAMES = 1000  # to find the usual suffix
 
 
 def glob(pattern: str) -> list[str]:
@@ -62,8 +64,11 @@ def walk(folder: str, without: Collection[str] = ()) -> Iterator[tuple[str, list
 
 def advice_for_folder(folder: str) -> str:
     """Returns a pattern for the files below a folder, with their most frequent suffix."""
+    names = (name for _, names in walk(folder) for name in names)
     suffixes = collections.Counter(
-        os.path.splitext(name)[1] for _, names in walk(folder) for name in names
+        suffix
+        for name in itertools.islice(names, _SEEN_NAMES)
+        if (suffix := os.path.splitext(name)[1])
     )
     suffix = suffixes.most_common(1)[0][0] if suffixes else ".txt"
     return f"{folder.rstrip('/')}/**/*{suffix}"

@@ -19,8 +19,10 @@ from palmscale.data.sources.source import (
     SourceShard,
     TextSource,
 )
+from palmscale.data.sources.task_errors import explained
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from palmscale.errors import UserError
+from palmscale.observe import log
 from palmscale.observe.load_noise import without_load_noise
 
 _imported: list[ModuleType] = []  # the seqio module, once it is imported and set up
@@ -92,8 +94,14 @@ class SeqioTask:
             options["shard_info"] = seqio.ShardInfo(index=int(number), num_shards=int(count))
         if not hasattr(provider, "preprocessors"):
             options["copy_pretokenized"] = True  # else a Mixture drops the text
-        dataset = provider.get_dataset(sequence_length=None, **options)
-        for example in dataset.as_numpy_iterator():
+
+        def read() -> Iterator[dict[str, Any]]:
+            dataset = provider.get_dataset(sequence_length=None, **options)
+            return dataset.as_numpy_iterator()
+
+        documents = 0
+        for example in explained(read, self._what):
+            documents += 1
             targets = self._ids(example["targets"], vocabulary)
             prompt = self._ids(example.get("inputs", ()), vocabulary)
             text = example.get("targets_pretokenized")
@@ -101,6 +109,16 @@ class SeqioTask:
                 text = vocabulary.decode(targets).encode("utf-8")
             ids = np.concatenate([prompt, targets]) if len(prompt) else targets
             yield Example(ids, len(text), "", len(prompt)) if len(targets) else None
+        if len(tasks := getattr(provider, "tasks", ())) > 1:
+            log.warn(
+                f"the split {split!r} of {self._what} ended after {documents:,} documents, with the"
+                f" first exhausted one of its {len(tasks)} tasks; what is left of the others is not"
+                " used. To use all, make each task a component of a mixture: Data.components."
+            )
+
+    @property
+    def _what(self) -> str:
+        return f"{self.field}={self.mixture_or_task!r}"
 
     def _ids(self, value: Any, vocabulary: Vocabulary) -> np.ndarray:
         ids = np.asarray(value, dtype=np.int32)
@@ -186,8 +204,13 @@ class Tfds(TextSource):
         seqio = import_seqio()
         split, number, _, count = shard.name.split("-")
         info = seqio.ShardInfo(index=int(number), num_shards=int(count))
-        dataset = self._source().get_dataset(split=split, shuffle=False, shard_info=info)
-        for row, example in enumerate(dataset.as_numpy_iterator(), 1):
+
+        def read() -> Iterator[dict[str, Any]]:
+            dataset = self._source().get_dataset(split=split, shuffle=False, shard_info=info)
+            return dataset.as_numpy_iterator()
+
+        what = f"{self.field}={self.dataset!r}"
+        for row, example in enumerate(explained(read, what), 1):
             yield from_record(example, f"{self.dataset}/{shard.name}:{row}", self)
 
     def _source(self) -> Any:

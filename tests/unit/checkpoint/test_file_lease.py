@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ import time
 import forked
 import pytest
 
+from palmscale.checkpoint import file_lease
 from palmscale.checkpoint.lease import Lease
 from palmscale.errors import HostLost, UserError
 
@@ -82,6 +84,24 @@ def test_a_stopped_job_that_keeps_its_lock_is_named_and_a_restart_may_help(holde
     ):
         take(tmp_path)
     assert time.monotonic() - began >= STALE_SECONDS
+
+
+@pytest.mark.parametrize("kind", ["locks"], indirect=True)
+def test_a_job_on_a_host_that_does_not_see_the_lock_is_not_disturbed(
+    holder, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    monkeypatch.setattr(file_lease, "_RENEWALS", 60)
+    with pytest.raises(UserError, match=f"in use by another job .pid {holder.pid} on"):
+        take(tmp_path)
+    holder.kill()
+    holder.wait()
+    monkeypatch.setattr(file_lease, "_RENEWALS", 0.3)
+    with caplog.at_level("INFO"):
+        take(tmp_path).close()
+        take(tmp_path).close()
+    assert caplog.text.count("Waiting up to") == 1  # not for a job that has ended
 
 
 def test_a_job_that_ends_while_another_watches_makes_room_for_it(holder, kind, tmp_path):

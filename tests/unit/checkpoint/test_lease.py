@@ -1,12 +1,15 @@
 import builtins
+import concurrent.futures
 import os
 import signal
 import subprocess
 import sys
 
+import board
 import pytest
 
-from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint import lease
+from palmscale.checkpoint.lease import Lease, check_shared
 from palmscale.errors import UserError
 
 HOLDER = """
@@ -39,6 +42,23 @@ def test_a_closed_lease_can_be_taken_again(tmp_path):
 def test_other_processes_of_the_job_do_not_lock(tmp_path):
     with Lease(tmp_path), Lease(tmp_path, process_index=1):
         pass
+
+
+def test_all_processes_must_see_one_workdir(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "_SHARED_SECONDS", 0.5)
+    mine, theirs = tmp_path / "shared", tmp_path / "not shared"
+
+    def see(one, workdir):
+        try:
+            return check_shared(workdir, one)
+        except UserError as error:
+            return str(error)
+
+    with Lease(mine), concurrent.futures.ThreadPoolExecutor(3) as pool:
+        workdirs = mine, mine, theirs
+        said = list(pool.map(see, board.peers(3), workdirs))
+    assert said[:2] == [None, None]
+    assert f"process 2 on c does not see in the workdir {theirs} what process 0 on a" in said[2]
 
 
 def test_an_unwritable_workdir_is_the_users_mistake(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,6 @@ def test_a_manifest_of_the_form_is_one():
     ids=str,
 )
 def test_what_a_manifest_cannot_state_is_told(change, told):
-    import re
-
     assert re.search(told, misfit(MANIFEST | change, Manifest))
 
 

@@ -259,3 +259,21 @@ def test_the_folder_of_a_run_is_named_after_its_last_gin_file(command):
 def test_without_a_gin_file_nothing_is_started(command, capsys):
     assert main.run(command.split()) == 2
     assert "no gin file; add --gin_file=" in capsys.readouterr().err
+
+
+def test_code_beside_the_command_is_found_only_where_the_user_names_some(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    for command in (["checkpoint", "ls"], ["generate"], ["eval"]):
+        assert main.run([*command, f"--workdir={tmp_path}"]) == 2
+        assert str(tmp_path) not in sys.path
+    (tmp_path / "chosen_by_the_user.py").write_text("1 / 0")
+    (tmp_path / "checkpoints").mkdir()
+    command = ["generate", f"--workdir={tmp_path}", "--module=chosen_by_the_user"]
+    assert main.run(command) == 2
+    assert "modules=chosen_by_the_user cannot be imported (ZeroDivision" in capsys.readouterr().err
+    sys.path.remove(str(tmp_path))
+    assert main.run(["check-module", "chosen_by_the_user:Model"]) == 2
+    assert "cannot import chosen_by_the_user: ZeroDivision" in capsys.readouterr().err

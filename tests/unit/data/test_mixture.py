@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palmscale.data import mixture as mixtures
-from palmscale.data.mixture import Mixed, Mixture, check_alike
+from palmscale.data.mixture import Mixed, Mixture, check_alike, rates
 from palmscale.data.stream import Shuffled
 from palmscale.errors import UserError
 
@@ -230,3 +230,17 @@ def test_caches_that_do_not_go_together_are_named_with_what_differs(different, w
     with pytest.raises(UserError, match=f"a and c have different {what}") as caught:
         check_alike({"a": cache(), "b": cache(), "c": cache(**different)})
     assert "\n" not in str(caught.value)
+
+
+def test_rates_are_those_of_the_rows():
+    for weights in (PAPER, {"a": 1, "b": 0, "c": 2}, {"a": 0.998, "b": 0.002}, {"a": 4095, "b": 1}):
+        rows = shares([(0, weights)], np.arange(4096 * 50))
+        assert rates(weights) == pytest.approx(rows, rel=0.02, abs=0)
+        asked = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+        assert rates(weights) == pytest.approx(asked, rel=0.1, abs=0)
+
+
+@pytest.mark.parametrize("weight", [1e-9, 0.00001, 0.0001, 0.00037])
+def test_a_weight_too_small_for_a_block_is_refused(weight):
+    with pytest.raises(UserError, match="the component b would get . of 4,096 rows, .* sum of at"):
+        rates({"a": 1, "b": weight})

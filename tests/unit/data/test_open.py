@@ -2,6 +2,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_sentencepiece
 
@@ -12,11 +13,13 @@ from palmscale.data.open import (
     local_processes,
     open_caches,
     open_or_build,
+    training_rows,
 )
 from palmscale.data.row_cache import RowCache
 from palmscale.data.sources.corpus import Corpus
 from palmscale.data.sources.jsonl_parquet import Jsonl, Parquet, Pile
 from palmscale.data.sources.text_files import SourceDirectories, TextFiles
+from palmscale.data.stream import BatchSchedule
 from palmscale.data.vocabulary import SentencePieceVocabulary
 from palmscale.errors import UserError
 
@@ -84,12 +87,67 @@ def test_import_modules_are_imported_before_the_text_is_read(data, tmp_path, mon
     assert sys.modules["my_source_module"].imported
     with pytest.raises(UserError, match="Data.import_modules contains 'no_such_module'"):
         open_or_build(dataclasses.replace(data, import_modules=("no_such_module",)))
+    (tmp_path / "my_broken_module.py").write_text("1 / 0\n")
+    with pytest.raises(UserError, match="'my_broken_module', which cannot be .*division by zero"):
+        open_or_build(dataclasses.replace(data, import_modules=("my_broken_module",)))
 
 
 def test_another_number_of_processes_builds_the_same_rows(data, folder, tmp_path):
     elsewhere = dataclasses.replace(data, cache_directory=str(tmp_path))
     cache = open_or_build(elsewhere, executor=local_processes(2))
     assert cache.digest == RowCache.open(folder).digest
+
+
+def mixture_of(data, **weights):
+    """A mixture whose components are the folders of text named by the weights."""
+    parts = [
+        Component(
+            name=name,
+            weight=weight,
+            corpus=Corpus(source=TextFiles(files=f"{name}/*.txt"), held_out_fraction=0.0),
+        )
+        for name, weight in weights.items()
+    ]
+    return dataclasses.replace(data, corpus=None, components=tuple(parts))
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("full", "more"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"{name} " * 100)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/a.txt").write_text("")
+
+
+def test_what_is_wrong_with_a_component_names_it(data, folders):
+    with pytest.raises(UserError, match="^the component empty: the corpus is empty"):
+        open_caches(mixture_of(data, full=1, empty=1))
+    with pytest.raises(UserError, match="^the component none: .* matches no file"):
+        open_caches(mixture_of(data, full=1, none=1))
+
+
+def test_a_component_of_weight_zero_is_not_built(data, folders):
+    mixture = mixture_of(data, full=1, none=0, empty=((0, 0), (5, 0)), more=((0, 0), (5, 1)))
+    opened = open_caches(mixture)
+    assert sorted(opened) == ["full", "more"]
+    rows = training_rows(mixture, opened, BatchSchedule(((0, 4),)))
+    assert set(rows.names(np.arange(20))) == {"full"}
+    assert set(rows.names(np.arange(20, 200))) == {"full", "more"}
+    assert mixture.weights_at(5) == {"full": 1, "more": 1}
+
+
+def test_a_weight_that_rows_cannot_follow_is_refused_before_text_is_read(data, folders):
+    with pytest.raises(UserError, match="the component none would get 1 of 4,096 rows"):
+        open_caches(mixture_of(data, full=100_000, none=1))
+
+
+def test_the_share_that_is_held_out_is_said(data, caplog):
+    caplog.set_level("INFO", "palmscale")
+    third = Corpus(source=data.corpus.source, held_out_fraction=0.3)
+    open_caches(dataclasses.replace(data, corpus=third))
+    assert "held out (33.3% of the text)" in caplog.text
 
 
 @pytest.mark.parametrize(

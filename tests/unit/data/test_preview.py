@@ -9,7 +9,7 @@ BYTES = ByteVocabulary()
 def test_text_shows_ends_of_documents_and_does_not_command_the_terminal():
     ids = [*BYTES.encode("a\tb\n\x1b[31m\r"), BYTES.eod_id, *BYTES.encode("é"), BYTES.eod_id]
     shown = row_text(np.array(ids), BYTES)
-    assert shown == "a\tb\n\\x1b[31m\\x0d\n[eod]\né\n[eod]\n"
+    assert shown == "a\tb\n\\x1b[31m\\r\n[eod]\né\n[eod]\n"
 
 
 def test_statistics_count_tokens_documents_and_the_most_frequent():

@@ -1,3 +1,6 @@
+import contextlib
+import json
+import random
 import subprocess
 import sys
 import threading
@@ -5,8 +8,9 @@ import threading
 import memory_source
 import numpy as np
 import pytest
+from fuzzed_checkpoints import changed
 
-from palmscale.data.row_cache import RowCache
+from palmscale.data.row_cache import RowCache, rows_digest
 from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import CorruptionError, UserError
 
@@ -132,11 +136,42 @@ def test_what_was_skipped_is_told_in_documents(tmp_path, build):
     assert cache.skipped == ""
     for bad, told in (
         ({"count": 1, "first": ["a:2: bad"]}, "1 document, such as a:2: bad"),
-        ({"count": 0, "rests": 1, "first": ["b: cut"]}, "1 damaged rest, such as b: cut"),
+        ({"count": 0, "rests": 1, "first": ["b: cut"]}, "the rest of 1 file, such as b: cut"),
         (
             {"count": 1200, "rests": 2, "first": ["a: b"]},
-            "1,200 documents and 2 damaged rests, such as a: b",
+            "1,200 documents and the rest of 2 files, such as a: b",
         ),
     ):
         manifest = cache.manifest | {"bad_documents": bad}
         assert RowCache(cache.directory, manifest).skipped == told
+
+
+def test_a_manifest_that_someone_changed_is_refused_or_read(tmp_path, small_files, build):
+    cache = build(tmp_path / "c")
+    path = cache.directory / "manifest.json"
+    written, ended = path.read_bytes(), []
+    for seed in range(150):
+        content = changed(written, random.Random(seed))
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            manifest = json.loads(content)  # the digest agrees again where there is one
+            content = json.dumps(manifest | {"digest": rows_digest(manifest)}).encode()
+        path.write_bytes(content)
+        try:
+            split = RowCache.open(cache.directory).split("train")
+            split.read(np.arange(min(split.num_rows, 3)))
+            ended.append("read")
+        except UserError as error:
+            assert "\n" not in str(error)
+            ended.append("refused")
+    assert ended.count("refused") > 50 and "read" in ended
+
+
+def test_files_outside_the_cache_are_not_read(tmp_path, build):
+    cache = build(tmp_path / "c")
+    path = cache.directory / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    for name in ("../x", "/etc/passwd"):
+        manifest["splits"]["train"]["shards"][0]["name"] = name
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(CorruptionError, match="expected a relative path inside the folder"):
+            RowCache.open(cache.directory)

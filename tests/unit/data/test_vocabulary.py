@@ -1,4 +1,6 @@
+import pathlib
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -184,3 +186,37 @@ def test_a_model_without_eos_is_refused(tmp_path):
 def test_an_unknown_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match="'words'"):
         load_vocabulary({"kind": "words", "digest": ""}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file": "../m.model"}, "expected a relative path inside the folder"),
+        ({"file": "/etc/passwd"}, "expected a relative path inside the folder"),
+        ({"file": ""}, "expected a relative path inside the folder"),
+        ({"file": 3}, "file is 3; expected str"),
+        ({"kind": None}, "kind is None; expected str"),
+        ({"digest": None}, "digest is None; expected str"),
+    ],
+    ids=str,
+)
+def test_a_description_that_is_none_is_refused(change, message, model_file, tmp_path):
+    vocabulary = SentencePieceVocabulary(model_file)
+    vocabulary.save(tmp_path)
+    with pytest.raises(CorruptionError, match=message):
+        load_vocabulary(vocabulary.description() | change, tmp_path)
+
+
+def test_a_changed_model_is_refused_in_one_line_or_works(model_file, tmp_path):
+    original = pathlib.Path(model_file).read_bytes()
+    for seed in range(60):
+        chance, content = random.Random(seed), bytearray(original)
+        for _ in range(chance.randint(1, 20)):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        path = tmp_path / "m.model"
+        path.write_bytes(content)
+        try:
+            vocabulary = SentencePieceVocabulary(str(path))
+            vocabulary.decode(vocabulary.encode("def a(x): \u2581"))
+        except UserError as error:
+            assert "m.model" in str(error) and "\n" not in str(error)

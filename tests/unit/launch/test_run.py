@@ -20,7 +20,7 @@ def watched(gcloud, cloud, options, monkeypatch):
     """
     monkeypatch.setattr(ship, "code_files", lambda root, include: ([], []))
 
-    def go(*tables, state="ACTIVE", start="started"):
+    def go(*tables, state="ACTIVE", start="started", kind="v4-8"):
         looks = iter(tables)
         last = [None]
 
@@ -43,7 +43,7 @@ def watched(gcloud, cloud, options, monkeypatch):
         lines = gcloud(answer)
         asked = dataclasses.replace(options, command=OURS)
         try:
-            run(cloud, asked, tpu_type("v4-8"), pathlib.Path("."))
+            run(cloud, asked, kind and tpu_type(kind), pathlib.Path("."))
         finally:
             go.did = [_verb(line) for line in lines if _verb(line) not in ("describe", "look")]
 
@@ -67,6 +67,13 @@ def test_a_run_copies_installs_starts_and_watches(watched, capsys):
     watched(NONE, RUNNING, DONE)
     assert watched.did == ["scp", "install", "start"]
     assert capsys.readouterr().err.endswith("tpu_pod.sh: done\n")
+
+
+def test_a_run_that_cannot_request_tpus_again_says_so_at_the_start(watched, capsys):
+    watched(NONE, RUNNING, DONE, kind=None)
+    assert capsys.readouterr().err.count("without --type, the TPUs are not requested again") == 1
+    with pytest.raises(Mistake, match="--type is missing"):
+        watched(NONE, state="SUSPENDED", kind=None)
 
 
 def test_the_same_command_is_watched_without_a_copy(watched):

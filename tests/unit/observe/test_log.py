@@ -42,6 +42,12 @@ def test_libraries_chatter_is_silent_and_their_errors_are_not(capsys, caplog):
     assert [record.message for record in caplog.records] == ["trouble"]
 
 
+def test_a_message_with_what_a_terminal_would_obey_is_escaped(capsys):
+    log.set_up()
+    log.warn("named \x1b[2J by a file")
+    assert "named \\x1b[2J by a file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError()])
 def test_a_log_that_takes_nothing_does_not_end_the_run(error, monkeypatch):
     class Full:

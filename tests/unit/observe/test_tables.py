@@ -20,3 +20,11 @@ def test_on_a_terminal_a_fact_wraps_below_its_value(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1 and all(len(line) <= 40 for line in lines)
     assert all(line.startswith("       word") for line in lines[1:])
+
+
+def test_what_a_terminal_would_obey_is_escaped(capsys):
+    tables.print_table(("a\x1b[31m",), [["b\x1b]0;title\x07\nsecond"]])
+    tables.print_facts([("c\x1b", "d\x1b[2J\nsecond")])
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "\x07" not in printed
+    assert "b\\x1b]0;title\\x07\\nsecond" in printed and "d\\x1b[2J\nsecond" in printed

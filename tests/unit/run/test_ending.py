@@ -8,6 +8,7 @@ import pytest
 
 from palmscale.cluster import watchdog
 from palmscale.cluster.watchdog import said_by_others, say_why
+from palmscale.errors import UserError
 from palmscale.run.ending import Command, Ending
 
 
@@ -49,6 +50,12 @@ def test_the_reason_of_the_first_to_end_is_said_once_by_all(end):
     assert end(first, RuntimeError("a consequence")) == (2, f"[0] {reason}")
     assert end(third, RuntimeError("another one")) == (2, f"[2] {reason}")
     assert said_by_others(first) == (2, "process 1 on b ended: DIM = 3 is odd")
+
+
+def test_a_mistake_is_each_processs_own(end):
+    first, second = board.peers(2)
+    say_why(second, 2, "DIM = 3 is odd")
+    assert end(first, UserError("DIM = 3 is odd")) == (2, "[0] palmscale: error: DIM = 3 is odd")
 
 
 def test_a_lost_host_is_named_and_a_restart_may_help(end):

@@ -1,7 +1,9 @@
 """Processes of one command here: the first failure ends all, and each has its log."""
 
 import os
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -30,6 +32,23 @@ def test_until_something_comes_first(processes, tmp_path):
     assert job.wait(lambda: True) is None
     job.kill()
     assert job.wait() == -9
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    code = f"""
+import os, pathlib, sys, time
+from palmscale.run.local_job import LocalJob
+said = [sys.executable, "-uc", "import os, time; print(os.getpid()); time.sleep(1000)"]
+job = LocalJob(said, processes=2, logs=pathlib.Path({str(tmp_path)!r}), environment=os.environ)
+job.wait(lambda: all(log.read_text() for log in job.logs))
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -9
+    pids = [int((tmp_path / f"{index}.log").read_text()) for index in range(2)]
+    end = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_each_process_knows_its_place_and_one_alone_has_none(tmp_path):

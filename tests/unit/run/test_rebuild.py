@@ -1,7 +1,9 @@
 """A value is rebuilt from its description, and only what could have been described is built."""
 
+import dataclasses
 import json
 
+import optax
 import pytest
 from small_run import ADAMW, RUN
 from unknown_code import CALLABLES
@@ -11,6 +13,7 @@ from palmscale.data.dataset import Component
 from palmscale.errors import UserError
 from palmscale.run.identity import describe
 from palmscale.run.rebuild import rebuild
+from palmscale.run.run import Run
 
 SMALL = {"class": "PaLM", "dim": 8, "num_tokens": 9, "depth": 1}
 
@@ -70,3 +73,10 @@ def test_what_must_be_a_model_is_one():
         rebuild({"class": "MeshSpec"}, base=PaLM)
     with pytest.raises(UserError, match="names no class where it must"):
         rebuild({"dim": 8}, base=PaLM)
+
+
+def test_what_functions_have_made_is_not_made_again():
+    run = dataclasses.replace(RUN, optimizer=optax.lion(1e-3))
+    described = json.loads(json.dumps(describe(run)))
+    with pytest.raises(UserError, match=r"a value that 'optax.*' made, .*name the run's gin file"):
+        rebuild(described, base=Run)

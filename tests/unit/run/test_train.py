@@ -11,6 +11,7 @@ import time
 
 import forged
 import numpy as np
+import optax
 import pytest
 from small_run import ADAMW, TRAINING
 
@@ -95,12 +96,37 @@ def test_training_returns_where_it_ended(result, workdir):
 
 
 def test_a_finished_run_has_nothing_to_do_and_more_steps_train_on(
-    small_run, result, workdir, tmp_path
+    small_run, result, workdir, tmp_path, caplog
 ):
     workdir = shutil.copytree(workdir, tmp_path / "run")
-    again = palmscale.train(small_run, workdir)
+    with caplog.at_level("INFO"):
+        again = palmscale.train(small_run, workdir)
+    assert "Compiling" not in caplog.text
     assert (again.step, again.metrics, again.finished) == (4, {}, True)
     assert palmscale.train(longer(small_run, 5), workdir).step == 5
+
+
+def every_kind_of_state():
+    """Keys, numbers that it changes, what needs the loss, and moments in bfloat16."""
+    return optax.chain(
+        optax.add_noise(0.01, 0.5, 0),
+        optax.inject_hyperparams(optax.lion)(learning_rate=1e-3, mu_dtype="bfloat16"),
+        optax.contrib.reduce_on_plateau(),
+    )
+
+
+def test_the_state_of_any_transformation_of_optax_is_saved_and_restored(small_run, tmp_path):
+    run = dataclasses.replace(longer(small_run, 4), optimizer=every_kind_of_state())
+    palmscale.train(run, tmp_path / "whole")
+    resumed = shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(resumed / "checkpoints/4")
+    again = dataclasses.replace(run, optimizer=every_kind_of_state())
+    assert palmscale.train(again, resumed).step == 4
+    arrays = [
+        json.loads((tmp_path / name / "checkpoints/4/MANIFEST.json").read_text())["arrays"]
+        for name in ("whole", "resumed")
+    ]
+    assert arrays[0] == arrays[1] and "state/0/rng_key" in arrays[0]["optimizer"]
 
 
 def test_another_run_is_refused_before_anything_is_compiled(small_run, result, workdir, caplog):
@@ -219,6 +245,31 @@ def test_a_warm_start_begins_with_the_other_runs_parameters(
     assert "arrays of parameters from step" in caplog.text
     meta = palmscale.load(folder / "warm").meta
     assert meta["warm_start"]["workdir"] == str(workdir) and meta["warm_start"]["step"] == 4
+
+
+def test_a_warm_start_that_does_not_match_is_refused_before_anything_is_compiled(
+    small_run, result, workdir, folder, caplog
+):
+    caplog.set_level("INFO")
+    warm = WarmStart(workdir=str(workdir), unused=("*/no_such_parameter",))
+    for wrong, words in (
+        (WarmStart(workdir=str(folder / "nowhere")), "has no checkpoint"),
+        (warm, "no_such_parameter"),
+    ):
+        with pytest.raises(UserError, match=words):
+            palmscale.train(dataclasses.replace(small_run, warm_start=wrong), folder / "cold")
+    assert "Compiling" not in caplog.text
+
+
+def test_a_damaged_last_step_is_trained_again_though_it_was_the_last(
+    small_run, result, workdir, tmp_path
+):
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    files = (workdir / "checkpoints/4").rglob("*")
+    largest = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    again = palmscale.train(small_run, workdir)
+    assert (again.step, again.metrics.keys()) == (4, result.metrics.keys())
 
 
 def test_an_injected_fault_is_survived(small_run, folder):

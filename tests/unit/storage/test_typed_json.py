@@ -1,9 +1,13 @@
 """Stored JSON has its form, or a line says where it has not."""
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from palmscale.errors import CorruptionError
 from palmscale.storage.typed_json import Count, Seconds, Size, checked, misfit, parse
@@ -71,8 +75,6 @@ def test_a_value_of_its_type_fits(value, wanted):
     ids=repr,
 )
 def test_a_value_of_another_type_is_told_with_its_place(value, wanted, told):
-    import re
-
     assert re.search(told, misfit(value, wanted))
     with pytest.raises(CorruptionError, match="there is not what palmscale writes"):
         checked(value, wanted, "there")
@@ -101,3 +103,26 @@ def test_what_is_not_of_the_form_is_named(content):
 
 def test_what_is_of_the_form_is_returned():
     assert parse(b'{"parts": {}}', Whole, "there") == {"parts": {}}
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+KEYS = st.sampled_from(["parts", "size", "name"]) | st.text(max_size=3)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=6
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(VALUES | st.fixed_dictionaries({"parts": st.dictionaries(st.text(), VALUES)}))
+def test_any_json_has_the_form_or_is_told_in_one_line(value):
+    try:
+        assert set(parse(json.dumps(value).encode(), Whole, "there")) >= {"parts"}
+    except CorruptionError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary())
+def test_any_bytes_are_told_in_one_line(content):
+    with pytest.raises(CorruptionError):
+        parse(content, Whole, "there")

@@ -106,5 +106,5 @@ def test_settings_are_shown_a_line_each_without_the_layout(capsys):
     (steps,) = [line.split(maxsplit=3) for line in lines if line.startswith("TRAIN_STEPS")]
     assert steps[1:3] == ["5", "--gin.TRAIN_STEPS=5"] and steps[3].startswith("Training.steps: ")
     (width,) = [line.split(maxsplit=3) for line in lines if line.startswith("PaLM.dim ")]
-    assert width[1:] == ["8192", "configs/models/palm_62b.gin:9", width[3]]
+    assert width[1] == "8192" and width[2].startswith("configs/models/palm_62b.gin:")
     assert "layers/gate" not in "".join(lines) and len(lines) > 80

@@ -19,6 +19,7 @@ from palmscale.data.build.builder import SPILLING, WRITING
 from palmscale.data.build.processes import LocalProcesses
 from palmscale.data.row_cache import RowCache
 from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.jsonl_parquet import Jsonl
 from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import UserError
 
@@ -76,6 +77,25 @@ def test_several_processes_write_the_same_bytes(tmp_path, build):
     build(tmp_path / "one")
     build(tmp_path / "three", executor=LocalProcesses(3))
     assert files(tmp_path / "one") == files(tmp_path / "three")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_no_document_is_in_both_splits_and_the_share_is_what_is_asked(tmp_path, build, processes):
+    lengths = {"a": 300, "b": 3, "c": 40}  # documents of each file
+    for name, count in lengths.items():
+        lines = (json.dumps({"text": f"{name}{number:>9}"}) + "\n" for number in range(count))
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    corpus = Corpus(source=Jsonl(files=f"{tmp_path}/*.jsonl"), held_out_fraction=0.05)
+    cache = build(
+        tmp_path / "c", corpus=corpus, sequence_length=11, executor=LocalProcesses(processes)
+    )
+    texts = {
+        name: {BYTES.decode(row_L) for row_L in np.reshape(stream(cache, name), (-1, 11))}
+        for name in ("train", "validation")
+    }
+    assert not texts["train"] & texts["validation"]
+    assert sum(map(len, texts.values())) == sum(lengths.values())
+    assert cache.held_out_share == pytest.approx(0.05, rel=0.2)
 
 
 def test_the_manifest_tells_groups_lengths_sources_and_bad_documents(tmp_path, build):
@@ -191,6 +211,44 @@ def test_of_two_builders_at_once_both_get_the_same_whole_cache(tmp_path):
     outputs = {builder.communicate(timeout=60)[0] for builder in builders}
     assert [b.returncode for b in builders] == [0, 0, 0] and len(outputs) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == [".c.lock", "c"]
+
+
+def test_a_second_builder_tells_the_user_that_it_waits(tmp_path, build, caplog):
+    caplog.set_level("INFO", "palmscale")
+    with open(tmp_path / ".c.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = threading.Thread(target=build, args=(tmp_path / "c",))
+        second.start()
+        deadline = time.monotonic() + 60
+        while f"Waiting for another process, which is writing {tmp_path}/c" not in caplog.text:
+            assert time.monotonic() < deadline, "it did not say so"
+            time.sleep(0.01)
+        assert not (tmp_path / "c").exists()
+    second.join(60)
+    assert RowCache.open(tmp_path / "c").digest
+
+
+def test_a_disk_that_is_full_while_rows_are_written_says_so(tmp_path, build, monkeypatch):
+    class Full:
+        def __init__(self, path, options):
+            pass
+
+        def write(self, record):
+            raise RuntimeError("write() failed: No space left on device; writing /c; at byte 3")
+
+    monkeypatch.setattr(row_files.array_record_module, "ArrayRecordWriter", Full)
+    match = f"the cache {tmp_path}/c cannot be written .No space left on device.; free space"
+    with pytest.raises(UserError, match=match):
+        build(tmp_path / "c")
+    monkeypatch.undo()
+    assert build(tmp_path / "c").digest == build(tmp_path / "d").digest
+
+
+def test_a_disk_that_is_full_while_documents_are_read_says_so(tmp_path, build):
+    (tmp_path / ".c.work").mkdir()
+    (tmp_path / ".c.work/unit-000000.train.tokens").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="cannot be written .No space left on device."):
+        build(tmp_path / "c")
 
 
 def test_a_killed_builder_leaves_no_process_behind(tmp_path):

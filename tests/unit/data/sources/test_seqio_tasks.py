@@ -137,6 +137,14 @@ try:
 except Exception as error:
     out["bad utf-8"] = str(error)
 
+def boom(dataset):
+    def fail(example):
+        raise ValueError("my preprocessor has a bug")
+    return dataset.map(fail)
+seqio.TaskRegistry.add("my_boom", source=data_source(texts), preprocessors=[boom],
+    output_features={"targets": seqio.Feature(BYTE)})
+out["boom"] = refusal(lambda: read(SeqioTask(mixture_or_task="my_boom")))
+
 out["no data set"] = refusal(Tfds(dataset="no_such_set:1.0.0", data_dir=str(root)).shards)
 import tensorflow_datasets as tfds
 class Tiny(tfds.core.GeneratorBasedBuilder):
@@ -210,6 +218,16 @@ def test_a_mixture_keeps_its_rates_to_the_end_and_its_order(out):
     unique, few, share = out["mixture"]
     assert unique and few >= 290 and share == pytest.approx(0.3, abs=0.04)
     assert out["mixture again"]
+
+
+def test_a_mixture_says_that_it_ends_with_its_first_exhausted_task(run, out):
+    lines = [line for line in run.stderr.splitlines() if "='my_mixture' ended after" in line]
+    assert lines and "one of its 2 tasks" in lines[0] and "Data.components" in lines[0]
+
+
+def test_a_preprocessor_that_raises_is_named_with_its_line(out):
+    assert "='my_boom' cannot be read: ValueError: my preprocessor has a bug (" in out["boom"]
+    assert "script.py:" in out["boom"] and "\n" not in out["boom"]
 
 
 def test_text_may_go_through_a_task_of_ones_own_with_the_same_tokens(out):
