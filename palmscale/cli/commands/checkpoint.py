@@ -148,8 +148,9 @@ def verify(args: argparse.Namespace) -> int:
         damaged += bool(found)
         within = f"{folders.path(info.step)}/"
         size = units.size(info.bytes) if info.verified else ""
-        wrong = "\n".join(line.replace(within, "") for line in found)
-        rows.append([f"{info.step:,}", "damaged" if found else "good", size, wrong])
+        first, *others = [line.replace(within, "") for line in found] or [""]
+        rows.append([f"{info.step:,}", "damaged" if found else "good", size, first])
+        rows += [["", "", "", line] for line in others]
     if args.checkpoint == "all":
         rows += [[name, "not used", "", why] for name, why in reader.strays().items()]
     tables.print_table(("step", "state", "size", "what is wrong"), rows)
