@@ -101,6 +101,7 @@ class Watchdog:
             if words := said_by_others(self._peers):
                 if self._age() > self._stall_seconds / 2:  # the others may have waited for this one
                     faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                faulthandler.cancel_dump_traceback_later()  # would end this process meanwhile
                 linger(self._peers)
                 self._finish(*words)
             elif self._age() > self._stall_seconds:
@@ -189,11 +190,17 @@ def linger(peers: Peers) -> None:
 
 
 def said_by_others(peers: Peers) -> tuple[int, str] | None:
-    """Returns the exit code and reason of another process that is ending; None if none is."""
+    """Returns the exit code and reason of another process that is ending; None if none is.
+
+    The reason begins with the process at fault.
+    """
     for index, text in sorted(peers.read(_LAST_WORDS).items()):
         if index != peers.index:
             words = json.loads(text)
-            return words["code"], f"{peers.name(index)} ended: {words['message']}"
+            message = words["message"]
+            if not message.startswith(tuple(map(peers.name, range(peers.count)))):
+                message = f"{peers.name(index)} ended: {message}"
+            return words["code"], message
     return None
 
 

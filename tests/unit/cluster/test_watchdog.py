@@ -74,7 +74,7 @@ def test_standing_still_ends_the_process_and_names_the_host(capfd):
     assert any("process 1 on b has waited for input at step 3" in line for line in watched.warnings)
     assert said_by_others(second) == (
         75,
-        "process 0 on a ended: process 1 on b made no progress for 0.3 s, waiting for input; if"
+        "process 1 on b made no progress for 0.3 s, waiting for input; if"
         " that may take longer, raise Deadlines.step_seconds",
     )
     assert "most recent call first" in capfd.readouterr().err
