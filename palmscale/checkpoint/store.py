@@ -29,6 +29,7 @@ from palmscale.errors import CorruptionError, HostLost, NotSaved
 from palmscale.observe import log
 from palmscale.storage.objects import ObjectPath
 
+_LAST_SAVE_TRIES = 5  # within half a minute: whoever asks a job to end does not wait much longer
 _PATIENCE_SECONDS = 5.0  # for a save in progress when the job ends with an error
 
 
@@ -135,14 +136,16 @@ class CheckpointStore(CheckpointReader):
     def save_last(self, step: int, **state: Any) -> None:
         """Saves `step` like `save`, and returns once it is verified on the storage.
 
-        If that fails, it is tried again as often as the retries allow, after 1, 2, 4, ... seconds.
+        If that fails, it is tried again after 1, 2, 4, ... seconds, five times or as often as the
+        retries allow. All processes must call this.
 
         Raises:
             NotSaved: it failed each time; the message names the last good step.
         """
         if (earlier := self._outcome()) is not None and self._leads:
             log.warn(f"{earlier}; {self._last_good()}.")
-        pauses = [min(2.0**n, self._retries.wait_seconds) for n in range(self._retries.failures)]
+        tries = min(self._retries.failures, _LAST_SAVE_TRIES)
+        pauses = [min(2.0**n, self._retries.wait_seconds) for n in range(tries)]
         for pause in [*pauses, None]:
             message = self._start(step, **state) or self._outcome() or self._unlisted(step)
             if message is None:

@@ -137,6 +137,12 @@ def test_the_last_save_is_tried_again_until_the_step_is_verified(store, monkeypa
     monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", full_at_first)
     save_last(store, 10)
     assert tries == [1, 2] and store.verified_steps() == [10]
+    monkeypatch.setattr("palmscale.checkpoint.digest.write_manifest", failing)
+    tries.clear()
+    store._retries = Retries(failures=10**6, wait_seconds=7)
+    with pytest.raises(NotSaved):
+        save_last(store, 20)
+    assert tries == [1, 2, 4, 7, 7]
     assert "step 10 was not saved: [Errno 28] No space left on device; trying again in 1 s" in (
         caplog.text
     )

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+import types
 
 import pyarrow
 import pyarrow.parquet
@@ -13,9 +14,11 @@ import pytest
 import tiny_run
 import zstandard
 
+from palmscale.cli import main
 from palmscale.cli.config import load
 from palmscale.cli.config.load import load_run
 from palmscale.observe.reporting import METRICS
+from palmscale.run.train import TrainResult
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY
 
 
@@ -153,6 +156,25 @@ def test_interrupted_training_saves_and_says_how_to_go_on(tiny, tmp_path, said):
     )
     assert (told := re.search(wanted, err)) and "Traceback" not in err
     assert int(told[1]) == tiny_run.steps(workdir)[-1] == len(tiny_run.metrics(workdir))
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_generating_is_suggested_only_with_a_model_that_can(can, monkeypatch, capsys, tmp_path):
+    run = load_run(["configs/runs/quickstart.gin"], [])
+    load.reset()
+    model = run.model if can else types.SimpleNamespace()
+    run = types.SimpleNamespace(model=model, reporting=run.reporting, training=run.training)
+    result = TrainResult(step=3, metrics={"loss": 1.0}, workdir=tmp_path, finished=True)
+    monkeypatch.setattr("palmscale.cli.config.load.load_run", lambda *_: run)
+    monkeypatch.setattr("palmscale.cli.config.load.operative_config", lambda: "")
+    monkeypatch.setattr("palmscale.run.train.train", lambda *_, **__: result)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main.run(["train", "--gin_file=x.gin", f"--workdir={tmp_path}"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    err = capsys.readouterr().err
+    assert "Trained 3 steps; checkpoints are in" in err and ("palmscale generate" in err) == can
 
 
 MIXTURE = """\
