@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs one palmscale command on this host, independently of the terminal, and restarts it depending on
-# its exit code: never after 0 (done) or 2 (a user error), and at most K times after anything else. The
+# its exit code: never after 0 (done), 2 (a user error) or 130 (Ctrl-C), and at most K times otherwise. The
 # count starts over after a run of M minutes.
 #
 #   worker.sh start [--state=DIR] [--max-restarts=K] [--healthy-minutes=M] -- COMMAND...
@@ -90,7 +90,7 @@ supervise() {
     until wait "$child"; code=$?; ! kill -0 "$child" 2>/dev/null; do :; done
     child=''
     ((SECONDS - began < healthy_minutes * 60)) || restarts=0
-    [[ $code == 0 || $code == 2 || -n $asked ]] && break
+    [[ $code == 0 || $code == 2 || $code == 130 || -n $asked ]] && break
     ((restarts++ < max_restarts)) || break
     echo "worker.sh: exit code $code; restart $restarts of $max_restarts" >>"$state/log"
     [[ -n $asked ]] || sleep 1

@@ -46,8 +46,8 @@ def fields(worker):
     return state, code, attempts, pid, last
 
 
-@pytest.mark.parametrize("code", [0, 2])
-def test_done_and_a_mistake_are_final(worker, code):
+@pytest.mark.parametrize("code", [0, 2, 130])
+def test_done_a_mistake_and_ctrl_c_are_final(worker, code):
     worker("start", "--", "bash", "-c", f"echo 'palmscale: error: so'; exit {code}")
     until((worker.state / "code").exists)
     assert fields(worker) == ("ended", str(code), "1", "-", "palmscale: error: so")

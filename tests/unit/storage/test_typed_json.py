@@ -41,7 +41,7 @@ class Whole(TypedDict):
         (0, Count),
         (1.5, Seconds),
         ("a", Literal["a", "b"]),
-        (object(), Any),
+        (..., Any),
         ("anything", "a type that cannot be read"),
     ],
     ids=repr,

@@ -57,8 +57,8 @@ def test_a_name_that_does_not_fit_the_content_is_said():
     [
         (b"PK\x03\x04....", "a.zip", "format zip; convert it to gzip, zstd, bzip2 or xz"),
         (b"\x04\x22\x4d\x18...", "a.lz4", "format lz4"),
-        (gzip.compress(b"x"), "a.tar.gz", "tar archive"),
-        (gzip.compress(b"x"), "a.tgz", "tar archive"),
+        (gzip.compress(b"x", mtime=0), "a.tar.gz", "tar archive"),
+        (gzip.compress(b"x", mtime=0), "a.tgz", "tar archive"),
         (b"", "a.tar", "tar archive"),
     ],
 )
