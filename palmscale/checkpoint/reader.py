@@ -263,7 +263,10 @@ class CheckpointReader:
         """Names the folders that a restore passes over."""
         for step in self._folders.steps():
             if self._folders.state(step) in ("unfinished", "unmarked"):
-                log.say(f"the checkpoint of step {step} was never finished and is ignored")
+                log.say(
+                    f"the checkpoint of step {step} was never finished, or has lost its"
+                    f" {digest.VERIFIED}, and is ignored"
+                )
         for name, why in self._folders.strays().items():
             log.warn(f"the folder {self.directory / name} is not used: {why}.")
 
