@@ -50,9 +50,9 @@ pids=() codes=() asked=''
 # Reads the processes that run, a line each time that they change. Its input ends with this script,
 # however that ends; processes that still run then have GRACE seconds to save and exit.
 end_orphans() {
-  local pid line running=() waited=0
+  local line=() running=() waited=0
   trap '' INT TERM HUP
-  while read -r line; do running=($line); done
+  while read -ra line; do running=("${line[@]}"); done
   ((${#running[@]} > 0)) || return
   say "was killed; its processes are asked to end"
   kill -TERM "${running[@]}" 2>/dev/null

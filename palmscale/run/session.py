@@ -87,12 +87,24 @@ def plan_session(run: Run, devices: Sequence[jax.Device] | None = None) -> Itera
 
 def _state_plan(run: Run, entered: DeviceLayout) -> StatePlan:
     """Returns the plan of the run's state, after tracing its module."""
-    traced = trace(
-        run.model,
-        sequence_length=run.data.sequence_length,
-        sequences=entered.data_parallel,
-        is_packed=data.is_packed(run.data),
-    )
+    try:
+        traced = trace(
+            run.model,
+            sequence_length=run.data.sequence_length,
+            sequences=entered.data_parallel,
+            is_packed=data.is_packed(run.data),
+        )
+    except UserError:
+        # What does not divide over the mesh fails here too; the plan names the parameter.
+        try:
+            plan_state(
+                model=run.model, optimizer=run.optimizer, mesh=entered.mesh, rules=entered.rules
+            )
+        except UserError:
+            raise
+        except Exception:  # whatever a broken module raises: the trace has said it better
+            pass
+        raise
     for collection in traced.sown:
         log.warn(
             f"{type(run.model).__name__} sows {collection!r}, which is not part of the loss: a run"

@@ -158,7 +158,7 @@ def test_a_step_without_its_marker_is_never_used(copied, bucket, tiny, finished,
         tiny(copied, **HELD),
         ["checkpoint", "verify", f"--workdir={copied}"],
     )
-    assert "unfinished" in listed.stdout and "never used" in verified.stdout
+    assert "unmarked" in listed.stdout and "intact; resume the run" in verified.stdout
     assert "step 16 was never finished" in resumed.stderr
     assert "Resuming after step 12" in resumed.stderr and resumed.returncode == 0
     assert again.returncode == 0 and "unfinished" not in again.stdout
@@ -247,15 +247,14 @@ def test_pins_and_the_keep_policy_hold_and_a_warm_start_reads_the_bucket(
 # Breaks the store before the save of step 8, and mends it before that of another.
 DISTURBED = """
 from palmscale.checkpoint.store import CheckpointStore
-real = CheckpointStore.save
-def save(self, step, **arguments):
-    self._finish_pending()
+real = CheckpointStore._start
+def start(self, step, **arguments):
     if step == 8:
         {fault}
     if step == {mend_at}:
         {mend}
     real(self, step, **arguments)
-CheckpointStore.save = save
+CheckpointStore._start = start
 """
 
 

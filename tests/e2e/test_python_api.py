@@ -28,7 +28,7 @@ run = Run(
         clip_global_norm=1.0,
     ),
     data=Data(
-        corpus=Corpus(source=TextFiles(files="*.txt")),
+        corpus=Corpus(source=TextFiles(files="*.txt"), held_out_fraction=0.3),
         sequence_length=32,
         seed=0,
         cache_directory="caches",

@@ -30,6 +30,7 @@ def tiny(tmp_path_factory):
         (folder / f"{name}.txt").write_text(f"def {name}(x):\n    return x + {name!r}\n" * 40)
     values = tiny_run.TINY | {
         "TEXT_FILES": f"{folder}/*.txt",
+        "HELD_OUT_FRACTION": 0.3,
         "CACHE_DIRECTORY": folder / "caches",
         "TRAIN_STEPS": 2,
         "EVAL_EVERY_STEPS": 1,
