@@ -247,14 +247,17 @@ def test_pins_and_the_keep_policy_hold_and_a_warm_start_reads_the_bucket(
 # Breaks the store before the save of step 8, and mends it before that of another.
 DISTURBED = """
 from palmscale.checkpoint.store import CheckpointStore
-real = CheckpointStore._start
-def start(self, step, **arguments):
-    if step == 8:
-        {fault}
-    if step == {mend_at}:
-        {mend}
-    real(self, step, **arguments)
-CheckpointStore._start = start
+def disturbed(real):
+    def save(self, step, **arguments):
+        self._finish_pending()
+        if step == 8:
+            {fault}
+        if step == {mend_at}:
+            {mend}
+        real(self, step, **arguments)
+    return save
+CheckpointStore.save = disturbed(CheckpointStore.save)
+CheckpointStore.save_last = disturbed(CheckpointStore.save_last)
 """
 
 
