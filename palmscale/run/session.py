@@ -94,25 +94,36 @@ def _state_plan(run: Run, entered: DeviceLayout) -> StatePlan:
             sequences=entered.data_parallel,
             is_packed=data.is_packed(run.data),
         )
-    except UserError:
-        # What does not divide over the mesh fails here too; the plan names the parameter.
-        try:
-            plan_state(
-                model=run.model, optimizer=run.optimizer, mesh=entered.mesh, rules=entered.rules
-            )
-        except UserError:
-            raise
-        except Exception:  # whatever a broken module raises: the trace has said it better
-            pass
+    except UserError as error:
+        if flaw := _flaw_of_plan(run, entered):
+            raise flaw from error
         raise
     for collection in traced.sown:
         log.warn(
             f"{type(run.model).__name__} sows {collection!r}, which is not part of the loss: a run"
             " trains on cross entropy and z-loss alone."
         )
+    return _planned(run, entered)
+
+
+def _planned(run: Run, entered: DeviceLayout) -> StatePlan:
     return plan_state(
         model=run.model, optimizer=run.optimizer, mesh=entered.mesh, rules=entered.rules
     )
+
+
+def _flaw_of_plan(run: Run, entered: DeviceLayout) -> UserError | None:
+    """Returns what planning the state says of a module that cannot be traced.
+
+    A dim that does not divide over the mesh fails in both; the plan names the parameter.
+    """
+    try:
+        _planned(run, entered)
+    except UserError as error:
+        return error
+    except Exception:  # whatever a broken module raises: the trace has said it better
+        return None
+    return None
 
 
 def open_caches(description: Data, **options: Any) -> dict[str, RowCache]:
