@@ -98,6 +98,7 @@ def test_a_job_on_a_host_that_does_not_see_the_lock_is_not_disturbed(
     holder.kill()
     holder.wait()
     monkeypatch.setattr(file_lease, "_RENEWALS", 0.3)
+    caplog.clear()
     with caplog.at_level("INFO"):
         take(tmp_path).close()
         take(tmp_path).close()

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from palmscale.data.sources import compression, jsonl_parquet
@@ -56,6 +56,8 @@ def test_files_of_several_frames_are_read_to_the_end(tmp_path, suffix):
 @settings(deadline=None, max_examples=40)
 @given(st.binary(max_size=300), st.integers(1, 40))
 def test_lines_do_not_depend_on_where_the_file_is_cut_into_chunks(content, chunk):
+    heads = [head for kind in compression._FORMATS for head in kind.heads]
+    assume(not content.startswith((*heads, *compression._UNREADABLE)))  # no lines, but compressed
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         (pathlib.Path(folder) / "a.jsonl").write_bytes(content)
         (shard,) = Jsonl(files=f"{folder}/a.jsonl").shards()
