@@ -76,8 +76,10 @@ def start(tiny, workdir, logs, **changes):
 
 def test_two_hosts_train_through_a_short_blip_of_the_link(tiny, finished, hosts, tmp_path):
     workdir = tmp_path / "run"
-    steps = {"TRAIN_STEPS": 100_000, "SAVE_EVERY_STEPS": 1000, "EVAL_EVERY_STEPS": 1000}
-    with start(tiny, workdir, tmp_path / "logs", **steps) as job:
+    changes = {"TRAIN_STEPS": 100_000, "SAVE_EVERY_STEPS": 1000, "EVAL_EVERY_STEPS": 1000}
+    # After three seconds without the link, TCP may wait as long again before it tries anew.
+    changes["HEARTBEAT_SECONDS"] = 5 * HEARTBEAT_SECONDS
+    with start(tiny, workdir, tmp_path / "logs", **changes) as job:
         job.when(lambda: tiny_job.steps_done(workdir) >= 5)
         ip("-n", HOSTS[1], "link", "set", LINKS[1], "down")
         time.sleep(3)
