@@ -100,7 +100,8 @@ def _is_a(made: type, kind: type) -> bool:
     """Returns whether a class is a `kind`, or has all methods of that protocol."""
     if not getattr(kind, "_is_protocol", False):
         return issubclass(made, kind)
-    methods = {name for c in kind.__mro__ for name, value in vars(c).items() if callable(value)}
+    protocols = [c for c in kind.__mro__ if c not in (typing.Protocol, typing.Generic, object)]
+    methods = {name for c in protocols for name, value in vars(c).items() if callable(value)}
     # Not by hasattr: every class has the `__call__` that makes its instances.
     return all(any(name in vars(c) for c in made.__mro__) for name in methods)
 
