@@ -54,5 +54,9 @@ def is_lost_host(error: BaseException) -> bool:
 
 def one_line(message: Any) -> str:
     """Returns the first line of a message, with escapes for what a terminal would obey."""
-    line = str(message).strip().partition("\n")[0][:_LINE] or "no message"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return printable(str(message).strip().partition("\n")[0][:_LINE]) or "no message"
+
+
+def printable(text: str) -> str:
+    """Returns a text with escapes for newlines and whatever else a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

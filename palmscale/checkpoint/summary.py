@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from palmscale.checkpoint.fingerprint import fingerprint, named_leaves
+from palmscale.exit_codes import printable
 
 _NAMES_SHOWN = 8
 
@@ -35,10 +36,10 @@ def mismatches(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
         lines.append(f"extra in the checkpoint: {listed(extra)}")
     for name in sorted(stored.keys() & wanted.keys()):
         there, here = (
-            f"{array['dtype']}{array['shape']}" for array in (stored[name], wanted[name])
+            printable(f"{array['dtype']}{array['shape']}") for array in (stored[name], wanted[name])
         )
         if there != here:
-            lines.append(f"{name} is {there} in the checkpoint and {here} in the model")
+            lines.append(f"{printable(name)} is {there} in the checkpoint and {here} in the model")
     if len(lines) > _NAMES_SHOWN:
         lines[_NAMES_SHOWN:] = [f"and {len(lines) - _NAMES_SHOWN} more"]
     return lines
@@ -48,4 +49,4 @@ def listed(names: Iterable[Any]) -> str:
     """Returns the names sorted and joined by commas; beyond the first few, only their number."""
     names = sorted(names)
     rest = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(str(name) for name in names[:_NAMES_SHOWN]) + rest
+    return ", ".join(printable(str(name)) for name in names[:_NAMES_SHOWN]) + rest

@@ -23,6 +23,9 @@ from palmscale.exit_codes import RESTART_ME
 _BOARD, _LAST_WORDS = "progress", "last words"
 _POLL_SECONDS = 1.0
 _SILENT_POLLS = 3
+# JAX ends a process half a heartbeat timeout after another one stops, if that stopped just before
+# its next heartbeat: the last line must name it earlier.
+_FORESEEN_SILENT_POLLS = 1.5
 _PROCESSES_SHOWN = 8
 # If C++ code in another thread holds the GIL forever, only this timer still works.
 _BACKSTOP = 1.5
@@ -36,7 +39,7 @@ class Watchdog:
         stall_seconds: longest time between two calls of `beat`; then the process exits with 75.
         warn: receives warnings for the user.
         end: ends the process immediately, with an exit code and a reason; called in a thread.
-        silent: receives the processes that have not answered for a few seconds, every second; on
+        silent: receives the processes that missed their last answer, every second; on
             process 0 only, which reads for all.
     """
 
@@ -91,7 +94,7 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
-        silence = Silence(_SILENT_POLLS * _POLL_SECONDS)
+        silence = Silence(_FORESEEN_SILENT_POLLS * _POLL_SECONDS)
         while not self._stopped.wait(min(_POLL_SECONDS, self._stall_seconds / 4)):
             # The service may be gone or slow; a stall of this process is detected without it.
             with contextlib.suppress(Exception):

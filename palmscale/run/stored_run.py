@@ -15,8 +15,10 @@ from palmscale.run.stored_meta import read_meta
 from palmscale.run.workdir import Workdir, checkpoints
 
 
-def stored_run(workdir: Workdir, modules: Iterable[str] = ()) -> Run:
+def stored_run(workdir: Workdir, modules: Iterable[str] = ()) -> Run | None:
     """Returns the run that the newest checkpoint describes, to evaluate it.
+
+    None: it is of 0.1.0, which kept the run as gin alone.
 
     Evaluation needs no optimizer, so none is built: the run has one that does nothing.
 
@@ -25,15 +27,14 @@ def stored_run(workdir: Workdir, modules: Iterable[str] = ()) -> Run:
         modules: to import, whose classes the checkpoint may name; see `palmscale.load`.
 
     Raises:
-        UserError: there is no checkpoint, it is of 0.1.0, which kept the run as gin alone, or it
-            names a class or a module that it may not.
+        UserError: there is no checkpoint, or it names a class or a module that it may not.
     """
     modules = tuple(modules)
     reader = checkpoints(workdir)
     import_modules(modules)
     meta = read_meta(reader)
     if "run" not in meta:
-        raise UserError(f"the checkpoints in {workdir} describe no run; name its gin file.")
+        return None
     run = rebuild(meta["run"], modules, Run, optimizer=optax.identity())
     check_reads_no_code(run.data, modules)
     return run

@@ -193,13 +193,13 @@ def test_a_copy_that_differs_on_one_host_ends_the_run_with_its_name(tiny, finish
 
 
 def test_a_stopped_process_is_given_up_after_the_heartbeat(tiny, tmp_path):
-    workdir = tmp_path / "run"
-    command = tiny(workdir, **(PAIR | {"TRAIN_STEPS": 1000}))
-    with Job(command, tmp_path / "logs", processes=2) as job:
+    workdir, heartbeat_seconds = tmp_path / "run", 3 * HEARTBEAT_SECONDS
+    changes = {"TRAIN_STEPS": 1000, "HEARTBEAT_SECONDS": heartbeat_seconds}
+    with Job(tiny(workdir, **(PAIR | changes)), tmp_path / "logs", processes=2) as job:
         job.when(lambda: tiny_job.steps_done(workdir) >= 3)
         stopped = job.send(1, signal.SIGSTOP)
         while job.processes[0].poll() is None:
-            assert time.monotonic() < stopped + HEARTBEAT_SECONDS + 5
+            assert time.monotonic() < stopped + heartbeat_seconds + 5
             time.sleep(0.05)
         assert job.processes[0].returncode in (75, -signal.SIGABRT)
         assert re.search(r"process 1 on \S+ no longer answer", last_line_of(job, 0))

@@ -50,20 +50,21 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _kept_run(args: argparse.Namespace) -> "Run":
-    """Returns the run that the workdir keeps: its config.gin, or what its checkpoints describe."""
+    """Returns the run that the workdir's checkpoints describe, or its config.gin with changes."""
     from palmscale.cli.config.load import load_run
     from palmscale.run.stored_run import stored_run
     from palmscale.run.workdir import CONFIG
     from palmscale.storage.inside import inside
     from palmscale.storage.place import on_disk, place
 
+    # What a checkpoint describes is evaluated without its optimizer, and so without its code.
+    if not args.gin_bindings and (run := stored_run(args.workdir, args.modules)) is not None:
+        return run
     config = inside(place(args.workdir), CONFIG)
     if config.is_file():
         with on_disk(config) as gin_file:
             return load_run([str(gin_file)], args.gin_bindings, modules=args.modules)
+    why = "its checkpoints describe no run"
     if args.gin_bindings:
-        raise UserError(
-            f"--gin.{args.gin_bindings[0]} needs gin files, and {args.workdir} has no {CONFIG}; add"
-            " --gin_file."
-        )
-    return stored_run(args.workdir, args.modules)
+        why = f"--gin.{args.gin_bindings[0]} needs gin files"
+    raise UserError(f"{why}, and {args.workdir} has no {CONFIG}; add --gin_file.")

@@ -41,6 +41,15 @@ def test_a_dtype_alone_is_a_difference():
     ]
 
 
+def test_names_and_dtypes_from_a_file_do_not_break_the_line():
+    named = {"a\nb": {"shape": [1], "dtype": "x\n\x1b"}}
+    wanted = {"a\nb": {"shape": [1], "dtype": "float32"}}
+    assert mismatches(named, wanted) == [
+        r"a\nb is x\n\x1b[1] in the checkpoint and float32[1] in the model"
+    ]
+    assert listed(["a\nb"]) == r"a\nb"
+
+
 def test_long_lists_are_cut_and_counted():
     assert listed([3, 1, 2]) == "1, 2, 3"
     assert listed(range(20)).endswith("6, 7 and 12 more")

@@ -31,6 +31,15 @@ def test_the_optimizer_of_the_run_is_not_built(result, workdir, tmp_path):
         assert stored_run(copy).optimizer.init({}) == optax.EmptyState()
 
 
+def test_a_checkpoint_of_0_1_0_describes_no_run(workdir, tmp_path):
+    def without_run(meta):
+        return {name: value for name, value in meta.items() if name != "run"}
+
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    forged.edit(copy / "checkpoints/4", "meta.json", without_run)
+    assert stored_run(copy) is None
+
+
 def test_a_module_that_it_imports_must_be_chosen():
     data = dataclasses.replace(DATA, import_modules=("a", "b.c"))
     check_reads_no_code(data, ["a", "b"])
