@@ -16,6 +16,8 @@ REPLICA, DATA, MODEL = "replica", "data", "model"
 BATCH, LENGTH, ACT_LENGTH = "batch", "length", "act_length"
 ACT_EMBED, ACT_HEADS, ACT_KV = "act_embed", "act_heads", "act_kv"
 ACT_MLP, ACT_VOCAB = "act_mlp", "act_vocab"
+# The sequences of a key-value cache, and the query heads while they meet it.
+CACHE_BATCH, CACHE_HEADS = "cache_batch", "cache_heads"
 
 # Logical axes of parameters. The token table's width has its own name, so that a rule table can
 # shard it differently from kernels. So do norm scales, which are too small to be worth sharding: a

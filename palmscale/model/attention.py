@@ -9,7 +9,7 @@ from flax import struct
 from palmscale import axes
 from palmscale.model import splash
 from palmscale.model.remat import ATTENTION, save_as
-from palmscale.partition.shardings import map_shards
+from palmscale.partition.shardings import constrain, map_shards
 
 # Finite, so that the softmax of a fully masked row is uniform rather than NaN.
 MASKED_LOGIT = -1e10
@@ -17,10 +17,16 @@ MASKED_LOGIT = -1e10
 
 @struct.dataclass
 class Cache:
-    """The keys and values of every layer so far; `length` of the S slots are filled."""
+    """The keys and values of every layer so far; `length` of the S positions are filled.
 
-    k_NBSK: jax.Array
-    v_NBSK: jax.Array
+    Keys and values are one array for all layers, or, where the layers' weights lie apart as well, a
+    tuple of N arrays [B, S, K]: `k_NBSK[n]` is layer n either way.
+
+    `length` is int32, [] for all sequences or [B] for each its own.
+    """
+
+    k_NBSK: jax.Array | tuple[jax.Array, ...]
+    v_NBSK: jax.Array | tuple[jax.Array, ...]
     length: jax.Array
 
 
@@ -100,6 +106,30 @@ def attend(
     score_BLHS = jnp.where(visible_BLS[:, :, None], score_BLHS, MASKED_LOGIT)
     weight_BLHS = jax.nn.softmax(score_BLHS).astype(v_BSK.dtype)
     return contract("blhs,bsk->blhk", weight_BLHS, v_BSK, q_BLHK.dtype)
+
+
+def cached_attention(
+    q_BLHK: jax.Array, k_BSK: jax.Array, v_BSK: jax.Array, position_BL: jax.Array
+) -> jax.Array:
+    """Returns o_BLHK, where a query at a position sees the cache up to that position.
+
+    The cache has one head, so that it is split over sequences and not over heads; so are the
+    queries while they meet it (Pope et al. 2022, section 3.3).
+    """
+    names = (axes.CACHE_BATCH, axes.LENGTH, axes.CACHE_HEADS, None)
+    visible_BLS = jnp.arange(k_BSK.shape[1]) <= position_BL[:, :, None]
+    o_BLHK = constrain(attend(constrain(q_BLHK, names), k_BSK, v_BSK, visible_BLS), names)
+    return constrain(o_BLHK, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV))
+
+
+def write_at(cache_BSK: jax.Array, new_BLK: jax.Array, position_BL: jax.Array) -> jax.Array:
+    """Returns a layer's cache with L new keys or values; those past its end are dropped."""
+    new_BLK = constrain(new_BLK.astype(cache_BSK.dtype), (axes.CACHE_BATCH, axes.LENGTH, None))
+
+    def write(cache_SK, new_LK, position_L):
+        return cache_SK.at[position_L].set(new_LK, mode="drop", unique_indices=True)
+
+    return jax.vmap(write)(cache_BSK, new_BLK, position_BL)
 
 
 def self_attention(

@@ -20,6 +20,7 @@ To generate text it also needs
     extend(tokens_BL, cache) -> (x_BLD, cache)    see palmscale.model.palm.PaLM.extend
 
 and `depth`, `dim_head` and `dtype`, which describe its multi-query cache, or `cache_spec()`.
+It may say which weights generation casts and takes apart by layer, with `decoding_weights()`.
 """
 
 import dataclasses
@@ -32,11 +33,39 @@ from palmscale.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheSpec:
-    """The key-value cache of a model: `layers` x 2 arrays of [batch, slots, head_dim]."""
+    """The key-value cache of a model: `layers` x 2 arrays of [batch, positions, head_dim].
+
+    Attributes:
+        layers: N.
+        head_dim: K, or all of the width that a position keeps.
+        dtype: of keys and values.
+        ragged: whether `extend` takes a cache whose `length` is [B]; otherwise it is called for one
+            sequence at a time, mapped over sequences.
+    """
 
     layers: int
     head_dim: int
     dtype: str
+    ragged: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodingWeights:
+    """Which parameters generation may hold in another form, in the collection `DECODING`.
+
+    Attributes:
+        stacked: the parameter whose leaves are [N, ...], one entry a layer; `extend` also takes a
+            tuple of N trees.
+        kept: names of parameters that stay as they are, such as norm scales; all others are cast to
+            the module's `dtype`, and those of layers may be quantized.
+    """
+
+    stacked: str
+    kept: tuple[str, ...]
+
+
+# The collection of variables that takes the place of `params` in generation.
+DECODING = "decoding"
 
 
 def check_trainable(model: nn.Module) -> None:
@@ -79,6 +108,11 @@ def cache_spec(model: nn.Module) -> CacheSpec:
             f" {', '.join(missing)}; add these fields or a method `cache_spec()`."
         )
     return CacheSpec(layers=model.depth, head_dim=model.dim_head, dtype=model.dtype)
+
+
+def decoding_weights(model: nn.Module) -> DecodingWeights | None:
+    """Returns which parameters generation may hold in another form; None: none."""
+    return model.decoding_weights() if hasattr(model, "decoding_weights") else None
 
 
 def num_tokens(model: nn.Module) -> int | None:

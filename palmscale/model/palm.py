@@ -12,6 +12,7 @@ partition/rules.py decides how each dim is sharded.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,14 @@ from palmscale.errors import UserError
 from palmscale.model.attention import (
     MASKED_LOGIT,
     Cache,
-    attend,
+    cached_attention,
     contract,
     rotate,
     self_attention,
+    write_at,
 )
 from palmscale.model.embedding import logits_table, lookup
+from palmscale.model.interface import DECODING, CacheSpec, DecodingWeights
 from palmscale.model.remat import (
     GATE,
     KEY,
@@ -151,17 +154,34 @@ class PaLM(nn.Module):
 
     def setup(self) -> None:
         table = nn.initializers.normal(self.embedding_std)
-        self.table_VD = self.param(
+        self.table_VD = self.weight(
             "embedding",
             nn.with_logical_partitioning(table, (axes.VOCAB, axes.VOCAB_EMBED)),
             (self.stored_tokens, self.dim),
         )
-        self.layers = self.param("layers", self.init_layers)
+        self.layers = self.weight("layers", self.init_layers)
         if self.final_norm == "scaled":
             scale = nn.initializers.constant(1.0 - self.norm_scale_offset)
-            self.final_scale_D = self.param(
+            self.final_scale_D = self.weight(
                 "final_norm", nn.with_logical_partitioning(scale, (self.norm_axis,)), (self.dim,)
             )
+
+    @nn.nowrap
+    def weight(self, name: str, *init: Any) -> Any:
+        """Returns a parameter, or what generation holds in its place; see `decoding_weights`."""
+        if self.has_variable(DECODING, name):
+            return self.get_variable(DECODING, name)
+        return self.param(name, *init)
+
+    @nn.nowrap
+    def decoding_weights(self) -> DecodingWeights:
+        """Returns which parameters generation may cast and take apart by layer."""
+        return DecodingWeights(stacked="layers", kept=("norm", "final_norm"))
+
+    @nn.nowrap
+    def cache_spec(self) -> CacheSpec:
+        """Returns the description of the multi-query cache of `extend`."""
+        return CacheSpec(layers=self.depth, head_dim=self.dim_head, dtype=self.dtype, ragged=True)
 
     @nn.nowrap
     def init_layers(self, key: jax.Array) -> dict[str, nn.LogicallyPartitioned]:
@@ -243,28 +263,42 @@ class PaLM(nn.Module):
         return self.normalize_last(x_BLD)
 
     def extend(self, tokens_BL: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """Returns x_BLD of L more tokens, and the cache extended by them.
+        """Returns x_BLD of L more tokens of each sequence, and the cache extended by them.
 
-        The caller must ensure that the S slots have room: a write past the end would be clamped.
+        A sequence continues at its own length; keys and values past the cache's end are dropped.
         """
         B, L = tokens_BL.shape
-        slots = cache.k_NBSK.shape[2]
-        position_BL = jnp.broadcast_to(cache.length + jnp.arange(L), (B, L))
-        visible_BLS = jnp.arange(slots) <= position_BL[:, :, None]
+        start_B = jnp.broadcast_to(cache.length, B)
+        position_BL = start_B[:, None] + jnp.arange(L)
+        length = cache.length + L
 
-        def layer_step(x_BLD, layer_and_cache):
-            layer, k_BSK, v_BSK = layer_and_cache
+        def layer_step(x_BLD, layer, k_BSK, v_BSK):
             q_BLHK, k_BLK, v_BLK, y_BLD = self.project(layer, x_BLD, position_BL)
-            write = jax.lax.dynamic_update_slice_in_dim
-            k_BSK = write(k_BSK, k_BLK.astype(k_BSK.dtype), cache.length, axis=1)
-            v_BSK = write(v_BSK, v_BLK.astype(v_BSK.dtype), cache.length, axis=1)
-            o_BLHK = attend(q_BLHK, k_BSK, v_BSK, visible_BLS)
+            k_BSK = write_at(k_BSK, k_BLK, position_BL)
+            v_BSK = write_at(v_BSK, v_BLK, position_BL)
+            o_BLHK = cached_attention(q_BLHK, k_BSK, v_BSK, position_BL)
             return self.merge(layer, x_BLD, y_BLD, o_BLHK, None), (k_BSK, v_BSK)
 
-        x_BLD, (k_NBSK, v_NBSK) = jax.lax.scan(
-            layer_step, self.embed(tokens_BL), (self.layers, cache.k_NBSK, cache.v_NBSK)
-        )
-        return self.normalize_last(x_BLD), Cache(k_NBSK, v_NBSK, cache.length + L)
+        x_BLD = self.embed(tokens_BL)
+        if isinstance(self.layers, tuple):
+            layer_caches = []
+            for layer, *kv in zip(self.layers, cache.k_NBSK, cache.v_NBSK, strict=True):
+                x_BLD, kv = layer_step(x_BLD, layer, *kv)
+                layer_caches.append(kv)
+            return self.normalize_last(x_BLD), Cache(*zip(*layer_caches), length)
+
+        # Carried, the cache is written in place; stacked anew, it would exist twice.
+        def stacked_step(carry, n_and_layer):
+            x_BLD, *caches = carry
+            n, layer = n_and_layer
+            x_BLD, written = layer_step(x_BLD, layer, *(cache[n] for cache in caches))
+            write = jax.lax.dynamic_update_index_in_dim
+            return (x_BLD, *map(lambda c, w: write(c, w, n, 0), caches, written)), None
+
+        numbered = (jnp.arange(self.depth), self.layers)
+        carry = (x_BLD, cache.k_NBSK, cache.v_NBSK)
+        (x_BLD, k_NBSK, v_NBSK), _ = jax.lax.scan(stacked_step, carry, numbered)
+        return self.normalize_last(x_BLD), Cache(k_NBSK, v_NBSK, length)
 
     def unembed(self, x_BLD: jax.Array) -> jax.Array:
         """Returns float32 logits [B, L, V]; padding ids are masked to -1e10."""

@@ -22,6 +22,8 @@ _REPLICATED: dict[str, MeshAxes] = {
             axes.ACT_KV,
             axes.ACT_MLP,
             axes.ACT_VOCAB,
+            axes.CACHE_BATCH,
+            axes.CACHE_HEADS,
             axes.EMBED,
             axes.HEADS,
             axes.KV,
@@ -45,6 +47,7 @@ _TENSOR = {
     axes.ACT_HEADS: axes.MODEL,
     axes.ACT_MLP: axes.MODEL,
     axes.ACT_VOCAB: axes.MODEL,
+    axes.CACHE_HEADS: axes.MODEL,
 }
 # Both, as PaLM was trained (section 4): weights are split over data x model, and so is the one
 # activation that a rematerialized layer saves, its input: along its width, or with the overrides

@@ -33,7 +33,9 @@ def test_palm_says_all_that_is_asked():
     assert interface.num_tokens(MODEL) == 30 and interface.stored_tokens(MODEL) == 32
     assert interface.depth(MODEL) == 2 and interface.remat(MODEL) == "none"
     assert interface.attention_flops_per_token(MODEL, 10) == 12 * 2 * 2 * 8 * 10
-    assert interface.cache_spec(MODEL) == CacheSpec(layers=2, head_dim=8, dtype="float32")
+    assert interface.cache_spec(MODEL) == CacheSpec(
+        layers=2, head_dim=8, dtype="float32", ragged=True
+    )
 
 
 def test_what_a_module_does_not_say_has_a_default():

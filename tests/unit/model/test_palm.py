@@ -163,6 +163,44 @@ def test_cached_decode_equals_the_full_forward():
     assert jnp.all(jnp.any(cache.k_NBSK[:, :, :L] != 0, axis=-1))
 
 
+def test_sequences_of_different_lengths_are_extended_together():
+    slots, lengths = L, jnp.array([3, 6])
+    shape = (TINY["depth"], B, slots, TINY["dim_head"])
+    cache = Cache(jnp.zeros(shape), jnp.zeros(shape), jnp.int32(0))
+    _, cache = compiled("extend")({"params": params()}, TOKENS_BL[:, :6], cache)
+    cache = cache.replace(length=lengths)  # the first sequence overwrites what is after its third
+    more_BL = jnp.stack([TOKENS_BL[b, n : n + 4] for b, n in enumerate(lengths.tolist())])
+    x_BLD, cache = compiled("extend")({"params": params()}, more_BL, cache)
+    whole_BLD = compiled("hidden")({"params": params()}, TOKENS_BL)
+    for b, n in enumerate(lengths.tolist()):
+        np.testing.assert_allclose(x_BLD[b], whole_BLD[b, n : n + 4], atol=1e-5)
+    assert cache.length.tolist() == [7, 10]
+
+
+def test_what_does_not_fit_a_cache_is_dropped_and_overwrites_nothing():
+    shape = (TINY["depth"], B, 8, TINY["dim_head"])
+    cache = Cache(jnp.zeros(shape), jnp.zeros(shape), jnp.int32(0))
+    _, cache = compiled("extend")({"params": params()}, TOKENS_BL[:, :7], cache)
+    _, more = compiled("extend")({"params": params()}, TOKENS_BL[:, 7:11], cache)
+    np.testing.assert_array_equal(more.k_NBSK[:, :, :7], cache.k_NBSK[:, :, :7])
+
+
+def test_layers_apart_extend_the_same():
+    shape = (TINY["depth"], B, L, TINY["dim_head"])
+    cache = Cache(jnp.zeros(shape), jnp.zeros(shape), jnp.int32(0))
+    want_BLD, want = compiled("extend")({"params": params()}, TOKENS_BL, cache)
+    apart = {
+        **params(),
+        "layers": tuple(
+            jax.tree.map(lambda a, n=n: a[n], params()["layers"]) for n in range(TINY["depth"])
+        ),
+    }
+    cache = Cache(tuple(cache.k_NBSK), tuple(cache.v_NBSK), cache.length)
+    found_BLD, found = compiled("extend")({"decoding": apart}, TOKENS_BL, cache)
+    np.testing.assert_allclose(found_BLD, want_BLD, atol=1e-5)
+    np.testing.assert_allclose(jnp.stack(found.k_NBSK), want.k_NBSK, atol=1e-6)
+
+
 def test_padded_tokens_get_no_probability_and_change_nothing_else():
     rows_VD = 100 * jax.random.normal(jax.random.key(5), (9, TINY["dim"]))
     tree = {**params(), "embedding": jnp.concatenate([params()["embedding"], rows_VD])}

@@ -197,7 +197,7 @@ class Cached(Plain):
 def test_extend_is_traced_with_the_cache_that_the_module_describes():
     assert trace_extend(Cached()) == CacheSpec(layers=1, head_dim=4, dtype="float32")
     palm = PaLM(dim=8, num_tokens=8, depth=2, heads=1, dim_head=8, dtype="bfloat16")
-    assert trace_extend(palm) == CacheSpec(layers=2, head_dim=8, dtype="bfloat16")
+    assert trace_extend(palm) == CacheSpec(layers=2, head_dim=8, dtype="bfloat16", ragged=True)
 
 
 @pytest.mark.parametrize(
