@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from palmscale.errors import UserError
 from palmscale.serve.body import CompletionBody
 from palmscale.serve.dispatcher import Opened
 from palmscale.serve.protocol import Asked
-from palmscale.serve.refusal import from_error
+from palmscale.serve.refusal import Refusal, from_error
 from palmscale.serve.served import Served
 from palmscale.serve.transcript import Piece, TokenEntry, Transcript
 
@@ -84,6 +85,8 @@ class Answer:
                 yield _event(self._envelope([]) | {"usage": self.tally.usage()})
         except Exception as error:  # the status is sent; the client must still hear of it
             yield _event(from_error(error).body())
+            if isinstance(error, Refusal | UserError):
+                return
             raise
         yield _DONE
 

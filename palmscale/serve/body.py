@@ -131,7 +131,7 @@ def _refusal(kind: type[pydantic.BaseModel], error: Any) -> Refusal:
         return Refusal(400, f"{'.'.join(path)} is missing; it is required.", param=field)
     if error["type"] == "extra_forbidden":
         near = did_you_mean(path[-1], list(kind.model_fields)) if len(path) == 1 else ""
-        return Refusal(400, f"{'.'.join(path)[:_SHOWN]} is not a known field{near}.", param=field)
+        return Refusal(400, f"{'.'.join(path)[:_SHOWN]} is not a known field{near or '.'}", param=field)
     wrong = repr(error["input"])
     wrong = wrong if len(wrong) <= _SHOWN else f"{wrong[:_SHOWN]}…"
     said = error["msg"].removeprefix("Value error, ")

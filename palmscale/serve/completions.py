@@ -31,7 +31,7 @@ class Completions:
     def __init__(self, dispatcher: Dispatcher, limits: Limits) -> None:
         self._dispatcher, self._limits = dispatcher, limits
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Answers `/v1/completions`.
 
         Raises:

@@ -29,7 +29,8 @@ class Dispatcher:
         load: returns what is served; runs in the decode thread.
         limits: of the server.
         metrics: that count.
-        changed: is called when the model is loaded, and when the thread ends.
+        opened: is called once the model is loaded.
+        closed: is called once the decode thread has ended, for whatever reason.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Dispatcher:
         *,
         limits: Limits,
         metrics: Metrics,
-        changed: Callable[[], None] = lambda: None,
+        opened: Callable[[Served], None] = lambda served: None,
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.metrics, self._limits, self._changed = metrics, limits, changed
+        self.metrics, self._limits = metrics, limits
+        self._opened, self._closed = opened, closed
         self._served: Served | None = None
-        self._ended = False
+        self._is_over = False
         self.failure: BaseException | None = None
         self.draining = False
         self._tickets = itertools.count()
@@ -65,7 +68,7 @@ class Dispatcher:
                 code="shutting_down",
                 retry_after_seconds=_RETRY_LOADING_SECONDS,
             )
-        if self.failure is not None or self._ended:
+        if self.failure is not None or self._is_over:
             raise _failed()
         if self._served is None:
             raise Refusal(
@@ -116,7 +119,7 @@ class Dispatcher:
         """Opens the server."""
         self._served = served
         self.metrics.watch(served)
-        self._changed()
+        self._opened(served)
 
     def outputs(self, outputs: Sequence[tuple[int, Output]]) -> None:
         """Hands outputs on."""
@@ -135,11 +138,11 @@ class Dispatcher:
 
     def ended(self, error: BaseException | None) -> None:
         """Ends every open request."""
-        self._ended, self.failure = True, error
+        self._is_over, self.failure = True, error
         waiting, self._waiting = self._waiting, {}
         for opened, index in waiting.values():
             opened.put(index, _failed())
-        self._changed()
+        self._closed()
 
 
 def _failed() -> Refusal:

@@ -3,9 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
-from palmscale.infer.engine import Engine
+
+if TYPE_CHECKING:
+    from palmscale.infer.engine import Engine
 
 # As text these stand for ids that no document's text encodes to.
 BOS, EOD, PAD = "<s>", "</s>", "<pad>"
@@ -28,7 +31,7 @@ class Served:
         created: when it was saved, in seconds since 1970.
     """
 
-    engine: Engine
+    engine: "Engine"
     vocabulary: Vocabulary
     name: str
     num_tokens: int
