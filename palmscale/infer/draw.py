@@ -1,11 +1,15 @@
 """From logits to the next token: each sequence of a batch by the values of its own row."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from palmscale.infer.sampling import LEAST
 from palmscale.model.attention import MASKED_LOGIT
+
+_INFINITY_BITS = 0x7F800000  # of float32
 
 
 @struct.dataclass
@@ -86,7 +90,7 @@ def sample(
         logits_BV: of the next token; the vocabulary may be sharded.
         rows: how each sequence is sampled.
         position_B: int32, of the token in its sequence; no other token of it has the same.
-        filters: whether any row uses top_k, top_p or min_p, which takes a sort; static.
+        filters: whether any row uses top_k, top_p or min_p, which takes a search; static.
         top: how many of the likeliest ids to return, K, at most V; static.
     """
     raw_BV = logits_BV.astype(jnp.float32)
@@ -96,7 +100,7 @@ def sample(
     def drawn_or_greedy() -> jax.Array:
         tempered_BV = _tempered(logits_BV, jnp.where(is_greedy_B, 1, rows.temperature_B))
         if filters:
-            is_kept_BV = tempered_BV >= _threshold(tempered_BV, rows)[:, None]
+            is_kept_BV = -tempered_BV <= _farthest(-tempered_BV, rows)
             tempered_BV = jnp.where(is_kept_BV, tempered_BV, -jnp.inf)
         # The largest of logits plus Gumbel noise is a draw from their softmax.
         noisy_BV = tempered_BV + _gumbel(rows.key_B2, position_B, tempered_BV.shape[1])
@@ -138,25 +142,52 @@ def _tempered(logits_BV: jax.Array, temperature_B: jax.Array) -> jax.Array:
     return jnp.where(logits_BV > -jnp.inf, tempered_BV, -jnp.inf)
 
 
-def _threshold(tempered_BV: jax.Array, rows: Rows) -> jax.Array:
-    """Returns the least logit that each row's top_k, top_p and min_p keep; -inf: all. One sort."""
-    V = tempered_BV.shape[1]
-    descending_BV = -jnp.sort(-tempered_BV, axis=-1)
+def _farthest(distance_BV: jax.Array, rows: Rows) -> jax.Array:
+    """Returns how far from the largest logit each row's top_k, top_p and min_p reach, [B, 1]."""
+    V = distance_BV.shape[1]
+    k_B1 = jnp.where(rows.top_k_B > 0, jnp.minimum(rows.top_k_B, V), V)[:, None]
+    by_top_k_B1 = _least(lambda at_B1: _sum(distance_BV <= at_B1) >= k_B1, like=k_B1)
 
-    last_B = jnp.clip(rows.top_k_B - 1, 0, V - 1)
-    least_B = jnp.take_along_axis(descending_BV, last_B[:, None], axis=1)[:, 0]
-    least_B = jnp.where(rows.top_k_B > 0, least_B, -jnp.inf)
+    p_BV = jnp.where(distance_BV <= by_top_k_B1, jnp.exp(-distance_BV), 0)
+    top_p_B1 = rows.top_p_B[:, None]
+    wanted_B1 = top_p_B1 * _sum(p_BV)
+    by_top_p_B1 = _least(
+        lambda at_B1: _sum(jnp.where(distance_BV <= at_B1, p_BV, 0)) >= wanted_B1, like=k_B1
+    )
+    # A sum may round to all before the last token.
+    by_top_p_B1 = jnp.where(top_p_B1 < 1, by_top_p_B1, jnp.inf)
 
-    is_left_BV = descending_BV >= least_B[:, None]
-    p_BV = jax.nn.softmax(jnp.where(is_left_BV, descending_BV, -jnp.inf), axis=-1)
-    # A token is in when those before it hold less than top_p: the first always is.
-    before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
-    is_in_BV = before_BV < jnp.maximum(rows.top_p_B, LEAST)[:, None]
-    least_in_B = jnp.where(is_in_BV, descending_BV, jnp.inf).min(axis=-1)
-    # A sum may round to 1 before the last token.
-    least_in_B = jnp.where(rows.top_p_B < 1, least_in_B, -jnp.inf)
+    by_min_p_B1 = -jnp.log(rows.min_p_B)[:, None]
+    return jnp.minimum(jnp.minimum(by_top_k_B1, by_top_p_B1), by_min_p_B1)
 
-    return jnp.maximum(jnp.maximum(least_B, least_in_B), jnp.log(rows.min_p_B))
+
+def _sum(a_BV: jax.Array) -> jax.Array:
+    """Returns the sums of rows, [B, 1]."""
+    return a_BV.sum(axis=-1, keepdims=True)
+
+
+def _least(is_reached: Callable[[jax.Array], jax.Array], *, like: jax.Array) -> jax.Array:
+    """Returns the least float32 from 0 to infinity at which a monotone condition holds.
+
+    That of infinity is taken for granted. The search halves the range of the float's bits, which
+    are in the order of the floats, as T5X's binary search does; a sort of a vocabulary takes
+    several times as long, and gathers one that is sharded.
+
+    Args:
+        is_reached: of floats, elementwise.
+        like: has the shape of the result.
+    """
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        below, above = bounds
+        middle = above - (above - below) // 2  # never `below`, which begins as no float
+        is_above = is_reached(jax.lax.bitcast_convert_type(middle, jnp.float32))
+        return jnp.where(is_above, below, middle), jnp.where(is_above, middle, above)
+
+    below = jnp.full_like(like, -1, jnp.int32)
+    above = jnp.full_like(like, _INFINITY_BITS, jnp.int32)
+    _, above = jax.lax.fori_loop(0, 31, halve, (below, above))
+    return jax.lax.bitcast_convert_type(above, jnp.float32)
 
 
 def _gumbel(key_B2: jax.Array, position_B: jax.Array, size: int) -> jax.Array:

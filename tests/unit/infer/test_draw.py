@@ -255,15 +255,15 @@ def test_what_is_drawn_is_counted_where_the_row_is_alive():
     assert bare.after(jnp.array([3, 4]), jnp.array([True, True])) is bare
 
 
-def test_an_all_greedy_batch_is_compiled_without_a_sort():
+def test_a_vocabulary_is_never_sorted():
     logits_BV, position_B = np.zeros((B, V), np.float32), np.zeros(B, np.int32)
     rows = rows_of([Sampling(temperature=0)] * B, range(B))
     for filters in True, False:
         program = draw.lower(logits_BV, rows, position_B, filters=filters, top=0).as_text()
-        assert ("stablehlo.sort" in program) == filters
+        assert "stablehlo.sort" not in program
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=5)
 @given(LOGITS)
 def test_top_k_of_one_and_a_tiny_top_p_and_no_temperature_are_all_greedy(logits_V):
     for fields in {"top_k": 1}, {"top_p": 1e-6}, {"top_p": 1e-45}, {"min_p": 1}, {"temperature": 0}:
