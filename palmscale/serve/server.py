@@ -95,7 +95,8 @@ class Server:
             self._http.handle_exit(signal.SIGTERM, None)
 
     async def _run(self) -> None:
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)
+        for name in ("uvicorn", "asyncio"):  # of clients that leave
+            logging.getLogger(name).setLevel(logging.ERROR)
         dispatcher = Dispatcher(
             self._load,
             limits=self._limits,
