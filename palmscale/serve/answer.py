@@ -96,7 +96,7 @@ class Answer:
             before = transcript.drawn
             piece = transcript.add(output)
             self.tally.completion_tokens += transcript.drawn - before
-            self.tally.reused_tokens += output.reused_tokens
+            self.tally.reused_tokens = sum(one.reused_tokens for one in self._transcripts)
             if piece.finish_reason is not None:
                 self.tally.finish_reasons[index] = piece.finish_reason
                 opened.cancel(index)  # a stop string ends what the engine would go on with

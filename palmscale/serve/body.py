@@ -74,7 +74,7 @@ class CompletionBody(_Strict):
     echo: bool | None = None
     logprobs: bool | Annotated[int, pydantic.Field(ge=0)] | None = None
     stop: Annotated[list[str], pydantic.BeforeValidator(_stops)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, pydantic.Field(ge=-(2**63), lt=2**64)] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -131,7 +131,9 @@ def _refusal(kind: type[pydantic.BaseModel], error: Any) -> Refusal:
         return Refusal(400, f"{'.'.join(path)} is missing; it is required.", param=field)
     if error["type"] == "extra_forbidden":
         near = did_you_mean(path[-1], list(kind.model_fields)) if len(path) == 1 else ""
-        return Refusal(400, f"{'.'.join(path)[:_SHOWN]} is not a known field{near or '.'}", param=field)
+        return Refusal(
+            400, f"{'.'.join(path)[:_SHOWN]} is not a known field{near or '.'}", param=field
+        )
     wrong = repr(error["input"])
     wrong = wrong if len(wrong) <= _SHOWN else f"{wrong[:_SHOWN]}…"
     said = error["msg"].removeprefix("Value error, ")

@@ -157,7 +157,7 @@ class Opened:
         self.tickets: dict[int, int] = {}  # of the sequences that are not finished
         self._outputs: asyncio.Queue[tuple[int, Output | BaseException]] = asyncio.Queue()
         self._since = time.monotonic()
-        self._last: dict[int, float] = {}
+        self._last: dict[int, float | None] = {}  # when each sequence had its last tokens
         self.first_token_seconds: float | None = None
 
     def __enter__(self) -> Self:
@@ -201,13 +201,15 @@ class Opened:
 
     def _measure(self, index: int, output: Output) -> None:
         metrics, now = self._dispatcher.metrics, time.monotonic()
-        metrics.reused_tokens.inc(output.reused_tokens)
+        if index not in self._last:
+            metrics.reused_tokens.inc(output.reused_tokens)
+        last = self._last.setdefault(index, None)
         if not output.tokens:
             return
         metrics.generated_tokens.inc(len(output.tokens))
         if self.first_token_seconds is None:
             self.first_token_seconds = now - self._since
             metrics.first_token_seconds.observe(self.first_token_seconds)
-        if index in self._last:
-            metrics.gap_seconds.observe(now - self._last[index])
+        if last is not None:
+            metrics.gap_seconds.observe(now - last)
         self._last[index] = now

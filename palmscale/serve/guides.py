@@ -2,7 +2,6 @@
 
 from palmscale.infer.request import Guide
 from palmscale.serve.body import CompletionBody
-from palmscale.serve.refusal import Refusal
 from palmscale.serve.served import Served
 
 

@@ -42,6 +42,4 @@ def load_served(
         vocabulary=trained.vocabulary,
         name=name or PurePosixPath(str(workdir)).name or "palmscale",
         num_tokens=interface.num_tokens(trained.model) or trained.vocabulary.size,
-        slots=slots,
-        context_length=context_length,
     )

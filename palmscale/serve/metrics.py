@@ -42,10 +42,9 @@ class Metrics:
         """Adds what the engine itself counts."""
         engine = served.engine
         for name, help, value in (
-            ("palmscale_slots", "Sequences decoded together at most.", lambda: served.slots),
+            ("palmscale_slots", "Sequences decoded together at most.", lambda: engine.slots),
             ("palmscale_running_sequences", "Sequences in a slot.", lambda: engine.active),
             ("palmscale_waiting_sequences", "Sequences without a slot.", lambda: engine.queued),
-            ("palmscale_compilations", "Programs compiled.", lambda: engine.compilations),
         ):
             Gauge(name, help, registry=self._registry).set_function(value)
 

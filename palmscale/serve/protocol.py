@@ -1,14 +1,13 @@
 """From the body of a completion request to the sequences that an engine decodes."""
 
 import dataclasses
-import hashlib
 import secrets
 from collections.abc import Sequence
 
 import numpy as np
 
 from palmscale.errors import UserError
-from palmscale.infer.request import Guide, Request
+from palmscale.infer.request import Request, sample_seed
 from palmscale.infer.sampling import Sampling
 from palmscale.infer.text import encode_prompt
 from palmscale.serve.body import CompletionBody
@@ -127,7 +126,7 @@ def _of_prompt(prompt: str | list[int], body: CompletionBody, served: Served) ->
                 prompt=ids,
                 max_tokens=max_tokens,
                 sampling=_sampling(body, served),
-                seed=_seed(seed, number),
+                seed=sample_seed(seed, number),
                 stop_ids=frozenset() if body.ignore_eos else frozenset({served.vocabulary.eod_id}),
                 min_tokens=body.min_tokens or 0,
                 top_log_probabilities=int(body.logprobs or 0) if log_probabilities else None,
@@ -195,11 +194,3 @@ def _sampling(body: CompletionBody, served: Served) -> Sampling:
     bias = tuple((body.logit_bias or {}).items())
     check_ids([token_id for token_id, _ in bias], served, field="logit_bias")
     return Sampling(**given, logit_bias=bias)
-
-
-def _seed(seed: int, number: int) -> int:
-    """Returns the seed of a sample: the first is drawn as if it were the only one."""
-    if number == 0:
-        return seed
-    digest = hashlib.blake2b(f"{seed} {number}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")

@@ -19,9 +19,7 @@ async def content_of(request: Request, limits: Limits) -> bytes:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refusal(
-            415, f"Content-Type is {kind[:80] or 'missing'!r}; send application/json."
-        )
+        raise Refusal(415, f"Content-Type is {kind[:80] or 'missing'!r}; send application/json.")
     too_large = Refusal(
         413, f"the body has more than {limits.body_bytes:,} bytes; send less in a request."
     )
@@ -36,9 +34,7 @@ async def content_of(request: Request, limits: Limits) -> bytes:
                 if len(content) > limits.body_bytes:
                     raise too_large
     except TimeoutError:
-        raise Refusal(
-            408, f"the body did not arrive within {limits.body_seconds:g} s."
-        ) from None
+        raise Refusal(408, f"the body did not arrive within {limits.body_seconds:g} s.") from None
     except ClientDisconnect:
         raise Refusal(400, "the client left while it sent the body.") from None
     return bytes(content)

@@ -3,12 +3,9 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
-
-if TYPE_CHECKING:
-    from palmscale.infer.engine import Engine
+from palmscale.infer.engine import Engine
 
 # As text these stand for ids that no document's text encodes to.
 BOS, EOD, PAD = "<s>", "</s>", "<pad>"
@@ -26,18 +23,24 @@ class Served:
         vocabulary: of its tokens.
         name: under which clients ask for it.
         num_tokens: ids below it may stand in a prompt.
-        slots: sequences that are decoded together.
-        context_length: tokens of a prompt and its continuation, with bos.
         created: when it was saved, in seconds since 1970.
     """
 
-    engine: "Engine"
+    engine: Engine
     vocabulary: Vocabulary
     name: str
     num_tokens: int
-    slots: int
-    context_length: int
     created: int = 0
+
+    @property
+    def slots(self) -> int:
+        """Returns how many sequences are decoded together."""
+        return self.engine.slots
+
+    @property
+    def context_length(self) -> int:
+        """Returns the tokens of a prompt and its continuation, with bos, at most."""
+        return self.engine.context_length
 
     @functools.cached_property
     def spelling(self) -> Sequence[str]:

@@ -55,10 +55,11 @@ class Transcript:
         self._written = self._measured = len(self._prompt_due)
         self._held: list[tuple[int, TokenEntry]] = []  # where each ends, and the token
         self._ended = False
-        self.drawn = 0
+        self.drawn = self.reused_tokens = 0
 
     def add(self, output: Output) -> Piece:
         """Returns what an output adds; after the piece with a finish reason, nothing more comes."""
+        self.reused_tokens = output.reused_tokens
         prompt = self._prompt_due
         entries = self._prompt_entries(output.prompt or ()) if prompt or output.prompt else []
         self._prompt_due = ""

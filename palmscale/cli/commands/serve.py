@@ -80,9 +80,7 @@ def serve(args: argparse.Namespace) -> None:
         cors_origins=tuple(args.cors_origins),
         log_prompts=args.log_prompts,
     )
-    limits = Limits(
-        waiting_sequences=args.waiting_sequences, drain_seconds=args.drain_seconds
-    )
+    limits = Limits(waiting_sequences=args.waiting_sequences, drain_seconds=args.drain_seconds)
     with joined(place_of(args), simulated_devices=None, command=command_of(args)) as job:
         Server(
             lambda: load_served(

@@ -101,6 +101,4 @@ def served(engine=None, **fields):
         vocabulary=VOCABULARY,
         name="tiny",
         num_tokens=VOCABULARY.size,
-        slots=engine.slots,
-        context_length=engine.context_length,
     )

@@ -61,8 +61,7 @@ def test_unknown_paths_and_methods_are_refused_in_the_same_shape(running):
 def test_metrics_are_read_by_prometheus(running):
     running.complete(prompt="abc", max_tokens=5)
     families = {
-        family.name: family
-        for family in text_string_to_metric_families(running.get("/metrics")[1])
+        family.name: family for family in text_string_to_metric_families(running.get("/metrics")[1])
     }
     value = {
         sample.name: sample.value

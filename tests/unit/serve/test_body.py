@@ -51,7 +51,7 @@ def test_a_field_that_is_null_has_its_default():
         ("max_tokens", "5"), ("max_tokens", 1.5), ("max_tokens", True), ("n", 0), ("n", -1),
         ("temperature", "hot"), ("temperature", [1]), ("top_p", {}), ("stream", "yes"),
         ("stream", 1), ("echo", 2), ("logprobs", -1), ("logprobs", 1.5), ("stop", 5),
-        ("stop", [""]), ("stop", [5]), ("seed", "x"), ("logit_bias", [1]),
+        ("stop", [""]), ("stop", [5]), ("seed", "x"), ("seed", 2**64), ("logit_bias", [1]),
         ("logit_bias", {"x": 1}), ("logit_bias", {"5": "1"}), ("logit_bias", {"5": True}),
         ("logit_bias", {"-5": 1}), ("ignore_eos", 0), ("min_tokens", -1), ("model", 5),
         ("stream_options", True), ("stream_options", {"x": 1}), ("guided_json", 5),

@@ -9,6 +9,7 @@ import http_server
 import pytest
 from http_server import eventually
 
+from palmscale.errors import UserError
 from palmscale.serve.limits import Limits
 
 TEXT = fake_engine.TEXT
@@ -112,11 +113,10 @@ def test_a_slow_reader_delays_nobody_and_holds_no_slot(running, engine):
 def test_more_than_may_wait_are_told_to_try_again(running, engine, gate):
     gate.clear()
     open_ones = []
-    for number in range(4):  # 2 slots, and 2 that wait
+    for _ in range(4):  # 2 slots, and 2 that wait
         content = {"prompt": "a", "max_tokens": 5}
         open_ones.append(threading.Thread(target=running.complete, kwargs=content))
         open_ones[-1].start()
-        eventually(lambda: len(engine.submitted) + engine.queued >= min(number + 1, 1))
     eventually(lambda: running_sequences(running) == 4)
     status, headers, answer = running.request("POST", "/v1/completions", {"prompt": "a"})
     assert status == 429 and int(headers["retry-after"]) >= 1
@@ -140,7 +140,10 @@ def test_every_sequence_of_a_request_counts(running):
 
 
 def test_a_request_that_the_engine_refuses_is_the_users_mistake(running, engine, monkeypatch):
-    monkeypatch.setattr(engine, "context_length", 5)
+    def refuse(request):
+        raise UserError("max_tokens=50 is too many.")
+
+    monkeypatch.setattr(engine, "submit", refuse)
     status, answer = running.post("/v1/completions", {"prompt": "a", "max_tokens": 50})
     assert status == 400 and answer["error"]["param"] == "max_tokens"
     text = running.request(

@@ -13,7 +13,7 @@ FIELDS = sorted(CompletionBody.model_fields)
 STATUSES = {200, 400, 404, 413}
 VALUES = [
     None, True, False, 0, 1, -1, 2, 16, 10**9, -(2**63), 2**64, 10**40, 0.0, 0.5, 1.5, -2.0, 1e308,
-    "", "a", "é→𝄞", "\0", "x" * 3000, "[", "(a|b)+", [], [0], [1, 2, 3], [[]], [[5], [6]], [""], ["a"],
+    "", "a", "é→𝄞", "\0", "x" * 3000, "(a|b)+", [], [0], [1, 2, 3], [[]], [[5], [6]], [""], ["a"],
     ["a", "b"], [None], {}, {"a": 1}, {"5": 1}, {"5": -100, "6": 1e9}, {"type": "json_object"},
     {"include_usage": True}, {"type": "json_schema", "json_schema": {"schema": {}}}, "tiny", "null",
 ]  # fmt: skip

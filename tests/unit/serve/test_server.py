@@ -67,9 +67,7 @@ def test_it_does_not_drain_for_ever():
     gate = threading.Event()
     gate.set()
     engine = fake_engine.FakeEngine(gate=gate)
-    running = Running(
-        lambda: fake_engine.served(engine), limits=Limits(drain_seconds=0.2)
-    ).loaded()
+    running = Running(lambda: fake_engine.served(engine), limits=Limits(drain_seconds=0.2)).loaded()
     stream = running.open_stream(prompt="a", max_tokens=400)
     gate.clear()
     running.server.end()
