@@ -2,16 +2,16 @@
 
 import dataclasses
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from palmscale.errors import UserError
-from palmscale.infer.request import Request, sample_seed
+from palmscale.infer.request import Guide, Request, sample_seed
 from palmscale.infer.sampling import Sampling
 from palmscale.infer.text import encode_prompt
 from palmscale.serve.body import CompletionBody
-from palmscale.serve.guides import guide_of
+from palmscale.serve.guides import guide_maker
 from palmscale.serve.limits import Limits
 from palmscale.serve.refusal import Refusal, from_error
 from palmscale.serve.served import Served
@@ -78,8 +78,13 @@ def sequences(body: CompletionBody, served: Served, limits: Limits) -> list[Aske
             f"the request asks for {number} sequences; this server takes at most {most} at a time.",
             param="n" if len(body.prompt) <= most else "prompt",
         )
+    make_guide = guide_maker(body, served)
     try:
-        return [asked for prompt in body.prompt for asked in _of_prompt(prompt, body, served)]
+        return [
+            asked
+            for prompt in body.prompt
+            for asked in _of_prompt(prompt, body, served, make_guide)
+        ]
     except UserError as error:
         raise from_error(error) from None
 
@@ -113,7 +118,12 @@ def _check_limits(body: CompletionBody, limits: Limits) -> None:
         )
 
 
-def _of_prompt(prompt: str | list[int], body: CompletionBody, served: Served) -> list[Asked]:
+def _of_prompt(
+    prompt: str | list[int],
+    body: CompletionBody,
+    served: Served,
+    make_guide: Callable[[], Guide | None],
+) -> list[Asked]:
     ids, added_bos = _ids(prompt, served)
     text = prompt if isinstance(prompt, str) else served.vocabulary.decode(ids)
     max_tokens = _max_tokens(body, len(ids), served)
@@ -131,7 +141,7 @@ def _of_prompt(prompt: str | list[int], body: CompletionBody, served: Served) ->
                 min_tokens=body.min_tokens or 0,
                 top_log_probabilities=int(body.logprobs or 0) if log_probabilities else None,
                 score_from=1 if scored else None,
-                guide=guide_of(body, served),
+                guide=make_guide(),
             ),
             text=text,
             ids=ids,

@@ -4,14 +4,11 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from palmscale.data.vocabulary import Vocabulary
 from palmscale.infer.engine import Engine
 
 # As text these stand for ids that no document's text encodes to.
 BOS, EOD, PAD = "<s>", "</s>", "<pad>"
-
-_SPACE = "\u2581"
-_ASCII = 0x80
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +16,7 @@ class Served:
     """A model that is served.
 
     Attributes:
-        engine: that the decode thread owns; others only read its counters.
+        engine: that the decode thread owns; others only read its sizes and counters.
         vocabulary: of its tokens.
         name: under which clients ask for it.
         num_tokens: ids below it may stand in a prompt.
@@ -46,21 +43,29 @@ class Served:
     def spelling(self) -> Sequence[str]:
         """Returns the text of each id by itself, different for every id.
 
-        A byte that is no character is spelled `<0x9C>`: as text, all such bytes would be alike.
+        Bytes that are no character are spelled `<0x9C>`: as text, all of them would be alike.
         """
         return _spelling(self.vocabulary, self.num_tokens)
 
 
 def _spelling(vocabulary: Vocabulary, size: int) -> list[str]:
+    special = {vocabulary.pad_id: PAD, vocabulary.bos_id: BOS, vocabulary.eod_id: EOD}
     texts = [f"<token_{token_id}>" for token_id in range(max(size, vocabulary.size))]
-    if isinstance(vocabulary, SentencePieceVocabulary):
-        for token_id, piece in enumerate(vocabulary.pieces()):
-            texts[token_id] = piece.replace(_SPACE, " ")
-    elif isinstance(vocabulary, ByteVocabulary):
-        first = int(vocabulary.encode("\0")[0])
-        for byte in range(256):
-            texts[first + byte] = chr(byte) if byte < _ASCII else f"<0x{byte:02X}>"
-    texts[vocabulary.pad_id] = PAD
-    texts[vocabulary.bos_id] = BOS
-    texts[vocabulary.eod_id] = EOD
+    taken = set(special.values())
+    # From the last: SentencePiece's bytes precede its pieces, and are spelled in hexadecimal where
+    # a piece has the same text.
+    for token_id, content in reversed(list(enumerate(vocabulary.token_bytes()))):
+        if content is not None:
+            texts[token_id] = _text(content, taken)
+            taken.add(texts[token_id])
+    for token_id, text in special.items():
+        texts[token_id] = text
     return texts
+
+
+def _text(content: bytes, taken: set[str]) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = ""
+    return text if text and text not in taken else "".join(f"<0x{byte:02X}>" for byte in content)

@@ -24,15 +24,15 @@ class FakeEngine:
         slots: sequences that advance together.
         context_length: of each.
         gate: steps wait while it is cleared; None: they never wait.
+        gated_from: the first step that waits.
         fails_at: raises in this step; None: never.
     """
 
-    def __init__(self, *, slots=4, context_length=512, gate=None, fails_at=None):
+    def __init__(self, *, slots=4, context_length=512, gate=None, gated_from=0, fails_at=None):
         self.slots, self.context_length = slots, context_length
-        self._gate, self._fails_at = gate, fails_at
+        self._gate, self._gated_from, self._fails_at = gate, gated_from, fails_at
         self._ids, self._steps = itertools.count(), itertools.count()
         self._queued, self._running = collections.OrderedDict(), {}
-        self.compilations = 0
         self.submitted = []
         self.owner = None
 
@@ -57,9 +57,10 @@ class FakeEngine:
 
     def step(self):
         self._check_thread()
-        if self._gate is not None:
+        number = next(self._steps)
+        if self._gate is not None and number >= self._gated_from:
             self._gate.wait(60)
-        if next(self._steps) == self._fails_at:
+        if number == self._fails_at:
             raise RuntimeError("the device is on fire")
         while self._queued and self.free_slots:
             request_id, entry = self._queued.popitem(last=False)

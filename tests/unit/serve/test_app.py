@@ -9,14 +9,11 @@ from http_server import serving
 from prometheus_client.parser import text_string_to_metric_families
 
 from palmscale.serve.app import Access
-from palmscale.serve.limits import Limits
-
-LIMITS = Limits(body_bytes=50_000, body_seconds=0.5)
 
 
 @pytest.fixture(scope="module")
 def running():
-    with serving(lambda: fake_engine.served(slots=8), limits=LIMITS) as running:
+    with serving(lambda: fake_engine.served(slots=8)) as running:
         yield running
 
 
@@ -95,28 +92,3 @@ def test_pages_of_other_origins_are_let_in_only_when_asked():
     with serving(fake_engine.served) as running:
         status, headers, _ = running.request("OPTIONS", "/v1/completions", headers=asks)
         assert status == 405 and "access-control-allow-origin" not in headers
-
-
-def test_only_json_of_a_bounded_size_is_read(running):
-    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "multipart/form-data"}):
-        assert running.request("POST", "/v1/completions", b"{}", headers)[0] == 415
-    large = {"prompt": "a" * 60_000}
-    status, answer = running.post("/v1/completions", large)
-    assert status == 413 and "50,000 bytes" in answer["error"]["message"]
-
-
-def test_a_body_without_a_length_is_bounded_as_well(running):
-    with running.connected() as connection:
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
-        connection.sendall(head + b"Content-Type: application/json\r\n\r\n")
-        part = b"1000\r\n" + b"a" * 0x1000 + b"\r\n"
-        for _ in range(20):
-            connection.sendall(part)
-        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
-
-
-def test_a_body_that_does_not_come_is_not_waited_for(running):
-    with running.connected() as connection:
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
-        connection.sendall(head + b"Content-Type: application/json\r\n\r\n{")
-        assert connection.recv(4096).startswith(b"HTTP/1.1 408")

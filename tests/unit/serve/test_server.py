@@ -45,11 +45,9 @@ def test_it_answers_503_until_the_model_is_loaded():
 
 def test_open_streams_finish_while_new_requests_get_503():
     gate = threading.Event()
-    gate.set()
-    engine = fake_engine.FakeEngine(gate=gate)
+    engine = fake_engine.FakeEngine(gate=gate, gated_from=3)
     running = Running(lambda: fake_engine.served(engine)).loaded()
     stream = running.open_stream(prompt="a", max_tokens=200)
-    gate.clear()
     running.server.end()
     status, headers, answer = running.request("POST", "/v1/completions", {"prompt": "a"})
     assert status == 503 and answer["error"]["code"] == "shutting_down" and headers["retry-after"]
@@ -65,11 +63,9 @@ def test_open_streams_finish_while_new_requests_get_503():
 
 def test_it_does_not_drain_for_ever():
     gate = threading.Event()
-    gate.set()
-    engine = fake_engine.FakeEngine(gate=gate)
+    engine = fake_engine.FakeEngine(gate=gate, gated_from=3)
     running = Running(lambda: fake_engine.served(engine), limits=Limits(drain_seconds=0.2)).loaded()
     stream = running.open_stream(prompt="a", max_tokens=400)
-    gate.clear()
     running.server.end()
     eventually(lambda: any("did not finish within 0.2 s" in line for line in running.said))
     gate.set()
