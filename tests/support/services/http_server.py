@@ -13,24 +13,11 @@ from palmscale.serve.server import Address, Server
 JSON = {"Content-Type": "application/json"}
 
 
-class Running:
-    """A server that answers: where, what it said, and how it ended."""
+class Asking:
+    """Asks a server at a port of this machine."""
 
-    def __init__(self, load, **options):
-        self.said, self.warned, self.error = [], [], None
-        self.server = Server(
-            load, address=Address(port=0), say=self.said.append, warn=self.warned.append, **options
-        )
-        self.url = self.server.url
-        self.port = urlsplit(self.url).port
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self):
-        try:
-            self.server.run()
-        except BaseException as error:
-            self.error = error
+    def __init__(self, port):
+        self.port = port
 
     def request(self, method, path, body=None, headers=JSON):
         """Status, headers and parsed JSON, or text, of one request."""
@@ -75,6 +62,26 @@ class Running:
             assert (part := connection.recv(4096)), seen
             seen += part
         return connection
+
+
+class Running(Asking):
+    """A server in a thread: where, what it said, and how it ended."""
+
+    def __init__(self, load, **options):
+        self.said, self.warned, self.error = [], [], None
+        self.server = Server(
+            load, address=Address(port=0), say=self.said.append, warn=self.warned.append, **options
+        )
+        self.url = self.server.url
+        super().__init__(urlsplit(self.url).port)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        try:
+            self.server.run()
+        except BaseException as error:
+            self.error = error
 
     def loaded(self):
         """Itself, once the model is loaded."""
