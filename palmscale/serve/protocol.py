@@ -2,16 +2,16 @@
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from palmscale.errors import UserError
-from palmscale.infer.request import Guide, Request, sample_seed
+from palmscale.infer.request import Request, sample_seed
 from palmscale.infer.sampling import Sampling
 from palmscale.infer.text import encode_prompt
 from palmscale.serve.body import CompletionBody
-from palmscale.serve.guides import guide_maker
+from palmscale.serve.guides import Form, form_of, guide_of
 from palmscale.serve.limits import Limits
 from palmscale.serve.refusal import Refusal, from_error
 from palmscale.serve.served import Served
@@ -29,6 +29,7 @@ class Asked:
 
     Attributes:
         request: for the engine.
+        form: that its guide keeps to.
         text: of the prompt.
         ids: of the prompt, with bos.
         added_bos: 1 if the client does not know of the bos id, else 0.
@@ -38,6 +39,7 @@ class Asked:
     """
 
     request: Request
+    form: Form | None
     text: str
     ids: np.ndarray
     added_bos: int
@@ -78,13 +80,9 @@ def sequences(body: CompletionBody, served: Served, limits: Limits) -> list[Aske
             f"the request asks for {number} sequences; this server takes at most {most} at a time.",
             param="n" if len(body.prompt) <= most else "prompt",
         )
-    make_guide = guide_maker(body, served)
+    form = form_of(body)
     try:
-        return [
-            asked
-            for prompt in body.prompt
-            for asked in _of_prompt(prompt, body, served, make_guide)
-        ]
+        return [asked for prompt in body.prompt for asked in _of_prompt(prompt, body, served, form)]
     except UserError as error:
         raise from_error(error) from None
 
@@ -122,7 +120,7 @@ def _of_prompt(
     prompt: str | list[int],
     body: CompletionBody,
     served: Served,
-    make_guide: Callable[[], Guide | None],
+    form: Form | None,
 ) -> list[Asked]:
     ids, added_bos = _ids(prompt, served)
     text = prompt if isinstance(prompt, str) else served.vocabulary.decode(ids)
@@ -141,8 +139,9 @@ def _of_prompt(
                 min_tokens=body.min_tokens or 0,
                 top_log_probabilities=int(body.logprobs or 0) if log_probabilities else None,
                 score_from=1 if scored else None,
-                guide=make_guide(),
+                guide=guide_of(form, served.vocabulary),
             ),
+            form=form,
             text=text,
             ids=ids,
             added_bos=added_bos,
