@@ -36,8 +36,16 @@ ONLY_IN = {
     "tensorboardX": ("observe/writers.py",),
     "orbax": ("checkpoint/arrays.py",),
     "gcsfs": ("storage/objects.py",),
+    "qwix": ("infer/quantized.py", "model/attention.py"),
 }
-LAZY = {"seqio", "tensorflow", "wandb", "tensorboard", "tensorboardX"}  # inside functions only
+LAZY = {
+    "seqio",
+    "tensorflow",
+    "wandb",
+    "tensorboard",
+    "tensorboardX",
+    "qwix",
+}  # inside functions only
 FROM_PARTITION = {"constrain", "map_shards"}  # all that the model may know of layout
 
 

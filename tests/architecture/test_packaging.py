@@ -63,7 +63,7 @@ def test_the_light_requirements_are_the_dependencies_without_seqio():
 
 
 def test_the_tests_install_what_writers_sources_and_pictures_need():
-    needed = [EXTRAS[name] for name in ("wandb", "tensorboard", "hf", "gcs", "plot")]
+    needed = [EXTRAS[name] for name in ("wandb", "tensorboard", "hf", "gcs", "plot", "quantize")]
     assert set().union(*needed) <= set(EXTRAS["test"])
 
 

@@ -1,0 +1,81 @@
+"""The form of weights in generation: cast once, apart by layer, one parameter after another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from palmscale import PaLM
+from palmscale.infer import quantized, weights
+from palmscale.infer.weights import decoding_form, form_on
+from palmscale.partition.shardings import unbox
+
+MODEL = PaLM(num_tokens=48, dim=32, depth=2, heads=2, dim_head=16, dtype="bfloat16")
+
+
+@pytest.fixture
+def params():
+    return unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
+
+
+def test_matmul_weights_are_cast_and_norms_stay(params):
+    model, variables = decoding_form(MODEL, params)
+    held = variables["decoding"]
+    assert model == MODEL and held["final_norm"] is params["final_norm"]
+    assert held["layers"]["norm"] is params["layers"]["norm"]
+    held["layers"].pop("norm")
+    others = [held["embedding"], *held["layers"].values()]
+    assert {leaf.dtype for leaf in others} == {jnp.dtype("bfloat16")}
+
+
+def test_apart_each_layer_has_its_own_arrays_with_the_same_values(params):
+    layers = decoding_form(MODEL, params, apart=True, dtype="float32")[1]["decoding"]["layers"]
+    assert len(layers) == MODEL.depth
+    for n, layer in enumerate(layers):
+        assert layer.keys() == params["layers"].keys()
+        for name, leaf in layer.items():
+            np.testing.assert_array_equal(leaf, params["layers"][name][n])
+
+
+def test_a_cpu_computes_in_float32_and_a_tpu_keeps_layers_stacked(params):
+    model, variables = decoding_form(MODEL, params, **form_on("cpu"))
+    assert model == MODEL.clone(dtype="float32")
+    assert isinstance(variables["decoding"]["layers"], tuple)
+    assert variables["decoding"]["embedding"] is params["embedding"]
+    assert form_on("gpu") == {"dtype": None, "apart": True}
+    assert form_on("tpu") == {"dtype": None, "apart": False}
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("apart", [False, True], ids=["stacked", "apart"])
+def test_what_is_donated_is_held_twice_for_one_parameter_at_a_time(
+    apart, quantize, params, monkeypatch
+):
+    def live_bytes():
+        return sum(array.nbytes for array in jax.live_arrays()) - before
+
+    free, peaks = weights._free, []
+
+    def measured(old, new):
+        peaks.append(live_bytes())
+        free(old, new)
+
+    monkeypatch.setattr(weights, "_free", measured)
+    leaves = jax.tree.leaves(params)
+    given = sum(leaf.nbytes for leaf in leaves)
+    before = sum(array.nbytes for array in jax.live_arrays()) - given
+    _, variables = decoding_form(MODEL, params, apart=apart, quantize=quantize, donate=True)
+    del leaves[:]
+    most = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert len(peaks) == 10 and given < max(peaks) <= given + most
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    assert live_bytes() == held < (0.55 if quantize is None else 0.35) * given
+    kept = {"norm", "final_norm"}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        assert leaf.is_deleted() == (path[-1].key not in kept or (apart and len(path) == 2)), path
+
+
+def test_what_is_not_donated_stays(params):
+    decoding_form(MODEL, params, apart=True, quantize="int8")
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+    assert not list(quantized.quantized_leaves(params))
