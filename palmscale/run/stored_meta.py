@@ -85,18 +85,15 @@ def checked_meta(meta: Mapping[str, Any], reader: CheckpointReader) -> Meta:
     return cast(Meta, checked(meta, Meta, f"{META} in {reader.directory}"))
 
 
-def check_trainable(reader: CheckpointReader) -> None:
-    """Checks that checkpoints hold whole parameters and an optimizer's state, if there are any.
-
-    All processes must call this.
+def check_trainable(meta: Mapping[str, Any] | None, reader: CheckpointReader) -> None:
+    """Checks that the checkpoints of which `reader` has read the meta hold whole parameters.
 
     Raises:
         UserError: their weights are quantized.
     """
-    meta = reader.read_meta()
     if meta is not None and (quantized := meta.get("quantized")):
         raise UserError(
-            f"the weights in {reader.directory} are {printable(str(quantized))}, from which"
-            " nothing can be trained or evaluated: they only generate, score and serve; name the"
-            " run that they were made from."
+            f"the weights in {reader.directory.parent} are {printable(str(quantized))}: they"
+            " generate, score and serve, and cannot be trained or evaluated; use the run that they"
+            " were made from."
         )

@@ -6,25 +6,23 @@ import pytest
 from eight_devices import facts_on_eight_devices
 from tiny_training import BOS, MODEL
 
-from palmscale.infer.generate import generate
+from palmscale.infer.engine import Engine
 from palmscale.infer.partition import generation_layout, parameter_bytes, placed
+from palmscale.infer.request import Request
 from palmscale.infer.sampling import Sampling
 from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import unbox
 from palmscale.train.state import abstract_params
 
 
-def generated(params):
-    tokens = generate(
-        model=MODEL,
-        params=params,
-        prompt=np.array([BOS, 3, 5], np.int32),
-        sampling=Sampling(temperature=0.0),
-        seed=0,
-        num_samples=1,
-        max_tokens=12,
+def generated(params, layout=None):
+    engine = Engine(
+        model=MODEL, variables={"params": params}, layout=layout, slots=2, context_length=32
     )
-    return [int(token_B[0]) for token_B in tokens]
+    request = Request(
+        prompt=np.array([BOS, 3, 5], np.int32), max_tokens=12, sampling=Sampling(temperature=0.0)
+    )
+    return [token.id for _, output in engine.run([request]) for token in output.tokens]
 
 
 def spread_facts():
@@ -37,12 +35,11 @@ def spread_facts():
         layout = generation_layout({"data": data, "model": model}, layout_rules("2d"))
         shapes = placed(boxed, layout)
         on_mesh = jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, shapes)
-        with layout.entered():
-            facts[f"{data}x{model}"] = generated(on_mesh)
-            kernel = on_mesh["layers"]["query"] if "query" in on_mesh["layers"] else None
-            leaves = jax.tree.leaves(on_mesh) if kernel is None else [kernel]
-            largest = max(leaves, key=lambda leaf: leaf.size)
-            facts[f"share {data}x{model}"] = largest.addressable_shards[0].data.size / largest.size
+        facts[f"{data}x{model}"] = generated(on_mesh, layout)
+        kernel = on_mesh["layers"]["query"] if "query" in on_mesh["layers"] else None
+        leaves = jax.tree.leaves(on_mesh) if kernel is None else [kernel]
+        largest = max(leaves, key=lambda leaf: leaf.size)
+        facts[f"share {data}x{model}"] = largest.addressable_shards[0].data.size / largest.size
     return facts
 
 

@@ -23,7 +23,7 @@ from palmscale.train.state import abstract_params
 MODEL = PaLM(num_tokens=29, dim=64, depth=3, heads=4, dim_head=16, padded_tokens=32)
 TOKENS_BL = np.random.default_rng(1).integers(0, 29, (2, 12)).astype(np.int32)
 # Of a product, and of logits three layers later; in units of the exact values' spread.
-BOUNDS = {"int8": (0.01, 0.025), "fp8": (0.04, 0.1), "int4": (0.11, 0.35)}
+BOUNDS = {"int8": (0.007, 0.015), "fp8": (0.03, 0.06), "int4": (0.1, 0.25)}
 KINDS = sorted(BOUNDS)
 
 
@@ -66,10 +66,10 @@ def spread_error(found, exact):
     return float(np.sqrt(np.mean((found - exact) ** 2)) / exact.std())
 
 
-def test_every_weight_of_a_product_is_quantized_and_norms_stay(stacked, params):
+def test_every_weight_of_the_layers_is_quantized_and_the_rest_stays(stacked, params):
     kind, variables = stacked
     leaves = list(quantized.quantized_leaves(variables))
-    assert len(leaves) == 7 + 1  # those of the layers, stacked, and the token table
+    assert len(leaves) == 7  # of all layers
     assert {leaf.qvalue.dtype for leaf in leaves} == {jnp.dtype(quantized.DTYPES[kind])}
     assert {leaf.scale.dtype for leaf in leaves} == {jnp.dtype("float32")}
     held = variables["decoding"]
@@ -77,7 +77,7 @@ def test_every_weight_of_a_product_is_quantized_and_norms_stay(stacked, params):
     assert held["layers"]["norm"] is params["layers"]["norm"]
     assert held["layers"]["query"].scale.shape == (3, 64 // (32 if kind == "int4" else 64), 4, 16)
     assert held["layers"]["attention_out"].scale.shape == (3, 4 if kind == "int4" else 1, 1, 64)
-    assert held["embedding"].scale.shape == (32, 64 // (32 if kind == "int4" else 64))
+    assert held["embedding"] is params["embedding"]
 
 
 def test_products_and_logits_stay_within_the_bounds_of_their_type(stacked, params, exact):
@@ -95,7 +95,7 @@ def test_layers_apart_and_stacked_give_the_same_logits_with_and_without_a_cache(
     whole = logits(variables)
     np.testing.assert_allclose(extended(variables, apart=False), whole, atol=2e-5)
     _, apart = decoding_form(MODEL, params, quantize=kind, apart=True)
-    assert len(list(quantized.quantized_leaves(apart))) == 3 * 7 + 1
+    assert len(list(quantized.quantized_leaves(apart))) == 3 * 7
     np.testing.assert_allclose(extended(apart, apart=True), whole, atol=2e-5)
     # What is stored quantized is taken apart without being quantized again.
     stored = variables["decoding"]
@@ -128,9 +128,8 @@ def on_a_mesh():
                 _, variables = decoding_form(MODEL, on_mesh, quantize=kind, apart=apart)
                 layers = variables["decoding"]["layers"]
                 layer = layers[0] if apart else layers
-                leaves = {**layer, "embedding": variables["decoding"]["embedding"]}
-                for name in ("query", "attention_out", "down", "embedding"):
-                    parts = jax.tree.leaves(leaves[name])
+                for name in ("query", "attention_out", "down"):
+                    parts = jax.tree.leaves(layer[name])
                     split[f"{name} {'apart' if apart else 'stacked'}"] = [
                         list(part.sharding.spec) for part in parts
                     ]
@@ -152,7 +151,6 @@ def test_on_a_mesh_scales_lie_beside_their_channels_and_logits_agree():
     assert int8["query apart"][1] == [None, "model"]
     assert int8["attention_out stacked"][1] == [None, None, None, "data"]
     assert int8["down apart"][1] == [None, "data"]
-    assert int8["embedding stacked"] == [["model", "data"], ["model", None]]
     # The tiles of a weight that is split over the summed dim are split with it.
     assert int4["down stacked"][1] == [None, "model", "data"]
     assert int4["attention_out apart"][1] == ["model", None, "data"]

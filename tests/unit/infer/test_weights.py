@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from palmscale import PaLM
 from palmscale.infer import quantized, weights
@@ -73,6 +74,11 @@ def test_what_is_donated_is_held_twice_for_one_parameter_at_a_time(
     kept = {"norm", "final_norm"}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         assert leaf.is_deleted() == (path[-1].key not in kept or (apart and len(path) == 2)), path
+
+
+def test_a_module_of_ones_own_keeps_its_parameters():
+    model, params = nn.Dense(3), {"kernel": jnp.ones((2, 3))}
+    assert decoding_form(model, params, dtype="float32", apart=True) == (model, {"params": params})
 
 
 def test_what_is_not_donated_stays(params):
