@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from palmscale.infer.quantized import check_quantizes, is_quantized, quantize_leaf
+from palmscale.infer.quantized import (
+    check_quantizes,
+    is_quantized,
+    quantize_leaf,
+    quantized_leaves,
+)
 from palmscale.model import interface
 from palmscale.model.interface import DECODING
 from palmscale.partition.shardings import path_name
@@ -81,6 +86,12 @@ def decoding_form(
             weights.stacked: _by_layer(params[weights.stacked], formed_params[weights.stacked]),
         }
     return model, {DECODING: formed_params}
+
+
+def variables_of(params: Any) -> dict[str, Any]:
+    """Returns the variables of a module from its parameters, which may be quantized."""
+    # Flax checks the shapes of `params`, which quantized weights do not have.
+    return {DECODING if any(quantized_leaves(params)) else "params": params}
 
 
 def _formed(leaf: Any, dtype: str | None, split: bool) -> Any:
