@@ -46,7 +46,7 @@ def load_served(
     """
     trained = load(workdir, checkpoint, modules=modules, peers=peers)
     engine = trained.engine(slots=slots, context_length=context_length, donate=True)
-    _warm(engine)
+    warm(engine)
     return Served(
         engine=engine,
         vocabulary=trained.vocabulary,
@@ -55,10 +55,10 @@ def load_served(
     )
 
 
-def _warm(engine: Engine) -> None:
-    """Decodes a few tokens of prompts of every chunk's size, with and without filters."""
-    for exponent in range(_WARM_EXPONENTS):
-        # No prompt begins like another: nothing is taken from the cache.
+def warm(engine: Engine) -> None:
+    """Compiles the programs of usual requests: prompts of every chunk's size, and both samplers."""
+    # The last is like one before it, and taken from the cache of a slot; the others are all new.
+    for exponent in (*range(_WARM_EXPONENTS), _WARM_EXPONENTS - 2):
         prompt = np.full((1 << exponent) + 1, exponent, np.int32)
         sampling = Sampling(top_p=0.9) if exponent % 2 else Sampling()
         if len(prompt) < engine.context_length:
