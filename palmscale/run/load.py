@@ -16,6 +16,7 @@ from palmscale.cluster.jointly import ALONE
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
 from palmscale.infer.generate import generate
+from palmscale.infer.layouts import stored_rules
 from palmscale.infer.partition import (
     generation_layout,
     generation_rules,
@@ -183,10 +184,13 @@ def load(
     boxed = _shapes(model, reader)
     shapes, placed_on = unbox(boxed), None
     if layout is not None:
-        rules = generation_rules(_trained_rules(meta) | layout.table())
-        placed_on = DeviceLayout(mesh=make_mesh(layout.mesh), rules=rules)
+        mesh = make_mesh(layout.mesh)
+        rules = stored_rules(_trained_rules(meta) | layout.table())
+        placed_on = DeviceLayout(mesh=mesh, rules=generation_rules(rules, boxed, mesh.shape))
     elif peers.count > 1 or parameter_bytes(shapes) > ONE_DEVICE_BYTES:
-        placed_on = generation_layout(meta["mesh"], _trained_rules(meta))
+        placed_on = generation_layout(
+            model, boxed, trained_mesh=meta["mesh"], trained_rules=_trained_rules(meta)
+        )
     if placed_on is not None:
         shapes = placed(boxed, placed_on)
     snapshot = reader.restore(
