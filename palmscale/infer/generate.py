@@ -12,9 +12,9 @@ from flax import linen as nn
 from palmscale import axes
 from palmscale.errors import UserError
 from palmscale.infer.cache import empty_cache, grown
-from palmscale.infer.sampling import Sampling, sample
+from palmscale.infer.sampling import LEAST, Sampling
 from palmscale.model import interface
-from palmscale.model.attention import Cache
+from palmscale.model.attention import MASKED_LOGIT, Cache
 from palmscale.partition.shardings import constrain
 from palmscale.seeds import check_seed
 
@@ -92,4 +92,29 @@ def next_token(
     x_BLD, cache = model.apply(variables, tokens_BL, cache, method="extend")
     logits_BLV = model.apply(variables, x_BLD[:, -1:], method="unembed")
     # On every device: each process of a job reads the token.
-    return constrain(sample(logits_BLV[:, 0], key, sampling), (axes.BATCH,)), cache
+    return constrain(_sample(logits_BLV[:, 0], key, sampling), (axes.BATCH,)), cache
+
+
+def _sample(logits_BV: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
+    """Returns one token id a sequence, int32 [B]; a function of the logits and the key alone.
+
+    A token that the model has masked, such as a padding id, is drawn at no temperature.
+    """
+    if sampling.temperature < LEAST:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    masked_BV = logits_BV <= MASKED_LOGIT / 2
+    logits_BV = logits_BV.astype(jnp.float32)
+    # The largest becomes 0, so that no temperature makes it infinite.
+    logits_BV = (logits_BV - logits_BV.max(axis=-1, keepdims=True)) / sampling.temperature
+    logits_BV = jnp.where(masked_BV, -jnp.inf, logits_BV)
+    if sampling.top_k is not None and sampling.top_k < logits_BV.shape[-1]:
+        least_B1 = jax.lax.top_k(logits_BV, sampling.top_k)[0][:, -1:]
+        logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
+    if sampling.top_p is not None:
+        descending_BV = -jnp.sort(-logits_BV, axis=-1)
+        p_BV = jax.nn.softmax(descending_BV, axis=-1)
+        # A token is in when those before it hold less than top_p: the first always is.
+        before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
+        kept_BV = jnp.where(before_BV < max(sampling.top_p, LEAST), descending_BV, jnp.inf)
+        logits_BV = jnp.where(logits_BV >= kept_BV.min(axis=-1, keepdims=True), logits_BV, -jnp.inf)
+    return jax.random.categorical(key, logits_BV).astype(jnp.int32)

@@ -33,6 +33,102 @@ def before_end(ids: list[int], vocabulary: Vocabulary) -> list[int]:
     return ids[: ids.index(vocabulary.eod_id)] if vocabulary.eod_id in ids else ids
 
 
+class TextStream:
+    """The text after a prompt as its tokens come, up to the first stop string.
+
+    Text is given out once it is final: half a character waits for the rest, and so does what may
+    begin a stop string. The stop string that is complete first ends the text, of several complete
+    at once the longest; it is not part of the text, wherever tokens begin and end.
+
+    Attributes:
+        stopped: whether a stop string was found; nothing follows.
+        tokens_used: tokens added, up to the one that completed the stop string.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        prompt: str = "",
+        prompt_ids: Sequence[int] | np.ndarray = (),
+        stop: Sequence[str] = (),
+    ) -> None:
+        """Begins after a prompt.
+
+        New tokens are decoded together with the prompt's last ones: SentencePiece would drop the
+        space that begins the first word of a text.
+
+        Args:
+            vocabulary: of all ids.
+            prompt: the text that the result continues.
+            prompt_ids: of the prompt.
+            stop: strings that end the text.
+
+        Raises:
+            UserError: a stop string is empty.
+        """
+        if "" in stop:
+            raise UserError("a stop string is empty; remove it, or give it a character.")
+        self.stopped, self.tokens_used = False, 0
+        self._vocabulary, self._stop = vocabulary, tuple(stop)
+        self._ids = [int(token_id) for token_id in prompt_ids[-_CONTEXT:]]
+        self._text = vocabulary.decode(self._ids)
+        self._decoded = len(self._text)  # characters of it that are final
+        # Some vocabularies keep no space at a prompt's end: the next word brings its own.
+        space = prompt[len(prompt.rstrip(" ")) :]
+        self._lost = space if not self._text.endswith(space) else ""
+        self._held = ""  # final, but it may begin a stop string
+
+    def add(self, token_ids: Iterable[int]) -> str:
+        """Returns the text that is final with these tokens, often none."""
+        text = ""
+        for token_id in token_ids:
+            if self.stopped:
+                break
+            self.tokens_used += 1
+            text += self._before_stop(self._decode(int(token_id)))
+        return text
+
+    def finish(self) -> str:
+        """Returns the rest of the text; no token follows."""
+        rest = self._before_stop(self._text[self._decoded :]) + self._held
+        self._decoded, self._held = len(self._text), ""
+        return rest
+
+    def _decode(self, token_id: int) -> str:
+        """Returns the characters that are complete with one more token."""
+        self._ids.append(token_id)
+        text = self._vocabulary.decode(self._ids)
+        held = len(text) - len(text.rstrip(_REPLACEMENT))
+        end, start = len(text) - min(held, _MOST_HELD), self._decoded
+        new = ""
+        if end > start:
+            new = text[start:end].removeprefix(self._lost)
+            self._decoded, self._lost = end, ""
+        is_long = len(self._ids) > 4 * _CONTEXT
+        if not held and is_long and (short := self._vocabulary.decode(self._ids[-_CONTEXT:])):
+            self._ids, text, self._decoded = self._ids[-_CONTEXT:], short, len(short)
+        self._text = text
+        return new
+
+    def _before_stop(self, new: str) -> str:
+        """Returns what may be given out of the text held back and the new one."""
+        text = self._held + new
+        # Ends and starts of each stop string's first place: the least is the one to stop at.
+        places = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stop]
+        found = [(end, start) for end, start in places if start >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)[1]]
+        starts = range(max(0, len(text) + 1 - max(map(len, self._stop), default=0)), len(text))
+        held_from = next(
+            (start for start in starts if any(s.startswith(text[start:]) for s in self._stop)),
+            len(text),
+        )
+        self._held = text[held_from:]
+        return text[:held_from]
+
+
 def stream_text(
     token_ids: Iterable[int],
     vocabulary: Vocabulary,
@@ -40,32 +136,10 @@ def stream_text(
     prompt: str = "",
     prompt_ids: Sequence[int] | np.ndarray = (),
 ) -> Iterator[str]:
-    """Yields the text after a prompt as it grows; half a character waits for the rest.
-
-    New tokens are decoded together with the prompt's last ones: SentencePiece would drop the space
-    that begins the first word of a text.
-
-    Args:
-        token_ids: that follow the prompt.
-        vocabulary: of all ids.
-        prompt: the text that the result continues.
-        prompt_ids: of the prompt.
-    """
-    ids = [int(token_id) for token_id in prompt_ids[-_CONTEXT:]]
-    text = vocabulary.decode(ids)
-    shown = len(text)
-    # Of a prompt that ends in a space some vocabularies keep none: the next word brings its own.
-    space = prompt[len(prompt.rstrip(" ")) :]
-    lost = space if not text.endswith(space) else ""
+    """Yields the text after a prompt as it grows; see `TextStream`."""
+    stream = TextStream(vocabulary, prompt=prompt, prompt_ids=prompt_ids)
     for token_id in token_ids:
-        ids.append(token_id)
-        text = vocabulary.decode(ids)
-        held = len(text) - len(text.rstrip(_REPLACEMENT))
-        end = len(text) - min(held, _MOST_HELD)
-        if end > shown:
-            yield text[shown:end].removeprefix(lost)
-            shown, lost = end, ""
-        if not held and len(ids) > 4 * _CONTEXT and (text := vocabulary.decode(ids[-_CONTEXT:])):
-            ids, shown = ids[-_CONTEXT:], len(text)
-    if rest := text[shown:]:
+        if text := stream.add([token_id]):
+            yield text
+    if rest := stream.finish():
         yield rest

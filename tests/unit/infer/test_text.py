@@ -1,5 +1,7 @@
 """Between text and token ids: prompts in, text out, and no character broken in between."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tiny_sentencepiece
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary
 from palmscale.errors import UserError
-from palmscale.infer.text import before_end, encode_prompt, stream_text
+from palmscale.infer.text import TextStream, before_end, encode_prompt, stream_text
 
 BYTES = ByteVocabulary()
 USUAL = {
@@ -97,3 +99,103 @@ def test_a_long_text_is_not_decoded_from_its_start_for_each_token(tmp_path):
 def test_a_prompt_that_is_no_text_is_refused():
     with pytest.raises(UserError, match="holds '.udcff' at character 2, which is not UTF-8"):
         encode_prompt(BYTES, "ab\udcff")
+
+
+def cut(text, stop):
+    """The text before the stop string that is complete first, and whether there is one."""
+    for end in range(len(text) + 1):
+        if starts := [end - len(s) for s in stop if text[:end].endswith(s)]:
+            return text[: min(starts)], True
+    return text, False
+
+
+def streamed(vocabulary, ids, stop, sizes=(1,), **prompt):
+    """The pieces that come of ids, which are added in groups, and the stream."""
+    stream = TextStream(vocabulary, stop=stop, **prompt)
+    pieces, at = [], 0
+    for size in itertools.cycle(sizes):
+        if at >= len(ids):
+            return [*pieces, stream.finish()], stream
+        pieces.append(stream.add(ids[at : at + size]))
+        at += size
+
+
+STOPS = st.lists(st.text("ab→\n \ufffd", min_size=1, max_size=5), max_size=3)
+# Most of them are broken characters here and there.
+RAW = st.lists(st.sampled_from([*"ab→→\n ", b"\xe2", b"\x86"]), max_size=40).map(
+    lambda parts: b"".join(p if isinstance(p, bytes) else p.encode() for p in parts)
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(RAW, STOPS, st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_a_stream_ends_before_the_first_stop_string_wherever_tokens_break(raw, stop, sizes):
+    ids, text = [byte + 3 for byte in raw], raw.decode(errors="replace")
+    pieces, stream = streamed(BYTES, ids, stop, sizes)
+    assert ("".join(pieces), stream.stopped) == cut(text, stop)
+    # What is out is never taken back: a stop string that may have begun is not out.
+    for n in range(len(pieces)):
+        shown = "".join(pieces[:n])
+        assert cut(text, stop)[0].startswith(shown)
+
+
+@pytest.mark.parametrize("options", [{}, USUAL], ids=["lossless", "SentencePiece's defaults"])
+def test_stop_strings_of_words_end_a_stream_of_sentencepieces(tmp_path, options):
+    vocabulary = SentencePieceVocabulary(tiny_sentencepiece.train(tmp_path / "m", **options))
+    prompt, text = "def encode(", "text): return text → naïve 𝄞 text"
+    prompt_ids = encode_prompt(vocabulary, prompt)
+    ids = vocabulary.encode(prompt + text).tolist()[len(prompt_ids) - 1 :]
+    for stop in (
+        ["text"],
+        [" return"],
+        ["→ n"],
+        ["𝄞"],
+        ["ïv", "no"],
+        [" text", "rn t"],
+        ["not here"],
+    ):
+        pieces, stream = streamed(vocabulary, ids, stop, prompt=prompt, prompt_ids=prompt_ids)
+        assert ("".join(pieces), stream.stopped) == cut(text, stop)
+
+
+def test_what_may_begin_a_stop_string_is_held_back_and_no_more():
+    pieces, stream = streamed(BYTES, BYTES.encode("a\nb\n\n\nc").tolist(), ["\n\n\n"])
+    assert pieces == ["a", "", "\nb", "", "", "", "", ""] and stream.stopped
+    pieces, _ = streamed(BYTES, BYTES.encode("a\nb").tolist(), ["\n\n\n"])
+    assert pieces == ["a", "", "\nb", ""]
+    pieces, _ = streamed(BYTES, BYTES.encode("ab\n\n").tolist(), ["\n\n\n"])
+    assert pieces == ["a", "b", "", "", "\n\n"]
+
+
+def test_overlapping_beginnings_of_stop_strings_are_found():
+    for text, stop, wanted in [
+        ("aaab", ["aab"], "a"),
+        ("ababac", ["abac"], "ab"),
+        ("xabcd", ["abcde", "bcd"], "xa"),
+        ("xabc", ["bc", "abc"], "x"),
+        ("xabcd", ["abcd", "bc"], "xa"),
+    ]:
+        pieces, stream = streamed(BYTES, BYTES.encode(text).tolist(), stop)
+        assert "".join(pieces) == wanted and stream.stopped, text
+
+
+def test_tokens_are_counted_up_to_the_one_that_completes_the_stop_string():
+    ids = BYTES.encode("ab END more").tolist()
+    for sizes in (1,), (4,), (100,):
+        _, stream = streamed(BYTES, ids, ["END"], sizes)
+        assert stream.tokens_used == 6
+        assert stream.add(ids) == stream.finish() == "" and stream.tokens_used == 6
+    assert streamed(BYTES, ids, [])[1].tokens_used == len(ids)
+
+
+def test_a_stop_string_in_the_prompt_does_not_count():
+    prompt_ids = encode_prompt(BYTES, "a END b EN")
+    pieces, stream = streamed(
+        BYTES, BYTES.encode("D c").tolist(), ["END"], prompt="a END b EN", prompt_ids=prompt_ids
+    )
+    assert "".join(pieces) == "D c" and not stream.stopped
+
+
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(UserError, match="a stop string is empty"):
+        TextStream(BYTES, stop=["a", ""])
