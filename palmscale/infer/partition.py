@@ -1,5 +1,6 @@
 """How a model lies on the devices that generate, and where each phase puts activations."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -115,6 +116,11 @@ def phase(
         weight_bytes=weight_bytes,
     )
     return DeviceLayout(mesh=layout.mesh, rules=choice.rules), choice
+
+
+def entered(layout: DeviceLayout | None) -> contextlib.AbstractContextManager[None]:
+    """Enters a layout, if there is one."""
+    return contextlib.nullcontext() if layout is None else layout.entered()
 
 
 def known_dimensions(model: nn.Module, boxed_params: Any) -> Dimensions | None:

@@ -9,7 +9,7 @@ import numpy as np
 from palmscale.errors import UserError
 from palmscale.infer.sampling import Sampling
 
-Finished = Literal["stop", "length", "cancelled"]
+Finished = Literal["stop", "length"]
 
 
 class Guide(Protocol):
@@ -94,3 +94,11 @@ class Output:
     prompt: Sequence[Token] | None = None
     finished: Finished | None = None
     reused_tokens: int = 0
+
+
+def sample_seed(seed: int, number: int) -> int:
+    """Returns the seed of one of several samples of a prompt; sample 0 has the seed itself.
+
+    The number is in the upper 32 bits, so samples of other seeds of 32 bits are others.
+    """
+    return (seed + (number << 32)) % 2**64

@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
-import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import linen as nn
 
@@ -15,7 +15,7 @@ from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
-from palmscale.infer.generate import generate
+from palmscale.infer.engine import Engine
 from palmscale.infer.layouts import stored_rules
 from palmscale.infer.partition import (
     generation_layout,
@@ -23,9 +23,11 @@ from palmscale.infer.partition import (
     parameter_bytes,
     placed,
 )
+from palmscale.infer.request import Request, sample_seed
 from palmscale.infer.sampling import Sampling
 from palmscale.infer.score import Score, score
 from palmscale.infer.text import before_end, encode_prompt, stream_text
+from palmscale.infer.weights import decoding_form, form_on
 from palmscale.model import interface
 from palmscale.partition.layout import DeviceLayout, Layout
 from palmscale.partition.mesh import make_mesh
@@ -41,6 +43,7 @@ from palmscale.train.state import abstract_params
 
 # Larger models are spread over all devices.
 ONE_DEVICE_BYTES = 2 << 30
+_LEAST_CONTEXT = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,45 +96,99 @@ class Trained:
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int
     ) -> Iterator[str]:
         """Yields the text of `generate` as it grows."""
-        tokens = self.tokens(
-            prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=1
+        ids = encode_prompt(self.vocabulary, prompt)
+        engine = self.engine(slots=1, context_length=_room(len(ids) + max_tokens))
+        request = self.request(ids, max_tokens=max_tokens, sampling=sampling, seed=seed)
+        drawn = (token.id for _, output in engine.run([request]) for token in output.tokens)
+        yield from stream_text(
+            (i for i in drawn if i != self.vocabulary.eod_id),
+            self.vocabulary,
+            prompt=prompt,
+            prompt_ids=ids,
         )
-        ids = (int(token_B[0]) for token_B in tokens)
-        return self._text(itertools.takewhile(lambda i: i != self.vocabulary.eod_id, ids), prompt)
 
     def samples(
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int, num_samples: int
     ) -> list[str]:
-        """Returns `num_samples` texts that continue `prompt`, drawn side by side."""
-        drawn, ended_B = [], np.zeros(num_samples, bool)
-        for token_B in self.tokens(
-            prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, num_samples=num_samples
-        ):
-            drawn.append(token_B)
-            ended_B |= np.asarray(token_B) == self.vocabulary.eod_id
-            if ended_B.all():  # on every process: at the same token
-                break
-        rows = np.stack(drawn, axis=1).tolist()
-        return ["".join(self._text(before_end(ids, self.vocabulary), prompt)) for ids in rows]
+        """Returns `num_samples` texts that continue `prompt`, drawn side by side.
 
-    def _text(self, token_ids: Iterable[int], prompt: str) -> Iterator[str]:
-        prompt_ids = encode_prompt(self.vocabulary, prompt)
-        return stream_text(token_ids, self.vocabulary, prompt=prompt, prompt_ids=prompt_ids)
-
-    def tokens(
-        self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int, num_samples: int
-    ) -> Iterator[np.ndarray]:
-        """Yields the next token of each sample, int32 [num_samples], `max_tokens` times."""
-        with self._entered():
-            yield from generate(
-                model=self.model,
-                params=self.params,
-                prompt=encode_prompt(self.vocabulary, prompt),
-                sampling=sampling,
-                seed=seed,
-                num_samples=num_samples,
-                max_tokens=max_tokens,
+        The first is that of `generate` with the same seed.
+        """
+        ids = encode_prompt(self.vocabulary, prompt)
+        engine = self.engine(slots=num_samples, context_length=_room(len(ids) + max_tokens))
+        drawn: list[list[int]] = [[] for _ in range(num_samples)]
+        requests = [
+            self.request(ids, max_tokens=max_tokens, sampling=sampling, seed=sample_seed(seed, n))
+            for n in range(num_samples)
+        ]
+        for number, output in engine.run(requests):
+            drawn[number] += [token.id for token in output.tokens]
+        return [
+            "".join(
+                stream_text(
+                    before_end(row, self.vocabulary),
+                    self.vocabulary,
+                    prompt=prompt,
+                    prompt_ids=ids,
+                )
             )
+            for row in drawn
+        ]
+
+    def request(
+        self, prompt_ids: np.ndarray, *, max_tokens: int, sampling: Sampling, seed: int
+    ) -> Request:
+        """Returns the request to continue a prompt up to the end of its document."""
+        return Request(
+            prompt=prompt_ids,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            seed=seed,
+            stop_ids=frozenset([self.vocabulary.eod_id]),
+        )
+
+    def engine(
+        self,
+        *,
+        slots: int = 8,
+        context_length: int = 2048,
+        prefill_chunk: int = 128,
+        reuse_prefixes: bool = True,
+        speculate_tokens: int = 0,
+        donate: bool = False,
+    ) -> Engine:
+        """Returns an engine of the model; see `palmscale.infer.engine.Engine`.
+
+        Its weights are another form of the parameters: cast once, and apart by layer.
+
+        Args:
+            slots: see there, as the other arguments.
+            context_length: tokens of a prompt and its continuation together, at most.
+            prefill_chunk: tokens of prompts that one step computes at most.
+            reuse_prefixes: whether equal beginnings are computed once.
+            speculate_tokens: tokens that a step may foresee.
+            donate: whether the engine takes the parameters over, so that there is no second copy;
+                `params` cannot be used any more.
+
+        Raises:
+            UserError: the model cannot generate, or a value is out of range.
+        """
+        interface.check_generates(self.model)
+        leaf = jax.tree.leaves(self.params)[0]
+        platform = next(iter(leaf.sharding.device_set)).platform
+        model, variables = decoding_form(
+            self.model, self.params, **form_on(platform), donate=donate
+        )
+        return Engine(
+            model=model,
+            variables=variables,
+            layout=self.layout,
+            slots=slots,
+            context_length=context_length,
+            prefill_chunk=prefill_chunk,
+            reuse_prefixes=reuse_prefixes,
+            speculate_tokens=speculate_tokens,
+        )
 
     def score(self, texts: Iterable[str]) -> list[Score]:
         """Returns the log-probabilities of each text, as a document of its own."""
@@ -148,6 +205,11 @@ class Trained:
 
     def _entered(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.layout is None else self.layout.entered()
+
+
+def _room(tokens: int) -> int:
+    """Returns a context length that many requests share: one program for each."""
+    return max(_LEAST_CONTEXT, 1 << (tokens - 1).bit_length())
 
 
 def load(

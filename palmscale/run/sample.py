@@ -1,15 +1,16 @@
 """The sample that a run prints once it is trained."""
 
-import itertools
 from typing import Any
 
 import jax
 
 from palmscale.data.vocabulary import Vocabulary
-from palmscale.infer.generate import generate
+from palmscale.infer.engine import Engine
 from palmscale.infer.partition import parameter_bytes
+from palmscale.infer.request import Request
 from palmscale.infer.sampling import Sampling
 from palmscale.infer.text import encode_prompt, stream_text
+from palmscale.infer.weights import decoding_form, form_on
 from palmscale.model import interface
 from palmscale.observe import log
 from palmscale.run.load import ONE_DEVICE_BYTES
@@ -28,14 +29,20 @@ def say_sample(run: Run, vocabulary: Vocabulary, params: Any) -> None:
     if parameter_bytes(params) > ONE_DEVICE_BYTES:
         return
     prompt_ids = encode_prompt(vocabulary, prompt)
-    tokens = generate(
-        model=run.model,
-        params=jax.device_put(params, jax.local_devices()[0]),
+    device = jax.local_devices()[0]
+    model, variables = decoding_form(
+        run.model, jax.device_put(params, device), **form_on(device.platform)
+    )
+    request = Request(
         prompt=prompt_ids,
+        max_tokens=run.reporting.sample_tokens,
         sampling=Sampling(temperature=0.7),
         seed=run.training.seed,
-        max_tokens=run.reporting.sample_tokens,
+        stop_ids=frozenset([vocabulary.eod_id]),
     )
-    ids = itertools.takewhile(lambda i: i != vocabulary.eod_id, (int(t[0]) for t in tokens))
+    context_length = len(prompt_ids) + request.max_tokens
+    engine = Engine(model=model, variables=variables, slots=1, context_length=context_length)
+    drawn = (token.id for _, output in engine.run([request]) for token in output.tokens)
+    ids = (i for i in drawn if i != vocabulary.eod_id)
     pieces = stream_text(ids, vocabulary, prompt=prompt, prompt_ids=prompt_ids)
     log.say(f"A sample:\n{prompt}{''.join(pieces)}\n")

@@ -9,6 +9,7 @@ import pytest
 from eight_devices import facts_on_eight_devices
 
 from palmscale import PaLM, axes
+from palmscale.infer.engine import Engine
 from palmscale.infer.layouts import stored_rules
 from palmscale.infer.partition import (
     generation_layout,
@@ -18,6 +19,8 @@ from palmscale.infer.partition import (
     phase,
     placed,
 )
+from palmscale.infer.request import Request
+from palmscale.infer.sampling import Sampling
 from palmscale.model.attention import Cache
 from palmscale.partition.layout import DeviceLayout
 from palmscale.partition.mesh import MeshSpec, make_mesh
@@ -83,6 +86,23 @@ def cached_logits(model, layout, params, tokens_BL, prefill_table):
     return found, lengths + 3, chosen_prefill.table, chosen_decode.table, parts
 
 
+def told(variables, layout=None):
+    """(tokens, log-probabilities) of prompts side by side, the second of which begins alike."""
+    engine = Engine(
+        model=MODEL, variables=variables, layout=layout, slots=8, context_length=32,
+        prefill_chunk=16,
+    )  # fmt: skip
+    requests = [
+        Request(prompt=np.arange(1, length, dtype=np.int32), max_tokens=6, sampling=sampling,
+                top_log_probabilities=0, score_from=1, seed=7)
+        for length, sampling in ((21, Sampling(temperature=0.0)), (25, Sampling()))
+    ]  # fmt: skip
+    tokens = []
+    for _, output in engine.run(requests):
+        tokens += [*(output.prompt or ()), *output.tokens]
+    return [token.id for token in tokens], [token.log_probability for token in tokens]
+
+
 CASES = {
     "1d on 8": dict(table="weights_1d", data=1, tensor=8, count=8),
     "1d on 2 x 4": dict(table="weights_1d", data=2, tensor=4, count=8),
@@ -103,6 +123,9 @@ CASES = {
 }
 
 
+ENGINES = ("1d on 2 x 4", "2d on 2 x 4", "as trained on 2 x 4")
+
+
 def spread_facts():
     """Run with eight devices."""
     boxed = abstract_params(MODEL)
@@ -110,6 +133,7 @@ def spread_facts():
     params = jax.device_get(unbox(MODEL.init({"params": jax.random.key(0)}, tokens_BL)["params"]))
     whole = np.asarray(MODEL.apply({"params": params}, tokens_BL))
     facts = {}
+    ids, log_probabilities = told({"params": params})
     for name, case in CASES.items():
         layout = laid_out(
             MODEL, boxed, table=case["table"], data=case["data"], tensor=case["tensor"],
@@ -126,6 +150,10 @@ def spread_facts():
             for row, length in enumerate(lengths)
         )
         gate = on_mesh["layers"]["gate"]
+        if name in ENGINES:
+            found_ids, found_log_p = told({"params": on_mesh}, layout)
+            difference = np.abs(np.subtract(found_log_p, log_probabilities)).max()
+            facts[f"engine, {name}"] = [found_ids == ids, float(difference)]
         facts[name] = dict(
             error=error, prefill=prefill, decode=decode, cache_parts=parts,
             weight_parts=gate.size // gate.addressable_shards[0].data.size,
@@ -141,6 +169,12 @@ def facts():
 @pytest.mark.parametrize("case", CASES)
 def test_cached_decode_equals_the_full_forward_pass(facts, case):
     assert facts[case]["error"] < 1e-5
+
+
+@pytest.mark.parametrize("case", ENGINES)
+def test_an_engine_tells_the_tokens_and_log_probabilities_of_one_device(facts, case):
+    same_tokens, difference = facts[f"engine, {case}"]
+    assert same_tokens and difference < 1e-5
 
 
 @pytest.mark.parametrize(

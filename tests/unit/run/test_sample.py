@@ -5,6 +5,7 @@ import pytest
 from small_run import MODEL, RUN
 
 from palmscale.data.vocabulary import ByteVocabulary
+from palmscale.infer.request import Output, Token
 from palmscale.observe.reporting import Reporting
 from palmscale.partition.shardings import unbox
 from palmscale.run import sample
@@ -34,6 +35,16 @@ def test_without_a_prompt_or_with_too_large_a_model_nothing_is_printed(caplog, p
 
 def test_the_sample_ends_with_its_document(caplog, params, monkeypatch):
     vocabulary = ByteVocabulary()
-    ids = [*vocabulary.encode("ab"), vocabulary.eod_id, *vocabulary.encode("cd")]
-    monkeypatch.setattr(sample, "generate", lambda **keywords: ([i] for i in ids))
+    ids = [*vocabulary.encode("ab"), vocabulary.eod_id]
+    tokens = [Token(id=int(i)) for i in ids]
+
+    class Writes:
+        def __init__(self, **keywords):
+            pass
+
+        def run(self, requests):
+            assert requests[0].stop_ids == {vocabulary.eod_id}
+            yield 0, Output(request_id=0, tokens=tokens, finished="stop")
+
+    monkeypatch.setattr(sample, "Engine", Writes)
     assert said(caplog, params, sample_prompt="def ").endswith("A sample:\ndef ab\n\n")
