@@ -14,6 +14,9 @@ from palmscale.errors import HostLost, UserError
 
 # Where JAX's preemption service tells all processes that one of them has got a SIGTERM.
 _PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"
+_BROADCASTS_KEPT = 256  # texts in process 0's memory
+_LISTEN_SECONDS = 5.0
+_FOREVER_SECONDS = 86_400.0
 _SLACK_SECONDS = 10.0  # extra time that the others wait for process 0's decision
 
 
@@ -76,6 +79,36 @@ class Peers:
         if "failed" in verdict:
             raise HostLost(f"{self.name(0)} failed at the {key}; see its log")
         return verdict["decision"]
+
+    def broadcast(
+        self, key: str, text: str | None, waiting: Callable[[], None] = lambda: None
+    ) -> str:
+        """Returns process 0's text, as soon as it has one.
+
+        All processes must call this, in the same order for each key; the others wait forever.
+
+        Args:
+            key: of the series of texts.
+            text: process 0's; the others' is not read.
+            waiting: called every few seconds while there is none.
+        """
+        if self._client is None:
+            return text or ""
+        number = self._calls[key]
+        self._calls[key] += 1
+        series = f"palmscale/{key}"
+        if number and number % _BROADCASTS_KEPT == 0:
+            # Whoever comes here has read all before.
+            self.gather(f"{key} so far", "", _FOREVER_SECONDS)
+            if self.index == 0:
+                self._client.key_value_delete(f"{series}/{number // _BROADCASTS_KEPT - 1}/")
+        path = f"{series}/{number // _BROADCASTS_KEPT}/{number}"
+        if self.index == 0:
+            self._client.key_value_set(path, text or "")
+            return text or ""
+        while (found := self._get(path, _LISTEN_SECONDS)) is None:
+            waiting()
+        return found
 
     def _collect(self, key: str, timeout_seconds: float) -> tuple[list[str], list[int]]:
         deadline = time.monotonic() + timeout_seconds

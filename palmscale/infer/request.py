@@ -101,4 +101,4 @@ def sample_seed(seed: int, number: int) -> int:
 
     The number is in the upper 32 bits, so samples of other seeds of 32 bits are others.
     """
-    return (seed + (number << 32)) % 2**64
+    return (seed ^ (number << 32)) % 2**64

@@ -6,6 +6,7 @@ import time
 import board
 from jax._src.lib import _jax
 
+from palmscale.cluster import agree
 from palmscale.cluster.agree import Peers, check_alike
 from palmscale.errors import HostLost, UserError
 
@@ -53,10 +54,38 @@ def test_who_does_not_come_is_named_with_what_for():
         assert "process 2 on c did not reach the colors within 0.2 s" in str(error)
 
 
+def test_what_process_0_says_comes_to_all_in_order_and_is_forgotten(monkeypatch):
+    monkeypatch.setattr(agree, "_BROADCASTS_KEPT", 4)
+    made = board.Board()
+    peers = board.peers(3, made)
+
+    def talk(own):
+        return [
+            own.broadcast("orders", f"order {n}" if own.index == 0 else None) for n in range(15)
+        ]
+
+    assert each(peers, talk) == [[f"order {n}" for n in range(15)]] * 3
+    assert len([name for name in made.values if "/orders/" in name]) <= 4
+
+
+def test_who_waits_for_an_order_is_still_alive(monkeypatch):
+    monkeypatch.setattr(agree, "_LISTEN_SECONDS", 0.01)
+    first, second = board.peers(2)
+    asked = []
+
+    def waiting():
+        asked.append(1)
+        if len(asked) == 3:
+            first.broadcast("orders", "go")
+
+    assert second.broadcast("orders", None, waiting) == "go" and len(asked) >= 3
+
+
 def test_a_single_process_answers_at_once():
     alone = Peers(["here"], index=0)
     assert alone.gather("colors", "red", 0) == ["red"]
     assert alone.decide("colors", "red", lambda texts: texts[0] * 2, 0) == "redred"
+    assert alone.broadcast("colors", "blue") == "blue"
     alone.publish("board", "text")
     assert alone.read("board") == {}
 

@@ -12,6 +12,7 @@ from small_run import MODEL
 import palmscale
 from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import UserError
+from palmscale.infer.request import Output, Token
 from palmscale.infer.sampling import Sampling
 from palmscale.partition.shardings import unbox
 from palmscale.run import load
@@ -26,13 +27,24 @@ def trained():
     )
 
 
-def test_nothing_is_drawn_after_the_end_of_the_document(trained, monkeypatch):
-    def tokens(**keywords):
-        for token_id in [*trained.vocabulary.encode("ab"), trained.vocabulary.eod_id]:
-            yield [token_id]
-        raise AssertionError("asked for more")
+def writes(monkeypatch, *rows):
+    """Has engines draw these tokens for the first, second ... request."""
 
-    monkeypatch.setattr(load, "generate", tokens)
+    class Scripted:
+        def __init__(self, **settings):
+            pass
+
+        def run(self, requests):
+            for number, (request, row) in enumerate(zip(requests, rows, strict=True)):
+                tokens = [Token(id=int(i)) for i in row]
+                assert set(row[:-1]).isdisjoint(request.stop_ids)
+                yield number, Output(request_id=number, tokens=tokens, finished="stop")
+
+    monkeypatch.setattr(load, "Engine", Scripted)
+
+
+def test_the_end_of_the_document_is_not_part_of_the_text(trained, monkeypatch):
+    writes(monkeypatch, [*trained.vocabulary.encode("ab"), trained.vocabulary.eod_id])
     assert trained.generate("x") == "ab"
 
 
@@ -129,13 +141,23 @@ def test_a_folder_that_holds_no_run_says_so(tmp_path):
         palmscale.load(tmp_path)
 
 
-def test_samples_stop_once_all_have_ended(trained, monkeypatch):
+def test_each_sample_ends_with_its_own_document(trained, monkeypatch):
     a, b, end = *trained.vocabulary.encode("ab"), trained.vocabulary.eod_id
-
-    def tokens(**keywords):
-        yield from np.array([[a, end, a], [end, b, b], [b, a, end]])
-        raise AssertionError("asked for more")
-
-    monkeypatch.setattr(load, "generate", tokens)
+    writes(monkeypatch, [a, end], [end], [a, b, end])
     wanted = {"max_tokens": 9, "sampling": Sampling(), "seed": 0}
     assert trained.samples("x", num_samples=3, **wanted) == ["a", "", "ab"]
+
+
+def test_the_first_sample_is_the_text_of_its_seed(trained):
+    wanted = {"max_tokens": 9, "sampling": Sampling(), "seed": 3}
+    first, second = trained.samples("x", num_samples=2, **wanted)
+    assert first == "".join(trained.stream("x", **wanted)) != second
+
+
+def test_an_engine_may_take_the_parameters_over(trained):
+    before = trained.generate("x", max_tokens=5, temperature=0)
+    engine = trained.engine(slots=2, context_length=32, donate=True)
+    prompt = np.array([0, *trained.vocabulary.encode("x")], np.int32)
+    request = trained.request(prompt, max_tokens=5, sampling=Sampling(temperature=0), seed=0)
+    tokens = [token.id for _, output in engine.run([request]) for token in output.tokens]
+    assert trained.vocabulary.decode(tokens) == before
