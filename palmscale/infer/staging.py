@@ -41,7 +41,7 @@ class Staging:
         *,
         chunk: int,
         apart: bool,
-        layout: DeviceLayout | None,
+        layout: DeviceLayout | None = None,
     ) -> None:
         self.chunk = 1 << min(chunk, positions).bit_length() - 1
         self._model, self._variables, self._positions = model, variables, positions

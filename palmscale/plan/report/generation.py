@@ -13,17 +13,17 @@ def generation_facts(plan: GenerationPlan, topology: str) -> list[Fact]:
     return [
         ("topology", topology),
         ("mesh", mesh or "one device"),
-        *_phase_facts("prompt", plan.prompt),
-        *_phase_facts("one token", plan.one_token),
+        *_phase_facts("prompt", plan.prompt, "prompts"),
+        *_phase_facts("one token", plan.one_token, "samples"),
     ]
 
 
-def _phase_facts(name: str, phase: PhasePlan) -> list[Fact]:
+def _phase_facts(name: str, phase: PhasePlan, sequences: str) -> list[Fact]:
     found = [
         (name, memory_line(phase.verdict)),
         ("  layout", f"{phase.choice.table}: {phase.choice.why}"),
         ("  weights", f"{size(phase.weight_bytes)} a device"),
-        ("  cache", f"{size(phase.cache_bytes)} a device, {phase.sequences:,} sequence(s)"),
+        ("  cache", f"{size(phase.cache_bytes)} a device, {phase.sequences:,} {sequences}"),
     ]
     if not isinstance(phase.verdict, Fits):
         return found
@@ -36,5 +36,5 @@ def _phase_facts(name: str, phase: PhasePlan) -> list[Fact]:
         ("  time", f"{low * 1e3:,.2f} to {high * 1e3:,.2f} ms, {numbers.PREDICTION}"),
         ("  reading", f"weights and cache take {phase.read_seconds * 1e3:,.2f} ms to read once"),
         ("  MFU", f"{phase.mfu(high):.1%} to {phase.mfu(low):.1%}"),
-        ("  rate", f"{tokens / high:,.0f} to {tokens / low:,.0f} tokens a second, all sequences"),
+        ("  rate", f"{tokens / high:,.0f} to {tokens / low:,.0f} tokens a second, all {sequences}"),
     ]
