@@ -179,7 +179,7 @@ def serve(result: Result) -> str:
 
 
 BLOCKS: dict[str, Callable[[Result], str]] = {
-    function.__name__: function for function in (train_step, quickstart, data, data_mixture, serve)
+    function.__name__: function for function in (train_step, quickstart, data, data_mixture)
 }
 
 

@@ -1,6 +1,7 @@
 """`palmscale serve`: a trained model behind HTTP, as OpenAI's clients expect it."""
 
 import argparse
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -70,6 +71,7 @@ def serve(args: argparse.Namespace) -> None:
     from palmscale.observe import log
     from palmscale.run.job import joined
     from palmscale.serve.app import Access
+    from palmscale.serve.desk import follow
     from palmscale.serve.limits import Limits
     from palmscale.serve.load import load_served
     from palmscale.serve.server import Address, Server
@@ -82,21 +84,28 @@ def serve(args: argparse.Namespace) -> None:
     )
     limits = Limits(waiting_sequences=args.waiting_sequences, drain_seconds=args.drain_seconds)
     with joined(place_of(args), simulated_devices=None, command=command_of(args)) as job:
+        load = functools.partial(
+            load_served,
+            args.workdir,
+            args.checkpoint,
+            modules=args.modules,
+            peers=job.peers,
+            name=args.model_name,
+            slots=args.slots,
+            context_length=args.context_length,
+        )
+        broadcast = functools.partial(job.peers.broadcast, "orders")
+        if not job.leads:
+            follow(load, lambda: broadcast(None))
+            return
         Server(
-            lambda: load_served(
-                args.workdir,
-                args.checkpoint,
-                modules=args.modules,
-                peers=job.peers,
-                name=args.model_name,
-                slots=args.slots,
-                context_length=args.context_length,
-            ),
+            load,
             address=Address(host=args.host, port=args.port),
             limits=limits,
             access=access,
             say=log.say,
             warn=log.warn,
+            share=broadcast if job.peers.count > 1 else None,
         ).run()
 
 
