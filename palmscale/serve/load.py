@@ -1,5 +1,6 @@
 """From the folder of a run to what a server offers."""
 
+import time
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -51,6 +52,7 @@ def load_served(
         engine=engine,
         vocabulary=trained.vocabulary,
         name=name or PurePosixPath(str(workdir)).name or "palmscale",
+        created=int(time.time()),
         num_tokens=interface.num_tokens(trained.model) or trained.vocabulary.size,
     )
 

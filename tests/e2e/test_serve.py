@@ -42,7 +42,7 @@ def text(answer, index=0):
 
 def test_greedy_text_is_that_of_generate(complete, trained):
     written = trained.generate("def ", max_tokens=12, temperature=0)
-    assert text(complete(max_tokens=12, temperature=0)) == written
+    assert text(complete(max_tokens=12, temperature=0, user="me")) == written
     pieces = complete(max_tokens=12, temperature=0, stream=True)
     assert "".join(piece.choices[0].text for piece in pieces) == written
 
@@ -148,26 +148,18 @@ def test_clients_that_leave_hold_no_slot(command, complete):
     assert np.isfinite(complete(max_tokens=1, logprobs=0).choices[0].logprobs.token_logprobs[0])
 
 
-def test_sigterm_finishes_streams_and_exits_with_0(finished):
-    with served(f"--workdir={finished}", "--port=0") as command:
-        stream = iter(command.client().completions.create(
-            model="run", prompt="a", max_tokens=120, stream=True, extra_body={"ignore_eos": True}
-        ))  # fmt: skip
+def test_a_killed_server_starts_again_at_its_port_and_sigterm_finishes_its_streams(finished):
+    with served(f"--workdir={finished}", "--port=0") as killed:
+        killed.end(signal.SIGKILL)
+    with served(f"--workdir={finished}", f"--port={killed.port}") as command:
+        assert command.port == killed.port
+        wanted = {"max_tokens": 120, "stream": True, "extra_body": {"ignore_eos": True}}
+        stream = iter(command.client().completions.create(model="run", prompt="a", **wanted))
         next(stream)
         command.process.send_signal(signal.SIGTERM)
-        reasons = [chunk.choices[0].finish_reason for chunk in stream]
-        assert reasons[-1] == "length"
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
         code, said = command.end()
     assert code == 0 and "Traceback" not in said, said
-
-
-def test_a_killed_server_starts_again_at_its_port(finished):
-    with served(f"--workdir={finished}", "--port=0") as command:
-        command.end(signal.SIGKILL)
-        port = command.port
-    with served(f"--workdir={finished}", f"--port={port}") as command:
-        assert command.port == port
-        assert command.client().completions.create(model="run", prompt="a", max_tokens=1)
 
 
 def test_a_users_mistake_is_one_line(tmp_path, finished):
