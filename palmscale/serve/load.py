@@ -28,6 +28,8 @@ def load_served(
     name: str | None = None,
     slots: int = 8,
     context_length: int = 2048,
+    quantize: str | None = None,
+    speculate_tokens: int = 0,
 ) -> Served:
     """Returns a trained model behind an engine.
 
@@ -41,12 +43,19 @@ def load_served(
         name: under which clients ask for it; None: the folder's name.
         slots: sequences decoded together.
         context_length: tokens of a prompt and its continuation.
+        quantize: type of the weights, `int8`, `int4` or `fp8`; None: as they are stored.
+        speculate_tokens: tokens that a step may foresee; see `palmscale.infer.engine.Engine`.
 
     Raises:
         UserError: there is no such checkpoint, or its model cannot generate text.
     """
-    trained = load(workdir, checkpoint, modules=modules, peers=peers)
-    engine = trained.engine(slots=slots, context_length=context_length, donate=True)
+    trained = load(workdir, checkpoint, modules=modules, peers=peers, quantize=quantize)
+    engine = trained.engine(
+        slots=slots,
+        context_length=context_length,
+        speculate_tokens=speculate_tokens,
+        donate=True,
+    )
     warm(engine)
     return Served(
         engine=engine,

@@ -41,6 +41,13 @@ def add(commands: Any) -> None:
         "--context_length", type=number, default=2048, metavar="N", help="default: 2048 tokens"
     )
     command.add_argument(
+        "--quantize", choices=("int8", "int4", "fp8"), help="type of the weights (default: stored)"
+    )
+    command.add_argument(
+        "--speculate_tokens", type=at_least(int, 0), default=0, metavar="N",
+        help="tokens that greedy text may foresee from itself in a step (0)",
+    )  # fmt: skip
+    command.add_argument(
         "--waiting_sequences", type=at_least(int, 0), default=256, metavar="N",
         help="sequences that may wait for a slot (256); further requests get 429",
     )  # fmt: skip
@@ -93,6 +100,8 @@ def serve(args: argparse.Namespace) -> None:
             name=args.model_name,
             slots=args.slots,
             context_length=args.context_length,
+            quantize=args.quantize,
+            speculate_tokens=args.speculate_tokens,
         )
         broadcast = functools.partial(job.peers.broadcast, "orders")
         if not job.leads:
