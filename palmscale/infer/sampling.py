@@ -131,5 +131,5 @@ def allowed_of(allowed_V: np.ndarray, *, size: int, withheld: frozenset[int]) ->
     """
     allowed_V = np.pad(allowed_V, (0, size - len(allowed_V)))
     rest_V = allowed_V.copy()
-    rest_V[list(withheld)] = False
+    rest_V[[token_id for token_id in withheld if 0 <= token_id < size]] = False
     return rest_V if rest_V.any() else allowed_V

@@ -1,0 +1,187 @@
+"""Beam search: the likeliest continuations of a prompt, several at a time."""
+
+import dataclasses
+import functools
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from palmscale.errors import UserError
+from palmscale.infer import programs
+from palmscale.infer.request import Request
+from palmscale.infer.staging import Staging
+from palmscale.model.attention import MASKED_LOGIT, Cache
+from palmscale.partition.shardings import constrain
+
+_CHUNK = 128  # tokens of the prompt that are computed at once
+_LEAST_POSITIONS = 128  # the cache holds a power of two of tokens from here: one program for each
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beam:
+    """A continuation that beam search found.
+
+    Attributes:
+        tokens: its ids, the last of which is a stop id or number `max_tokens`.
+        log_probability: of all its tokens given those before, natural.
+        score: `log_probability` divided by ((5 + L) / 6) to the power of the length penalty, where
+            L is the number of tokens (Wu et al. 2016, equation 14).
+    """
+
+    tokens: tuple[int, ...]
+    log_probability: float
+    score: float
+
+
+def beam_search(
+    *,
+    model: nn.Module,
+    variables: Any,
+    prompt: np.ndarray,
+    beams: int,
+    max_tokens: int,
+    length_penalty: float = 0.6,
+    stop_ids: Collection[int] = (),
+) -> list[Beam]:
+    """Returns the best continuations of a prompt, at most `beams`, by descending score.
+
+    Each step keeps the `beams` likeliest continuations by one token of those that it has; the ones
+    that end leave the search. The greedy continuation is always kept, so that the best beam scores
+    at least as much; one beam is the greedy continuation. The search ends when none that goes on
+    could score more than those that ended.
+
+    Args:
+        model: offers `extend` and `unembed`.
+        variables: of the model; see `palmscale.infer.weights.decoding_form`.
+        prompt: int32 [L], L at least 1: begin with the bos id.
+        beams: continuations that are kept, at least 1.
+        max_tokens: tokens of a continuation at most.
+        length_penalty: 0 or more; the more, the longer the continuations that score best. 0.6 is
+            T5X's.
+        stop_ids: ids that end a continuation.
+
+    Raises:
+        UserError: a value is out of range, or the model cannot generate.
+    """
+    if beams < 1:
+        raise UserError(f"beams={beams} must be at least 1.")
+    if not length_penalty >= 0:
+        raise UserError(f"length_penalty={length_penalty} must be 0 or more.")
+    request = Request(prompt=prompt, max_tokens=max_tokens)
+    top = min(beams, programs.logits_size(model, variables))
+
+    def scored(continuation: _Continuation, length: int) -> float:
+        return continuation.log_probability / ((5 + length) / 6) ** length_penalty
+
+    cache = _prompt_cache(model, variables, request)
+    last = _Continuation((int(prompt[-1]),), 0.0, lane=0)
+    live, ended, greedy_lives = [last], [], True
+    for _ in range(max_tokens):
+        cache, log_p_BK, ids_BK = _advanced(model, variables, cache, live, beams, top)
+        kept = _kept(live, log_p_BK, ids_BK, beams, greedy_lives)
+        live = [c for c in kept if c.tokens[-1] not in stop_ids]
+        greedy_lives = greedy_lives and live[:1] == kept[:1]
+        ended += [c for c in kept if c.tokens[-1] in stop_ids]
+        ended.sort(key=lambda c: -scored(c, c.length))
+        if not live:
+            break
+        # The longer, the larger the score of the same log-probability, which only falls.
+        bound = max(scored(c, max_tokens) for c in live)
+        if len(ended) >= beams and scored(ended[beams - 1], ended[beams - 1].length) >= bound:
+            live = []
+            break
+    found = sorted([*ended, *live], key=lambda c: -scored(c, c.length))
+    return [
+        Beam(tokens=c.tokens[1:], log_probability=c.log_probability, score=scored(c, c.length))
+        for c in found[:beams]
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Continuation:
+    """Tokens from the prompt's last one on, and the lane of the cache with all but the newest."""
+
+    tokens: tuple[int, ...]
+    log_probability: float
+    lane: int
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens) - 1
+
+
+def _prompt_cache(model: nn.Module, variables: Any, request: Request) -> Cache:
+    """Returns a cache of one sequence: the prompt but its last token, and room for the rest."""
+    positions = _LEAST_POSITIONS
+    while positions < len(request.prompt) + request.max_tokens:
+        positions *= 2
+    apart = programs.layers_apart(model, variables)
+    staging = Staging(model, variables, positions, chunk=_CHUNK, apart=apart)
+    while not staging.is_done(request):
+        staging.advance(request, [])
+    return staging.cache.replace(length=np.array([len(request.prompt) - 1], np.int32))
+
+
+def _advanced(
+    model: nn.Module,
+    variables: Any,
+    cache: Cache,
+    live: list[_Continuation],
+    beams: int,
+    top: int,
+) -> tuple[Cache, np.ndarray, np.ndarray]:
+    """Returns the cache with the newest tokens, one lane a continuation, and what may follow.
+
+    That is the log-probabilities of the `top` likeliest next ids of each lane, and these ids.
+    """
+    lanes = [c.lane for c in live] + [live[0].lane] * (beams - len(live))
+    if cache.length.shape[0] != beams or lanes != list(range(beams)):
+        cache = _gathered(cache, np.array(lanes, np.int32))
+    tokens = [c.tokens[-1] for c in live] + [live[0].tokens[-1]] * (beams - len(live))
+    cache, *found = _likeliest(model, variables, cache, np.array(tokens, np.int32), top=top)
+    return cache, *jax.device_get(found)
+
+
+def _kept(
+    live: list[_Continuation],
+    log_p_BK: np.ndarray,
+    ids_BK: np.ndarray,
+    beams: int,
+    greedy_lives: bool,
+) -> list[_Continuation]:
+    """Returns the likeliest continuations by one more token, first of all the greedy one's."""
+    longer = [
+        _Continuation((*c.tokens, token_id), c.log_probability + log_p, lane)
+        for lane, c in enumerate(live)
+        for log_p, token_id in zip(log_p_BK[lane].tolist(), ids_BK[lane].tolist(), strict=True)
+        if log_p > MASKED_LOGIT / 2
+    ]
+    greedy, others = (longer[:1], longer[1:]) if greedy_lives else ([], longer)
+    others.sort(key=lambda c: -c.log_probability)
+    return [*greedy, *others][:beams]
+
+
+@jax.jit
+def _gathered(cache: Cache, lane_B: jax.Array) -> Cache:
+    """Returns a cache whose sequences are those of the lanes."""
+    batch_dim = 0 if isinstance(cache.k_NBSK, tuple) else 1
+    take = functools.partial(jnp.take, indices=lane_B, axis=batch_dim, mode="clip")
+    k_NBSK, v_NBSK = jax.tree.map(take, (cache.k_NBSK, cache.v_NBSK))
+    return Cache(k_NBSK, v_NBSK, cache.length[lane_B])
+
+
+@functools.partial(jax.jit, static_argnames=("model", "top"), donate_argnames="cache")
+def _likeliest(
+    model: nn.Module, variables: Any, cache: Cache, token_B: jax.Array, *, top: int
+) -> tuple[Cache, jax.Array, jax.Array]:
+    """Returns the cache with one more token of each sequence, and the likeliest to follow it."""
+    x_BLD, cache = programs.extend(model, variables, token_B[:, None], cache)
+    logits_BLV = model.apply(variables, x_BLD, method="unembed")
+    log_p_BV = jax.nn.log_softmax(logits_BLV[:, 0].astype(jnp.float32))
+    # On every device: each process of a job reads them.
+    found = (constrain(a_BK, (None, None)) for a_BK in jax.lax.top_k(log_p_BV, top))
+    return cache, *found
