@@ -37,6 +37,7 @@ ONLY_IN = {
     "orbax": ("checkpoint/arrays.py",),
     "gcsfs": ("storage/objects.py",),
     "llguidance": ("infer/guided.py",),
+    "qwix": ("infer/quantized.py", "model/attention.py"),
 }
 LAZY = {
     "seqio",
@@ -45,6 +46,7 @@ LAZY = {
     "tensorboard",
     "tensorboardX",
     "llguidance",
+    "qwix",
 }  # inside functions only
 FROM_PARTITION = {"constrain", "map_shards"}  # all that the model may know of layout
 
