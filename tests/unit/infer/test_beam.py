@@ -19,11 +19,14 @@ STOP = frozenset({3})
 FORWARD = jax.jit(MODEL.apply)
 
 
-def drawn_params(seed):
+WIDE = MODEL.clone(num_tokens=64, padded_tokens=64)
+
+
+def drawn_params(seed, model=MODEL):
     """Large kernels, so that the next token depends on the context."""
     random = np.random.default_rng(seed)
     draw = lambda leaf: (0.7 * random.normal(size=leaf.shape)).astype("f4")  # noqa: E731
-    return jax.tree.map(draw, unbox(abstract_params(MODEL)))
+    return jax.tree.map(draw, unbox(abstract_params(model)))
 
 
 PARAMS = [drawn_params(seed) for seed in range(4)]
@@ -31,9 +34,9 @@ PROMPTS = [np.array(ids, np.int32) for ids in ([0], [0, 1, 1, 2], [0, 2, 1, 1, 2
 CASES = list(itertools.product(PARAMS, PROMPTS))
 
 
-def search(params, prompt, **more):
+def search(params, prompt, model=MODEL, **more):
     arguments = {"beams": 4, "max_tokens": 6, "stop_ids": STOP} | more
-    return beam_search(model=MODEL, variables={"params": params}, prompt=prompt, **arguments)
+    return beam_search(model=model, variables={"params": params}, prompt=prompt, **arguments)
 
 
 def next_log_probabilities(params, prompt, tokens):
@@ -89,6 +92,16 @@ def test_four_beams_score_at_least_greedy(length_penalty):
         assert best.score >= of_greedy - 1e-4
         better += best.score > of_greedy + 1e-4
     assert better > 0
+
+
+@pytest.mark.parametrize("seed", [1, 4, 9])
+def test_four_beams_score_at_least_greedy_where_the_likeliest_alone_would_not(seed):
+    """Here the greedy continuation is not among the four likeliest all the time."""
+    arguments = {"max_tokens": 10, "stop_ids": (), "model": WIDE}
+    params = drawn_params(seed, WIDE)
+    best, *_ = search(params, PROMPTS[1], **arguments)
+    (of_greedy,) = search(params, PROMPTS[1], **arguments, beams=1)
+    assert best.score >= of_greedy.score - 1e-4
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6])
