@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -69,10 +70,9 @@ def beam_search(
     """
     if beams < 1:
         raise UserError(f"beams={beams} must be at least 1.")
-    if not length_penalty >= 0:
-        raise UserError(f"length_penalty={length_penalty} must be 0 or more.")
+    if not 0 <= length_penalty < math.inf:
+        raise UserError(f"length_penalty={length_penalty} must be 0 or more, and finite.")
     request = Request(prompt=prompt, max_tokens=max_tokens)
-    top = min(beams, programs.logits_size(model, variables))
 
     def scored(continuation: _Continuation, length: int) -> float:
         return continuation.log_probability / ((5 + length) / 6) ** length_penalty
@@ -81,7 +81,7 @@ def beam_search(
     last = _Continuation((int(prompt[-1]),), 0.0, lane=0)
     live, ended, greedy_lives = [last], [], True
     for _ in range(max_tokens):
-        cache, log_p_BK, ids_BK = _advanced(model, variables, cache, live, beams, top)
+        cache, log_p_BK, ids_BK = _advanced(model, variables, cache, live, beams)
         kept = _kept(live, log_p_BK, ids_BK, beams, greedy_lives)
         live = [c for c in kept if c.tokens[-1] not in stop_ids]
         greedy_lives = greedy_lives and live[:1] == kept[:1]
@@ -127,22 +127,17 @@ def _prompt_cache(model: nn.Module, variables: Any, request: Request) -> Cache:
 
 
 def _advanced(
-    model: nn.Module,
-    variables: Any,
-    cache: Cache,
-    live: list[_Continuation],
-    beams: int,
-    top: int,
+    model: nn.Module, variables: Any, cache: Cache, live: list[_Continuation], beams: int
 ) -> tuple[Cache, np.ndarray, np.ndarray]:
     """Returns the cache with the newest tokens, one lane a continuation, and what may follow.
 
-    That is the log-probabilities of the `top` likeliest next ids of each lane, and these ids.
+    That is the log-probabilities of the likeliest next ids of each lane, and these ids.
     """
     lanes = [c.lane for c in live] + [live[0].lane] * (beams - len(live))
     if cache.length.shape[0] != beams or lanes != list(range(beams)):
         cache = _gathered(cache, np.array(lanes, np.int32))
     tokens = [c.tokens[-1] for c in live] + [live[0].tokens[-1]] * (beams - len(live))
-    cache, *found = _likeliest(model, variables, cache, np.array(tokens, np.int32), top=top)
+    cache, *found = _likeliest(model, variables, cache, np.array(tokens, np.int32))
     return cache, *jax.device_get(found)
 
 
@@ -174,14 +169,14 @@ def _gathered(cache: Cache, lane_B: jax.Array) -> Cache:
     return Cache(k_NBSK, v_NBSK, cache.length[lane_B])
 
 
-@functools.partial(jax.jit, static_argnames=("model", "top"), donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")
 def _likeliest(
-    model: nn.Module, variables: Any, cache: Cache, token_B: jax.Array, *, top: int
+    model: nn.Module, variables: Any, cache: Cache, token_B: jax.Array
 ) -> tuple[Cache, jax.Array, jax.Array]:
-    """Returns the cache with one more token of each sequence, and the likeliest to follow it."""
+    """Returns the cache with one more token of each sequence, and B ids likeliest to follow it."""
     x_BLD, cache = programs.extend(model, variables, token_B[:, None], cache)
     logits_BLV = model.apply(variables, x_BLD, method="unembed")
     log_p_BV = jax.nn.log_softmax(logits_BLV[:, 0].astype(jnp.float32))
+    found = jax.lax.top_k(log_p_BV, min(log_p_BV.shape))
     # On every device: each process of a job reads them.
-    found = (constrain(a_BK, (None, None)) for a_BK in jax.lax.top_k(log_p_BV, top))
-    return cache, *found
+    return cache, *(constrain(a_BK, (None, None)) for a_BK in found)

@@ -5,11 +5,14 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from eight_devices import facts_on_eight_devices
 
 from palmscale import PaLM
 from palmscale.errors import UserError
 from palmscale.infer.beam import beam_search
+from palmscale.infer.partition import generation_layout, placed
 from palmscale.infer.weights import decoding_form
+from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import unbox
 from palmscale.train.state import abstract_params
 
@@ -172,3 +175,21 @@ def test_weights_apart_by_layer_find_the_same():
 def test_values_out_of_range_are_the_users_mistake(fields, message):
     with pytest.raises(UserError, match=message):
         search(**{"params": PARAMS[0], "prompt": PROMPTS[0]} | fields)
+
+
+def mesh_facts():
+    """Run with eight devices: three beams over a mesh that does not divide them."""
+    params = drawn_params(1, WIDE)
+    found = search(params, PROMPTS[1], WIDE, beams=3)
+    layout = generation_layout({"data": 4, "model": 2}, layout_rules("2d"))
+    shapes = placed(abstract_params(WIDE), layout)
+    on_mesh = jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, shapes)
+    with layout.entered():
+        found_on_mesh = search(on_mesh, PROMPTS[1], WIDE, beams=3)
+    return [[(b.tokens, b.score) for b in beams] for beams in (found, found_on_mesh)]
+
+
+def test_beams_are_the_same_on_a_mesh():
+    one, mesh = facts_on_eight_devices(mesh_facts)
+    assert [tokens for tokens, _ in one] == [tokens for tokens, _ in mesh]
+    np.testing.assert_allclose([s for _, s in one], [s for _, s in mesh], atol=1e-5)

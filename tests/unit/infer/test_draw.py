@@ -114,7 +114,7 @@ SAMPLINGS = st.builds(
 IDS = st.lists(st.integers(0, V - 1), max_size=5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(LOGITS, SAMPLINGS, IDS, IDS)
 def test_draws_follow_the_plain_distribution_after_every_filter_and_penalty(
     logits_V, sampling, prompt, output
