@@ -13,9 +13,11 @@ from flax import linen as nn
 
 from palmscale.errors import UserError
 from palmscale.infer import programs
+from palmscale.infer.partition import entered, phase
 from palmscale.infer.request import Request
 from palmscale.infer.staging import Staging
 from palmscale.model.attention import MASKED_LOGIT, Cache
+from palmscale.partition.layout import DeviceLayout
 from palmscale.partition.shardings import constrain
 
 _CHUNK = 128  # tokens of the prompt that are computed at once
@@ -47,6 +49,7 @@ def beam_search(
     max_tokens: int,
     length_penalty: float = 0.6,
     stop_ids: Collection[int] = (),
+    layout: DeviceLayout | None = None,
 ) -> list[Beam]:
     """Returns the best continuations of a prompt, at most `beams`, by descending score.
 
@@ -64,6 +67,7 @@ def beam_search(
         length_penalty: 0 or more; the more, the longer the continuations that score best. 0.6 is
             T5X's.
         stop_ids: ids that end a continuation.
+        layout: where the variables lie, with the rules of one sequence; None: on one device.
 
     Raises:
         UserError: a value is out of range, or the model cannot generate.
@@ -77,11 +81,11 @@ def beam_search(
     def scored(continuation: _Continuation, length: int) -> float:
         return continuation.log_probability / ((5 + length) / 6) ** length_penalty
 
-    cache = _prompt_cache(model, variables, request)
+    lanes = _Lanes(model, variables, layout, request, beams)
     last = _Continuation((int(prompt[-1]),), 0.0, lane=0)
     live, ended, greedy_lives = [last], [], True
     for _ in range(max_tokens):
-        cache, log_p_BK, ids_BK = _advanced(model, variables, cache, live, beams)
+        log_p_BK, ids_BK = lanes.advance(live)
         kept = _kept(live, log_p_BK, ids_BK, beams, greedy_lives)
         live = [c for c in kept if c.tokens[-1] not in stop_ids]
         greedy_lives = greedy_lives and live[:1] == kept[:1]
@@ -114,31 +118,42 @@ class _Continuation:
         return len(self.tokens) - 1
 
 
-def _prompt_cache(model: nn.Module, variables: Any, request: Request) -> Cache:
-    """Returns a cache of one sequence: the prompt but its last token, and room for the rest."""
-    positions = _LEAST_POSITIONS
-    while positions < len(request.prompt) + request.max_tokens:
-        positions *= 2
-    apart = programs.layers_apart(model, variables)
-    staging = Staging(model, variables, positions, chunk=_CHUNK, apart=apart)
-    while not staging.is_done(request):
-        staging.advance(request, [])
-    return staging.cache.replace(length=np.array([len(request.prompt) - 1], np.int32))
+class _Lanes:
+    """The cache of `beams` sequences side by side, which begin as the prompt but its last token."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Any,
+        layout: DeviceLayout | None,
+        request: Request,
+        beams: int,
+    ) -> None:
+        positions = _LEAST_POSITIONS
+        while positions < len(request.prompt) + request.max_tokens:
+            positions *= 2
+        apart = programs.layers_apart(model, variables)
+        staging = Staging(model, variables, positions, chunk=_CHUNK, apart=apart, layout=layout)
+        while not staging.is_done(request):
+            staging.advance(request, [])
+        length_B = np.array([len(request.prompt) - 1], np.int32)
+        self._cache = staging.cache.replace(length=length_B)  # of one lane so far
+        self._model, self._variables, self._beams = model, variables, beams
+        self._layout = layout and phase(model, layout, sequences=beams, new_tokens=1)[0]
 
-def _advanced(
-    model: nn.Module, variables: Any, cache: Cache, live: list[_Continuation], beams: int
-) -> tuple[Cache, np.ndarray, np.ndarray]:
-    """Returns the cache with the newest tokens, one lane a continuation, and what may follow.
+    def advance(self, live: list[_Continuation]) -> tuple[np.ndarray, np.ndarray]:
+        """Adds the newest token of each continuation, whose lane is then its place in `live`.
 
-    That is the log-probabilities of the likeliest next ids of each lane, and these ids.
-    """
-    lanes = [c.lane for c in live] + [live[0].lane] * (beams - len(live))
-    if cache.length.shape[0] != beams or lanes != list(range(beams)):
-        cache = _gathered(cache, np.array(lanes, np.int32))
-    tokens = [c.tokens[-1] for c in live] + [live[0].tokens[-1]] * (beams - len(live))
-    cache, *found = _likeliest(model, variables, cache, np.array(tokens, np.int32))
-    return cache, *jax.device_get(found)
+        Returns the log-probabilities of the likeliest next ids of each lane, and these ids.
+        """
+        filled = live + live[:1] * (self._beams - len(live))
+        lane_B = np.array([c.lane for c in filled], np.int32)
+        token_B = np.array([c.tokens[-1] for c in filled], np.int32)
+        with entered(self._layout):
+            if not np.array_equal(lane_B, np.arange(len(self._cache.length))):
+                self._cache = _gathered(self._cache, lane_B)
+            self._cache, *found = _likeliest(self._model, self._variables, self._cache, token_B)
+        return tuple(jax.device_get(found))
 
 
 def _kept(

@@ -181,11 +181,12 @@ def mesh_facts():
     """Run with eight devices: three beams over a mesh that does not divide them."""
     params = drawn_params(1, WIDE)
     found = search(params, PROMPTS[1], WIDE, beams=3)
-    layout = generation_layout({"data": 4, "model": 2}, layout_rules("2d"))
-    shapes = placed(abstract_params(WIDE), layout)
-    on_mesh = jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, shapes)
-    with layout.entered():
-        found_on_mesh = search(on_mesh, PROMPTS[1], WIDE, beams=3)
+    boxed = abstract_params(WIDE)
+    layout = generation_layout(WIDE, boxed, trained_mesh={}, trained_rules=layout_rules("2d"))
+    on_mesh = jax.tree.map(
+        lambda a, s: jax.device_put(a, s.sharding), params, placed(boxed, layout)
+    )
+    found_on_mesh = search(on_mesh, PROMPTS[1], WIDE, beams=3, layout=layout)
     return [[(b.tokens, b.score) for b in beams] for beams in (found, found_on_mesh)]
 
 
