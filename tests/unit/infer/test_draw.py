@@ -266,7 +266,10 @@ def test_a_vocabulary_is_never_sorted():
 @given(LOGITS)
 def test_top_k_of_one_and_a_tiny_top_p_and_no_temperature_are_all_greedy(logits_V):
     for fields in {"top_k": 1}, {"top_p": 1e-6}, {"top_p": 1e-45}, {"min_p": 1}, {"temperature": 0}:
-        assert set(drawn(logits_V, Sampling(**fields))) == {logits_V.argmax()}
+        rows = rows_of([Sampling(**fields)] * B, range(B))
+        logits_BV, position_B = np.tile(logits_V, (B, 1)), np.arange(B, dtype=np.int32)
+        found = draw(logits_BV, rows, position_B, filters=True, top=0).token_B
+        assert set(np.asarray(found)) == {logits_V.argmax()}
 
 
 def test_bfloat16_logits_are_sampled_in_float32():
@@ -303,7 +306,7 @@ def mesh_facts():
         return sample(x_BD @ w_DV, rows, position_B, filters=True, top=2)
 
     facts = {}
-    for devices, model in ((1, 1), (2, 2), (8, 4), (8, 8)):
+    for devices, model in ((1, 1), (2, 2), (8, 4)):
         mesh = jax.sharding.Mesh(
             np.array(jax.devices()[:devices]).reshape(-1, model), ("data", "model")
         )
@@ -329,7 +332,7 @@ def on_meshes():
     return facts_on_eight_devices(mesh_facts)
 
 
-@pytest.mark.parametrize("mesh", ["2 by 2", "8 by 4", "8 by 8"])
+@pytest.mark.parametrize("mesh", ["2 by 2", "8 by 4"])
 def test_a_sharded_vocabulary_draws_what_one_device_draws(on_meshes, mesh):
     tokens, log_probabilities, top = map(np.array, on_meshes[mesh])
     wanted_tokens, wanted_log_probabilities, wanted_top = map(np.array, on_meshes["1 by 1"])
