@@ -1,6 +1,7 @@
 """Tokens are drawn as plain numpy says, each row by its own values, on any mesh."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -324,12 +325,22 @@ def mesh_facts():
             np.concatenate([getattr(drawn, name) for drawn in found]).tolist()
             for name in ("token_B", "log_probability_B", "top_log_probabilities_BK")
         ]
+    logits_BV = place(x_BD[:8] @ w_DV, None, "model")
+    few_rows = jax.tree.map(lambda a: place(a[:8]), rows)
+    arguments = (logits_BV, few_rows, place(np.arange(8, dtype=np.int32)))
+    program = draw.lower(*arguments, filters=True, top=0).compile().as_text()
+    facts["gathered"] = re.findall(r"= \w+\[([\d,]+)\]\S* all-(?:gather|to-all)\(", program)
     return facts
 
 
 @pytest.fixture(scope="module")
 def on_meshes():
     return facts_on_eight_devices(mesh_facts)
+
+
+def test_no_logits_of_a_sharded_vocabulary_are_gathered(on_meshes):
+    """Only the largest of each part are: one of each of 8 sequences and 4 devices."""
+    assert set(on_meshes["gathered"]) == {"8,4"}
 
 
 @pytest.mark.parametrize("mesh", ["2 by 2", "8 by 4"])
