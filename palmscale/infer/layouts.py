@@ -118,6 +118,7 @@ def weight_stationary(
         axes.LOOKUP_EMBED: None,
         axes.CACHE_BATCH: split or None,
         axes.CACHE_HEADS: heads or None,
+        axes.HEADS_BATCH: tuple(a for a in split if a not in _as_tuple(stored[axes.HEADS])) or None,
     }
 
 
@@ -138,6 +139,7 @@ def weights_gathered(
         **dict.fromkeys(whole),
         axes.BATCH: split or None,
         axes.CACHE_BATCH: split or None,
+        axes.HEADS_BATCH: split or None,
         # The table is turned once; rows for all sequences are looked up by columns.
         axes.LOOKUP_EMBED: _ALL,
     }

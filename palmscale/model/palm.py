@@ -277,7 +277,9 @@ class PaLM(nn.Module):
             q_BLHK, k_BLK, v_BLK, y_BLD = self.project(layer, x_BLD, position_BL)
             k_BSK = write_at(k_BSK, k_BLK, position_BL)
             v_BSK = write_at(v_BSK, v_BLK, position_BL)
-            o_BLHK = cached_attention(q_BLHK, k_BSK, v_BSK, position_BL)
+            o_BLHK = cached_attention(
+                q_BLHK, k_BSK, v_BSK, position_BL, query_chunk=self.query_chunk
+            )
             return self.merge(layer, x_BLD, y_BLD, o_BLHK, None), (k_BSK, v_BSK)
 
         x_BLD = self.embed(tokens_BL)

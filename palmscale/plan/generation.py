@@ -84,14 +84,17 @@ class PhasePlan:
     def seconds(self) -> tuple[float, float] | None:
         """The lower and the upper bound of its time; None: it does not fit, or no clock is known.
 
-        The compiler's cycles leave out weights that are read ahead, so no bound is below
-        `read_seconds`.
+        The compiler's cycles leave out weights that are read ahead. So no bound is below
+        `read_seconds`, and at the upper one computation takes at least as long.
         """
         if not isinstance(self.verdict, Fits) or self.verdict.prediction is None:
             return None
-        bounds = self.verdict.prediction.lower_bound, self.verdict.prediction.upper_bound
-        low, high = (max(bound.step_seconds, self.read_seconds) for bound in bounds)
-        return low, high
+        prediction = self.verdict.prediction
+        unread = self.read_seconds - prediction.seconds.compute_upper_bound
+        return (
+            max(prediction.lower_bound.step_seconds, self.read_seconds),
+            prediction.upper_bound.step_seconds + max(0.0, unread),
+        )
 
     def mfu(self, seconds: float) -> float:
         """Returns the share of the devices' peak that the model's FLOPs take in so many seconds."""

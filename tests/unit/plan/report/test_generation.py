@@ -42,7 +42,10 @@ def test_each_phase_states_its_layout_its_bytes_and_its_bounds():
     assert prompt["  layout"] == "weights_2d: sums are small"
     assert prompt["  cache"] == "256.00 MiB a device, 1 prompts"
     # 1e12 FLOPs of 1e13 a second; the program's bounds are 1 and 1.25 s.
-    assert prompt["  time"].startswith("1,000.00 to 1,250.00 ms") and prompt["  MFU"] == "8.0% to 10.0%"
+    assert (
+        prompt["  time"].startswith("1,000.00 to 1,250.00 ms")
+        and prompt["  MFU"] == "8.0% to 10.0%"
+    )
     assert prompt["  rate"] == "80 to 100 tokens a second, all prompts"
     assert dict(facts)["  time"].startswith("unknown")
 
