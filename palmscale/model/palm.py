@@ -56,6 +56,11 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 
+# The dims of a layer's weights that their products sum over, from the last. The token table stays
+# as it is: quantized to int8, it would take the error of the logits from 0.9 % to 1.3 %.
+_SUMMED = dict.fromkeys(("key", "value", "gate", "up", "down"), (-2,)) | {
+    "query": (-3,), "attention_out": (-3, -2)}  # fmt: skip
+
 
 class PaLM(nn.Module):
     """The paper's model. As a frozen dataclass, it is its own configuration.
@@ -175,8 +180,8 @@ class PaLM(nn.Module):
 
     @nn.nowrap
     def decoding_weights(self) -> DecodingWeights:
-        """Returns which parameters generation may cast and take apart by layer."""
-        return DecodingWeights(stacked="layers", kept=("norm", "final_norm"))
+        """Returns which parameters generation may cast, quantize and take apart."""
+        return DecodingWeights(stacked="layers", kept=("norm", "final_norm"), summed=_SUMMED)
 
     @nn.nowrap
     def cache_spec(self) -> CacheSpec:
@@ -352,7 +357,7 @@ class PaLM(nn.Module):
         """Returns the layer's output: residual + projected attention `o` + mlp."""
         dtype = x_BLD.dtype
         o_BLF, out_FD = o_BLHK.reshape(*o_BLHK.shape[:2], -1), layer["attention_out"]
-        out_FD = out_FD.reshape(-1, out_FD.shape[-1])
+        out_FD = out_FD.reshape(o_BLF.shape[-1], out_FD.shape[-1])
         attention_BLD = contract("blf,fd->bld", o_BLF, out_FD, dtype)
         gate_BLF = save_as(GATE, contract("bld,df->blf", y_BLD, layer["gate"], dtype))
         up_BLF = save_as(UP, contract("bld,df->blf", y_BLD, layer["up"], dtype))

@@ -41,12 +41,14 @@ class Workload:
         prompts: computed side by side; an engine computes one.
         context_tokens: of a prompt and its continuation, for which the cache has room; None: twice
             the prompt.
+        quantize: `int8`, `int4` or `fp8` weights; None: in the module's dtype.
     """
 
     samples: int = 8
     prompt_tokens: int = 2048
     prompts: int = 1
     context_tokens: int | None = None
+    quantize: str | None = None
 
     @property
     def positions(self) -> int:
@@ -145,7 +147,7 @@ def plan_generation(run: Run, where: Topology, workload: Workload) -> Generation
         UserError: the model cannot generate, or libtpu cannot be used.
     """
     with libtpu.compiler():
-        generator = generator_on(run, where)
+        generator = generator_on(run, where, quantize=workload.quantize)
         prompt = plan_phase(
             generator,
             where,
@@ -160,11 +162,16 @@ def plan_generation(run: Run, where: Topology, workload: Workload) -> Generation
     return GenerationPlan(mesh=mesh, prompt=prompt, one_token=one_token)
 
 
-def generator_on(run: Run, where: Topology) -> Generator:
+def generator_on(run: Run, where: Topology, *, quantize: str | None = None) -> Generator:
     """Returns a run's model, laid out on a topology as an engine would lay it out.
 
+    Args:
+        run: whose model it is.
+        where: the topology.
+        quantize: `int8`, `int4` or `fp8` weights; None: in the module's dtype.
+
     Raises:
-        UserError: the model cannot generate, or libtpu cannot be used.
+        UserError: the model cannot generate or be quantized, or libtpu cannot be used.
     """
     interface.check_generates(run.model)
     boxed, mesh = abstract_params(run.model), run.layout.mesh
@@ -175,7 +182,9 @@ def generator_on(run: Run, where: Topology) -> Generator:
         trained_rules=run.layout.table(),
         devices=libtpu.devices_of(where),
     )
-    model, variables = abstract_form(run.model, placed(boxed, layout), **form_on("tpu"))
+    model, variables = abstract_form(
+        run.model, placed(boxed, layout), **form_on("tpu"), quantize=quantize
+    )
     return Generator(
         model=model,
         variables=variables,
