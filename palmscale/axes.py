@@ -16,10 +16,8 @@ REPLICA, DATA, MODEL = "replica", "data", "model"
 BATCH, LENGTH, ACT_LENGTH = "batch", "length", "act_length"
 ACT_EMBED, ACT_HEADS, ACT_KV = "act_embed", "act_heads", "act_kv"
 ACT_MLP, ACT_VOCAB = "act_mlp", "act_vocab"
-# The width of a layer's input while it meets the kernels.
-ACT_INPUT = "act_input"
-# The token table's rows and columns while tokens are looked up.
-LOOKUP_VOCAB, LOOKUP_EMBED = "lookup_vocab", "lookup_embed"
+# A layer's input where it meets the kernels; the token table's dims where tokens are looked up.
+ACT_INPUT, LOOKUP_VOCAB, LOOKUP_EMBED = "act_input", "lookup_vocab", "lookup_embed"
 # The sequences of a key-value cache, and the query heads while they meet it; and the sequences of
 # the attention's output on its way back to the heads' devices.
 CACHE_BATCH, CACHE_HEADS, HEADS_BATCH = "cache_batch", "cache_heads", "heads_batch"

@@ -315,11 +315,9 @@ class Engine:
             return None
         allowed_BV = np.ones((self.slots, self._size), bool)
         for slot, running in guided.items():
-            if guide := running.request.guide:
-                allowed_V = guide.allowed()
-                allowed_BV[slot] = False
-                allowed_BV[slot, : len(allowed_V)] = allowed_V
-            allowed_BV[slot] = allowed_of(allowed_BV[slot], running.withheld)
+            guide = running.request.guide
+            allowed_V = guide.allowed() if guide else allowed_BV[slot]
+            allowed_BV[slot] = allowed_of(allowed_V, size=self._size, withheld=running.withheld)
         return allowed_BV
 
     def _tell_scores(self, outputs: list[Output]) -> None:

@@ -63,9 +63,8 @@ def test_the_light_requirements_are_the_dependencies_without_seqio():
 
 
 def test_the_tests_install_what_the_other_extras_need():
-    needed = [
-        EXTRAS[name] for name in ("wandb", "tensorboard", "hf", "gcs", "plot", "guided", "quantize")
-    ]
+    names = ("wandb", "tensorboard", "hf", "gcs", "plot", "guided", "quantize", "serve")
+    needed = [EXTRAS[name] for name in names]
     assert set().union(*needed) <= set(EXTRAS["test"])
 
 
