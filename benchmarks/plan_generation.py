@@ -11,6 +11,8 @@ import argparse
 import dataclasses
 import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX starts
 
@@ -22,6 +24,7 @@ from palmscale.plan.hardware import libtpu, topology
 
 PROMPT, NEW = 2048, 64  # tokens of a prompt and of its continuation, as in the paper
 STORED = page.RESULTS / "plan_generation.json"
+PAGE = page.PAGE.with_name("planning.md")
 RECIPES = {"8B": "palm_8b_v5e_256", "62B": "palm_62b_v4_512", "540B": "palm_540b_v4_3072"}
 
 
@@ -85,6 +88,7 @@ def rows() -> list[Row]:
                     published_mfu=mfu,
                 )
             )
+    found.append(Row(model="540B", topology="v4:8x8x8", phase="decode", sequences=64))
     # What the paper ran on other slices.
     found.append(
         Row(
@@ -130,6 +134,60 @@ def planned(row: Row) -> dict[str, object]:
     }
 
 
+def table(result: Mapping[str, Any]) -> str:
+    """Returns the rows beside what was published; an error is that of the interval's middle."""
+    headings = (
+        "model", "chips", "phase", "batch", "weights", "layout", "GiB a device", "predicted ms",
+        "published ms", "error", "predicted MFU", "published MFU",
+    )  # fmt: skip
+    cells = []
+    for row in result["rows"].values():
+        needed, offered = row["needed_bytes"] / 2**30, row["offered_bytes"] / 2**30
+        fits = f"{needed:.1f} of {offered:.1f}" + ("" if row["fits"] else ": does not fit")
+        published, mfu = row["published_seconds"], row["published_mfu"]
+        cells.append(
+            (
+                row["model"],
+                f"{row['chips']} {row['chip']}",
+                row["phase"],
+                f"{row['sequences']:,}",
+                row["quantize"] or "bfloat16",
+                f"`{row['layout']}`",
+                fits,
+                between(row["seconds"], 1e3, ",.1f"),
+                "" if published is None else f"{published * 1e3:,.1f}",
+                error(row),
+                between(row["mfu"] and row["mfu"][::-1], 100, ".1f"),
+                "" if mfu is None else f"{mfu:.0%}",
+            )
+        )
+    lines = [" | ".join(line) for line in (headings, *cells)]
+    lines.insert(1, "|".join(["---", "---", "---", "--:", "---", "---", *["--:"] * 6]))
+    when = f"{result['date']}, {result['versions']}."
+    return "\n".join(
+        [when, "", f"| {lines[0]} |", f"|{lines[1]}|", *(f"| {x} |" for x in lines[2:])]
+    )
+
+
+def between(bounds: Sequence[float] | None, factor: float, form: str) -> str:
+    """Returns both bounds, or one if they print alike."""
+    texts = [format(bound * factor, form) for bound in bounds or ()]
+    return " to ".join(dict.fromkeys(texts))
+
+
+def error(row: Mapping[str, Any]) -> str:
+    """Returns by how much the middle of the predicted times misses the published one."""
+    if row["published_seconds"] is None or row["seconds"] is None:
+        return ""
+    return f"{sum(row['seconds']) / 2 / row['published_seconds'] - 1:+.0%}"
+
+
+def written(text: str) -> str:
+    """Returns the page with the table of the stored results."""
+    block = table(json.loads(STORED.read_text()))
+    return page.BLOCK.sub(lambda found: f"{found[1]}{block}\n{found[4]}", text)
+
+
 def main() -> None:
     """Plans what is missing, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -142,8 +200,9 @@ def main() -> None:
             continue
         known[row.name] = planned(row)
         ordered = {one.name: known[one.name] for one in rows() if one.name in known}
-        page.store("plan_generation", {"rows": ordered})
+        STORED.write_text(json.dumps(page.circumstances() | {"rows": ordered}, indent=1) + "\n")
         print(row.name, known[row.name]["seconds"], flush=True)
+    PAGE.write_text(written(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -240,10 +241,10 @@ def _step(
     cache_spec = interface.cache_spec(model)
     with layout.entered():
         apart = layers_apart(model, variables)
-        shapes = jax.eval_shape(
-            lambda: empty_cache(cache_spec, batch=sequences, positions=positions, apart=apart)
+        cache = cache_shapes(
+            layout,
+            lambda: empty_cache(cache_spec, batch=sequences, positions=positions, apart=apart),
         )
-        cache = jax.tree.map(lambda shape: _cache_shape(shape, layout), shapes)
         if new_tokens == 1:
             token_B = jax.ShapeDtypeStruct((sequences,), jnp.int32)
             slots = Slots(cache=cache, token_B=token_B, rows=empty_rows(sequences))
@@ -271,11 +272,20 @@ def _step(
     return step, cache
 
 
-def _cache_shape(shape: jax.ShapeDtypeStruct, layout: DeviceLayout) -> jax.ShapeDtypeStruct:
-    """Returns the shape of [N, B, S, K], [B, S, K] or the lengths [B] with its sharding."""
+def cache_shapes(layout: DeviceLayout, empty: Callable[[], Cache]) -> Cache:
+    """Returns the shapes of a cache with their shardings in a layout.
+
+    Args:
+        layout: of the phase.
+        empty: returns the cache, of arrays [N, B, S, K] or [B, S, K] and lengths [B].
+    """
     names = {1: (None,), 3: (axes.CACHE_BATCH, None, None), 4: (None, axes.CACHE_BATCH, None, None)}
-    sharding = NamedSharding(layout.mesh, spec(names[shape.ndim], layout.rules))
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    def on_devices(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(layout.mesh, spec(names[shape.ndim], layout.rules))
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    return jax.tree.map(on_devices, jax.eval_shape(empty))
 
 
 def _device_bytes(tree: Any) -> int:
