@@ -107,6 +107,8 @@ def _bits(array: jax.Array) -> jax.Array:
         array = jax.random.key_data(array)
     if array.dtype == jnp.bool_:
         return array.astype(jnp.uint32)
+    if array.dtype == jnp.int4:
+        array = array.astype(jnp.int8)
     unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
     return jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
 

@@ -22,6 +22,7 @@ from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import place
 
 PARAMS, OPTIMIZER = "params", "optimizer"
+Convert = Callable[[str, jax.Array], Any]
 _Read = TypeVar("_Read")
 
 
@@ -103,12 +104,16 @@ class CheckpointReader:
         *,
         abstract_params: Any,
         abstract_optimizer_state: Any = None,
+        convert: Convert | None = None,
     ) -> Snapshot | None:
         """Restores the newest, the best or a given step, in the shardings of the abstract arrays.
 
         The abstract leaves are `jax.ShapeDtypeStruct`s with shardings, for any mesh. Without an
         abstract optimizer state, its arrays are not loaded. All files of the step are verified
         either way, so that training, evaluation and generation agree on which steps are good.
+
+        With `convert`, parameters are loaded one after another, and each is replaced by what it
+        returns of the parameter's path and array, so that they never exist all at once.
 
         By default, damaged steps are skipped with a warning that names the file; a step requested
         by number or as 'best' is not replaced by another. Returns None if nothing was saved yet.
@@ -119,7 +124,7 @@ class CheckpointReader:
             UserError: names, shapes or dtypes differ; nothing is ever cast.
         """
         return self._first_good(
-            step, lambda at: self._restore(at, abstract_params, abstract_optimizer_state)
+            step, lambda at: self._restore(at, abstract_params, abstract_optimizer_state, convert)
         )
 
     def restore_some(
@@ -167,7 +172,9 @@ class CheckpointReader:
                     log.warn(f"the checkpoint of step {candidate} is not used: {error}")
         return None
 
-    def _restore(self, step: int, params: Any, optimizer_state: Any) -> Snapshot:
+    def _restore(
+        self, step: int, params: Any, optimizer_state: Any, convert: Convert | None
+    ) -> Snapshot:
         wanted = {PARAMS: params}
         if optimizer_state is not None:
             wanted[OPTIMIZER] = optimizer_state
@@ -185,7 +192,11 @@ class CheckpointReader:
                 f" {'; '.join(wrong)}; parameters, shapes and dtypes must be the same: use the"
                 " model and optimizer that it was saved with."
             )
+        if convert is not None:
+            wanted[PARAMS] = {}
         trees = self._loaded(step, manifest, wanted)
+        if convert is not None:
+            trees[PARAMS] = self._converted(step, manifest, params, convert)
         return Snapshot(
             step=step,
             params=trees[PARAMS],
@@ -211,6 +222,19 @@ class CheckpointReader:
                         " has changed."
                     )
         return wanted | loaded
+
+    def _converted(
+        self, step: int, manifest: Mapping[str, Any], params: Any, convert: Convert
+    ) -> Any:
+        """Loads the parameters one after another; see `restore`."""
+        new = []
+        for name, leaf in named_leaves(params).items():
+            tree = {PARAMS: nested({name: leaf})}
+            (loaded,) = jax.tree.leaves(self._loaded(step, manifest, tree, partial=True)[PARAMS])
+            # Waits, so that the next one is loaded when this one is gone.
+            new.append(jax.block_until_ready(convert(name, loaded)))
+            del loaded
+        return jax.tree.unflatten(jax.tree.structure(params), new)
 
     def _checked(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Verifies every file of a step; returns its manifest and its JSON files."""

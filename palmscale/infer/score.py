@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from palmscale.infer.weights import variables_of
+
 _LEAST_LENGTH = 128  # rows are padded to a power of two from here: one program for each
 _CHUNK_LENGTH = 128  # positions whose logits exist at a time
 
@@ -47,7 +49,7 @@ def score(
 
     Args:
         model: offers `hidden` and `unembed`.
-        params: of the model.
+        params: of the model; they may be quantized.
         row: int32 [1 + L]: the bos id, then the text's ids.
         text_bytes: UTF-8 bytes of the text.
         context_length: tokens that the model sees at once; a longer text is scored in `windows`.
@@ -94,7 +96,7 @@ def windows(length: int, context_length: int) -> Iterator[tuple[int, int, int]]:
 @functools.partial(jax.jit, static_argnums=0)
 def _log_probabilities(model: nn.Module, params: Any, row_BL: jax.Array) -> jax.Array:
     """Returns the log-probability, float32 [B, L], of each of row_BL[:, 1:] given those before."""
-    variables = {"params": params}
+    variables = variables_of(params)
     x_BLD = model.apply(variables, row_BL[:, :-1], method="hidden")
     B, L, D = x_BLD.shape
 

@@ -1,6 +1,7 @@
 """Multi-query attention, rotary positions, and the contraction that every matmul uses."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +41,23 @@ def contract(
     partial sums are exchanged and added in `dtype`, and those of gradients in `x`'s dtype; the
     gradient of `w` is then cast to `w`'s dtype. The incoming gradient is cast to `x`'s dtype too,
     so that with bfloat16 all three matmuls of a step run at full speed.
+
+    In generation `w` may be quantized, a `qwix.QArray`, which has no gradient.
     """
-    return _einsum(spec, x, w.astype(x.dtype), dtype)
+    return _einsum(spec, x, dense(w, x.dtype), dtype)
+
+
+def dense(w: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Returns a weight as `dtype`: an array, or a `qwix.QArray` times its scales."""
+    w = w.astype(dtype)  # of a quantized weight: its scales
+    if not hasattr(w, "qvalue"):
+        return w
+    import qwix  # an optional package, which whoever quantized the weight has
+
+    # The scales are applied before the product and not after it, as in qwix.einsum: XLA then fuses
+    # both with the product, and on a TPU no copy of the weight exists (unless the scales are of
+    # tiles; measured by compiling for v5e).
+    return qwix.dequantize(w)
 
 
 def _contract_forward(spec, x, w, dtype):

@@ -20,10 +20,12 @@ To generate text it also needs
     extend(tokens_BL, cache) -> (x_BLD, cache)    see palmscale.model.palm.PaLM.extend
 
 and `depth`, `dim_head` and `dtype`, which describe its multi-query cache, or `cache_spec()`.
-It may say which weights generation casts and takes apart by layer, with `decoding_weights()`.
+It may say which weights generation casts, quantizes and takes apart by layer, with
+`decoding_weights()`.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
@@ -57,11 +59,15 @@ class DecodingWeights:
         stacked: the parameter whose leaves are [N, ...], one entry a layer; `extend` also takes a
             tuple of N trees.
         kept: names of parameters that stay as they are, such as norm scales; all others are cast to
-            the module's `dtype`, and those of layers may be quantized.
+            the module's `dtype`.
+        summed: the dims of a weight that its products sum over, from its last (-1), by its name:
+            those named here may be quantized, with a scale for each index of the other dims. The
+            module passes them to `attention.contract` or `attention.dense`.
     """
 
     stacked: str
     kept: tuple[str, ...]
+    summed: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 # The collection of variables that takes the place of `params` in generation.
@@ -157,14 +163,23 @@ class Dimensions:
     stored_tokens: int
 
 
+def has_dimensions(model: nn.Module) -> bool:
+    """Returns whether the module has the fields of PaLM that `dimensions` reads."""
+    return not _missing_dimensions(model)
+
+
+def _missing_dimensions(model: nn.Module) -> list[str]:
+    needed = ("dim", "heads", "dim_head", "depth", "num_tokens")
+    return [name for name in needed if not hasattr(model, name)]
+
+
 def dimensions(model: nn.Module) -> Dimensions:
     """Returns the sizes of a model with the fields of PaLM.
 
     Raises:
         UserError: fields are missing.
     """
-    needed = ("dim", "heads", "dim_head", "depth", "num_tokens")
-    missing = [name for name in needed if not hasattr(model, name)]
+    missing = _missing_dimensions(model)
     if missing:
         raise UserError(
             f"{type(model).__name__} has no {', '.join(missing)}; other layouts are estimated from"

@@ -56,6 +56,11 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 
+# The dims of a layer's weights that their products sum over, from the last. The token table stays
+# as it is: quantized to int8, it would take the error of the logits from 0.9 % to 1.3 %.
+_SUMMED = dict.fromkeys(("key", "value", "gate", "up", "down"), (-2,)) | {
+    "query": (-3,), "attention_out": (-3, -2)}  # fmt: skip
+
 
 class PaLM(nn.Module):
     """The paper's model. As a frozen dataclass, it is its own configuration.
@@ -175,8 +180,8 @@ class PaLM(nn.Module):
 
     @nn.nowrap
     def decoding_weights(self) -> DecodingWeights:
-        """Returns which parameters generation may cast and take apart by layer."""
-        return DecodingWeights(stacked="layers", kept=("norm", "final_norm"))
+        """Returns which parameters generation may cast, quantize and take apart."""
+        return DecodingWeights(stacked="layers", kept=("norm", "final_norm"), summed=_SUMMED)
 
     @nn.nowrap
     def cache_spec(self) -> CacheSpec:
@@ -269,7 +274,8 @@ class PaLM(nn.Module):
         """
         B, L = tokens_BL.shape
         start_B = jnp.broadcast_to(cache.length, B)
-        position_BL = start_B[:, None] + jnp.arange(L)
+        # Like the queries, or each layer would gather the rotations of other devices' sequences.
+        position_BL = constrain(start_B[:, None] + jnp.arange(L), (axes.BATCH, axes.LENGTH))
         length = cache.length + L
 
         def layer_step(x_BLD, layer, k_BSK, v_BSK):
@@ -325,9 +331,10 @@ class PaLM(nn.Module):
         """Returns (q_BLHK, k_BLK, v_BLK, y_BLD): y is norm(x), the input of both branches."""
         # Keys and values are the same on all devices that share a row, so each device computes its
         # part of the sum over D, and the small results are added. Queries and mlp columns are
-        # sharded and need all of y, which is gathered once and whose gradients are summed once.
+        # sharded and in training need all of y, which is gathered once and whose gradients are
+        # summed once.
         part_BLD = pin_residual(self.normalize(x_BLD, layer["norm"]))
-        y_BLD = save_as(NORM, constrain(part_BLD, (axes.BATCH, axes.LENGTH, None)))
+        y_BLD = save_as(NORM, constrain(part_BLD, (axes.BATCH, axes.LENGTH, axes.ACT_INPUT)))
         q_BLHK = contract("bld,dhk->blhk", y_BLD, layer["query"], y_BLD.dtype)
         q_BLHK = constrain(q_BLHK, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV))
         k_BLK = contract("bld,dk->blk", part_BLD, layer["key"], y_BLD.dtype)
@@ -348,7 +355,7 @@ class PaLM(nn.Module):
         """Returns the layer's output: residual + projected attention `o` + mlp."""
         dtype = x_BLD.dtype
         o_BLF, out_FD = o_BLHK.reshape(*o_BLHK.shape[:2], -1), layer["attention_out"]
-        out_FD = out_FD.reshape(-1, out_FD.shape[-1])
+        out_FD = out_FD.reshape(o_BLF.shape[-1], out_FD.shape[-1])
         attention_BLD = contract("blf,fd->bld", o_BLF, out_FD, dtype)
         gate_BLF = save_as(GATE, contract("bld,df->blf", y_BLD, layer["gate"], dtype))
         up_BLF = save_as(UP, contract("bld,df->blf", y_BLD, layer["up"], dtype))

@@ -11,6 +11,7 @@ from palmscale.run.ending import Command
 from palmscale.run.job import joined
 from palmscale.run.run import Run
 from palmscale.run.session import Session, open_session
+from palmscale.run.stored_meta import check_trainable
 from palmscale.run.workdir import Workdir, checkpoints
 from palmscale.train.evaluate import HeldOutLoss, make_eval_step
 
@@ -63,6 +64,7 @@ def evaluate(
     ):
         job.watchdog.rest()
         reader = checkpoints(workdir, peers=job.peers)
+        check_trainable(reader.read_meta(), reader)
         which = None if checkpoint == "latest" else checkpoint
         snapshot = reader.restore(which, abstract_params=session.state_plan.abstract.params)
         if snapshot is None:

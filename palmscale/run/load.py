@@ -16,6 +16,7 @@ from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
 from palmscale.infer.continuation import Piece, TextRequest, context_length_of, continued
 from palmscale.infer.engine import Engine
+from palmscale.infer.layouts import stored_rules
 from palmscale.infer.partition import (
     generation_layout,
     generation_rules,
@@ -34,6 +35,7 @@ from palmscale.run import devices
 from palmscale.run.named_classes import import_modules
 from palmscale.run.rebuild import rebuild
 from palmscale.run.stored_meta import Meta, read_meta
+from palmscale.run.stored_weights import stored_weights
 from palmscale.run.workdir import VOCABULARY, Workdir, checkpoints
 from palmscale.storage.place import on_disk, place
 from palmscale.train.state import abstract_params
@@ -117,6 +119,7 @@ class Trained:
         prefill_chunk: int = 128,
         reuse_prefixes: bool = True,
         speculate_tokens: int = 0,
+        quantize: str | None = None,
         donate: bool = False,
     ) -> Engine:
         """Returns an engine of the model; see `palmscale.infer.engine.Engine`.
@@ -129,6 +132,7 @@ class Trained:
             prefill_chunk: tokens of prompts that one step computes at most.
             reuse_prefixes: whether equal beginnings are computed once.
             speculate_tokens: tokens that a step may foresee.
+            quantize: type of the weights, `int8`, `int4` or `fp8`; None: that of the parameters.
             donate: whether the engine takes the parameters over, so that there is no second copy;
                 `params` cannot be used any more.
 
@@ -139,7 +143,7 @@ class Trained:
         leaf = jax.tree.leaves(self.params)[0]
         platform = next(iter(leaf.sharding.device_set)).platform
         model, variables = decoding_form(
-            self.model, self.params, **form_on(platform), donate=donate
+            self.model, self.params, **form_on(platform), quantize=quantize, donate=donate
         )
         return Engine(
             model=model,
@@ -186,6 +190,7 @@ def load(
     checkpoint: int | str = "latest",
     layout: Layout | None = None,
     *,
+    quantize: str | None = None,
     modules: Iterable[str] = (),
     peers: Peers = ALONE,
 ) -> Trained:
@@ -200,6 +205,8 @@ def load(
         layout: mesh and rules, over all devices; the axes of a user's own module that it does not
             name lie as in training. None: one device, or all of them laid out as in training where
             the parameters exceed 2 GiB or there are several processes.
+        quantize: type of the weights, `int8`, `int4` or `fp8`, into which each parameter is brought
+            before the next one is loaded; None: as they are stored.
         modules: to import, whose Linen modules the checkpoint may name: `my_model`.
         peers: the processes that load it together.
 
@@ -213,16 +220,21 @@ def load(
     meta = read_meta(reader, checkpoint if isinstance(checkpoint, int) else None)
     model = rebuild(meta["identity"].get("model"), modules, nn.Module)
     boxed = _shapes(model, reader)
-    shapes, placed_on = unbox(boxed), None
+    weights = stored_weights(model, meta, quantize)
+    placed_on = None
     if layout is not None:
-        rules = generation_rules(_trained_rules(meta) | layout.table())
-        placed_on = DeviceLayout(mesh=make_mesh(layout.mesh), rules=rules)
-    elif peers.count > 1 or parameter_bytes(shapes) > ONE_DEVICE_BYTES:
-        placed_on = generation_layout(meta["mesh"], _trained_rules(meta))
-    if placed_on is not None:
-        shapes = placed(boxed, placed_on)
+        mesh = make_mesh(layout.mesh)
+        rules = stored_rules(_trained_rules(meta) | layout.table())
+        placed_on = DeviceLayout(mesh=mesh, rules=generation_rules(rules, boxed, mesh.shape))
+    elif peers.count > 1 or parameter_bytes(weights.held(unbox(boxed))) > ONE_DEVICE_BYTES:
+        placed_on = generation_layout(
+            model, boxed, trained_mesh=meta["mesh"], trained_rules=_trained_rules(meta)
+        )
+    shapes = unbox(boxed) if placed_on is None else placed(boxed, placed_on)
     snapshot = reader.restore(
-        None if checkpoint == "latest" else checkpoint, abstract_params=shapes
+        None if checkpoint == "latest" else checkpoint,
+        abstract_params=weights.on_disk(shapes),
+        convert=weights.convert,
     )
     if snapshot is None:
         raise UserError(f"there is no checkpoint in {workdir}; train first, or name another.")
@@ -230,7 +242,7 @@ def load(
         vocabulary = load_vocabulary(meta["vocabulary"], folder)
     return Trained(
         model=model,
-        params=snapshot.params,
+        params=weights.loaded(shapes, snapshot.params),
         vocabulary=vocabulary,
         step=snapshot.step,
         meta=snapshot.meta,

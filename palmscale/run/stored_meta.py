@@ -6,6 +6,7 @@ from typing import Any, NotRequired, TypedDict, cast
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import META
 from palmscale.errors import UserError
+from palmscale.exit_codes import printable
 from palmscale.storage.typed_json import Count, Size, checked
 
 
@@ -39,6 +40,8 @@ class Meta(TypedDict):
         rules: logical axis to mesh axis; 0.1.0 did not keep them.
         spike_history: 0.1.0 called it the course.
         warm_start: where the first parameters came from.
+        quantized: the type of its weights, such as `int8`, in a copy that `palmscale.run.quantize`
+            wrote.
     """
 
     identity: dict[str, Any]
@@ -53,6 +56,7 @@ class Meta(TypedDict):
     spike_history: NotRequired[History]
     course: NotRequired[History]
     warm_start: NotRequired[dict[str, Any] | None]
+    quantized: NotRequired[str]
 
 
 def read_meta(reader: CheckpointReader, step: int | None = None) -> Meta:
@@ -79,3 +83,17 @@ def checked_meta(meta: Mapping[str, Any], reader: CheckpointReader) -> Meta:
         CorruptionError: it has not.
     """
     return cast(Meta, checked(meta, Meta, f"{META} in {reader.directory}"))
+
+
+def check_trainable(meta: Mapping[str, Any] | None, reader: CheckpointReader) -> None:
+    """Checks that the checkpoints of which `reader` has read the meta hold whole parameters.
+
+    Raises:
+        UserError: their weights are quantized.
+    """
+    if meta is not None and (quantized := meta.get("quantized")):
+        raise UserError(
+            f"the weights in {reader.directory.parent} are {printable(str(quantized))}: they"
+            " generate, score and serve, and cannot be trained or evaluated; use the run that they"
+            " were made from."
+        )

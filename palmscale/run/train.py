@@ -31,7 +31,7 @@ from palmscale.run.plan_check import compare_with_plan
 from palmscale.run.run import Run
 from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
-from palmscale.run.stored_meta import checked_meta
+from palmscale.run.stored_meta import check_trainable, checked_meta
 from palmscale.run.versions import compiler_versions, versions
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
 from palmscale.storage.place import Place
@@ -244,6 +244,7 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     stored = store.read_meta()
     if stored is None:
         return
+    check_trainable(stored, store)
     identity = session_identity(run, session)
     kept = checked_meta(stored, store)["identity"]
     # 0.1.0 did not store the run.
@@ -296,6 +297,7 @@ def _warm_start(run: Run, session: Session, job: Job) -> InitialParams:
             peers=job.peers,
             timeout_seconds=run.deadlines.agree_seconds,
         )
+        check_trainable(reader.read_meta(), reader)
         params = named_leaves(session.state_plan.abstract.params)
         step, found = warm_parameters(warm, reader, params)
         fresh = len(params) - len(found)

@@ -36,8 +36,18 @@ ONLY_IN = {
     "tensorboardX": ("observe/writers.py",),
     "orbax": ("checkpoint/arrays.py",),
     "gcsfs": ("storage/objects.py",),
+    "llguidance": ("infer/guided.py",),
+    "qwix": ("infer/quantized.py", "model/attention.py"),
 }
-LAZY = {"seqio", "tensorflow", "wandb", "tensorboard", "tensorboardX"}  # inside functions only
+LAZY = {
+    "seqio",
+    "tensorflow",
+    "wandb",
+    "tensorboard",
+    "tensorboardX",
+    "llguidance",
+    "qwix",
+}  # inside functions only
 FROM_PARTITION = {"constrain", "map_shards"}  # all that the model may know of layout
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from palmscale.cli.argument_values import checkpoint_or_all
-from palmscale.cli.commands import checkpoint_diff
+from palmscale.cli.commands import checkpoint_diff, checkpoint_quantize
 from palmscale.cli.parser import add_checkpoint_choice, add_command, add_workdir
 from palmscale.errors import UserError
 from palmscale.observe.controls import escaped
@@ -40,6 +40,7 @@ def add(commands: Any) -> None:
         help="all (default), latest, best, or a step",
     )
     checkpoint_diff.add(inner)
+    checkpoint_quantize.add(inner)
     for name, function, summary in (
         ("pin", pin, "Keep a checkpoint until it is unpinned."),
         ("unpin", unpin, "Return a checkpoint to the run's keep policy."),
@@ -103,6 +104,8 @@ def show(args: argparse.Namespace) -> None:
         ("cursor", json.dumps(StepFolders(reader.directory).read_json(info.step, CURSOR))),
     ]
     facts += [(name, _flat(value)) for name, value in meta["identity"].items()]
+    if quantized := meta.get("quantized"):
+        facts.append(("weights", quantized))
     if warm_start := meta.get("warm_start"):
         facts.append(("warm start", _flat(warm_start)))
     # 0.1.0 called the history the run's course.

@@ -133,3 +133,9 @@ def test_named_leaves_of_dicts_become_their_tree_again():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert nested(named_leaves(tree)) == tree
     assert nested({}) == {}
+
+
+def test_an_array_of_four_bits_has_one_that_any_element_changes():
+    values = jnp.arange(-8, 8).reshape(4, 4)
+    seen = {fingerprint(values.at[n // 4, n % 4].add(1).astype(jnp.int4))[""] for n in range(15)}
+    assert len(seen | {fingerprint(values.astype(jnp.int4))[""]}) == 16

@@ -14,6 +14,7 @@ from small_state import (
     truncate,
 )
 
+from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.policy import KeepPolicy
 from palmscale.checkpoint.reader import CheckpointReader
@@ -35,6 +36,26 @@ def test_parameters_restore_without_the_optimizer(two_steps):
     snapshot = restore(CheckpointReader(two_steps), abstract_optimizer_state=None)
     assert snapshot.optimizer_state is None
     assert_trees_equal(snapshot.params, params_at(20))
+
+
+def test_parameters_are_converted_one_after_another(two_steps):
+    alive, names = [], []
+
+    def convert(name, leaf):
+        alive.append(sum(array.nbytes for array in jax.live_arrays()) - before)
+        names.append(name)
+        return leaf.astype(jnp.int8)
+
+    before = sum(array.nbytes for array in jax.live_arrays())
+    params = restore(
+        CheckpointReader(two_steps), abstract_optimizer_state=None, convert=convert
+    ).params
+    whole = params_at(20)
+    assert names == list(named_leaves(whole))
+    assert_trees_equal(params, jax.tree.map(lambda leaf: leaf.astype(jnp.int8), whole))
+    assert max(alive) <= sum(x.nbytes for x in jax.tree.leaves(params)) + max(
+        x.nbytes for x in jax.tree.leaves(whole)
+    )
 
 
 def test_nothing_saved_restores_to_none(tmp_path):

@@ -1,4 +1,4 @@
-"""The form for generation has the same weights, cast once and taken apart by layer."""
+"""The form of weights in generation: cast once, apart by layer, one parameter after another."""
 
 import jax
 import jax.numpy as jnp
@@ -7,47 +7,71 @@ import pytest
 from flax import linen as nn
 
 from palmscale import PaLM
+from palmscale.infer import quantized, weights
 from palmscale.infer.weights import decoding_form, form_on
 from palmscale.partition.shardings import unbox
-from palmscale.train.state import abstract_params
 
-MODEL = PaLM(num_tokens=29, dim=16, depth=3, heads=2, dim_head=8, dtype="bfloat16")
+MODEL = PaLM(num_tokens=48, dim=32, depth=2, heads=2, dim_head=16, dtype="bfloat16")
 
 
 @pytest.fixture
 def params():
-    random = np.random.default_rng(0)
-    draw = lambda leaf: jnp.asarray(random.normal(size=leaf.shape), "float32")  # noqa: E731
-    return jax.tree.map(draw, unbox(abstract_params(MODEL)))
+    return unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
 
 
-def test_matmul_weights_are_cast_and_norms_are_not(params):
+def test_matmul_weights_are_cast_and_norms_stay(params):
     model, variables = decoding_form(MODEL, params)
-    form = variables["decoding"]
-    assert model is MODEL
-    assert form["embedding"].dtype == form["layers"]["gate"].dtype == jnp.bfloat16
-    assert form["layers"]["norm"].dtype == form["final_norm"].dtype == jnp.float32
-    np.testing.assert_array_equal(form["layers"]["up"], params["layers"]["up"].astype("bfloat16"))
+    held = variables["decoding"]
+    assert model == MODEL and held["final_norm"] is params["final_norm"]
+    assert held["layers"]["norm"] is params["layers"]["norm"]
+    held["layers"].pop("norm")
+    others = [held["embedding"], *held["layers"].values()]
+    assert {leaf.dtype for leaf in others} == {jnp.dtype("bfloat16")}
 
 
-def test_layers_apart_are_the_stacked_ones(params):
-    model, variables = decoding_form(MODEL, params, dtype="float32", apart=True)
-    layers = variables["decoding"]["layers"]
-    assert model.dtype == "float32" and len(layers) == 3
+def test_apart_each_layer_has_its_own_arrays_with_the_same_values(params):
+    layers = decoding_form(MODEL, params, apart=True, dtype="float32")[1]["decoding"]["layers"]
+    assert len(layers) == MODEL.depth
     for n, layer in enumerate(layers):
-        for name, weight in layer.items():
-            np.testing.assert_array_equal(weight, params["layers"][name][n])
+        assert layer.keys() == params["layers"].keys()
+        for name, leaf in layer.items():
+            np.testing.assert_array_equal(leaf, params["layers"][name][n])
 
 
-def test_donated_parameters_are_freed_and_the_others_stay(params):
-    kept = jax.device_get(params)
-    decoding_form(MODEL, params, apart=True)
-    jax.tree.map(np.testing.assert_array_equal, params, kept)
-    _, variables = decoding_form(MODEL, params, apart=True, donate=True)
-    last_norm = params.pop("final_norm")  # is part of both
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
-    assert not last_norm.is_deleted()
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
+def test_a_cpu_computes_in_float32_and_takes_layers_apart(params):
+    model, variables = decoding_form(MODEL, params, **form_on("cpu"))
+    assert model == MODEL.clone(dtype="float32")
+    assert isinstance(variables["decoding"]["layers"], tuple)
+    assert variables["decoding"]["embedding"] is params["embedding"]
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("apart", [False, True], ids=["stacked", "apart"])
+def test_what_is_donated_is_held_twice_for_one_parameter_at_a_time(
+    apart, quantize, params, monkeypatch
+):
+    def live_bytes():
+        return sum(array.nbytes for array in jax.live_arrays()) - before
+
+    free, peaks = weights._free, []
+
+    def measured(old, new):
+        peaks.append(live_bytes())
+        free(old, new)
+
+    monkeypatch.setattr(weights, "_free", measured)
+    leaves = jax.tree.leaves(params)
+    given = sum(leaf.nbytes for leaf in leaves)
+    before = sum(array.nbytes for array in jax.live_arrays()) - given
+    _, variables = decoding_form(MODEL, params, apart=apart, quantize=quantize, donate=True)
+    del leaves[:]
+    most = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert len(peaks) == 10 and given < max(peaks) <= given + most
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    assert live_bytes() == held < (0.55 if quantize is None else 0.35) * given
+    kept = {"norm", "final_norm"}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        assert leaf.is_deleted() == (path[-1].key not in kept or (apart and len(path) == 2)), path
 
 
 def test_a_module_of_ones_own_keeps_its_parameters():
@@ -55,7 +79,13 @@ def test_a_module_of_ones_own_keeps_its_parameters():
     assert decoding_form(model, params, dtype="float32", apart=True) == (model, {"params": params})
 
 
-def test_a_cpu_computes_in_float32_and_a_tpu_keeps_its_loop():
+def test_what_is_not_donated_stays(params):
+    decoding_form(MODEL, params, apart=True, quantize="int8")
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+    assert not list(quantized.quantized_leaves(params))
+
+
+def test_a_cpu_computes_in_float32_and_layers_lie_apart_everywhere():
     assert form_on("cpu") == {"dtype": "float32", "apart": True}
     assert form_on("gpu") == {"dtype": None, "apart": True}
-    assert form_on("tpu") == {"dtype": None, "apart": False}
+    assert form_on("tpu") == {"dtype": None, "apart": True}
