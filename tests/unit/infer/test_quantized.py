@@ -90,8 +90,9 @@ def test_products_and_logits_stay_within_the_bounds_of_their_type(stacked, param
     assert of_logits / 4 < error <= of_logits
 
 
-def test_layers_apart_and_stacked_give_the_same_logits_with_and_without_a_cache(stacked, params):
-    kind, variables = stacked
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_layers_apart_and_stacked_give_the_same_logits_with_and_without_a_cache(kind, params):
+    _, variables = decoding_form(MODEL, params, quantize=kind)
     whole = logits(variables)
     np.testing.assert_allclose(extended(variables, apart=False), whole, atol=2e-5)
     _, apart = decoding_form(MODEL, params, quantize=kind, apart=True)
