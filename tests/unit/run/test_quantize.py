@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import eight_devices
 import jax
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.errors import CorruptionError, UserError
 from palmscale.infer import quantized as quantized_weights
 from palmscale.infer.quantized import quantized_leaves
+from palmscale.partition.layout import Layout
+from palmscale.partition.mesh import MeshSpec
 from palmscale.run.quantize import quantize
 
 TEXT = "def a(x):\n    return x + 'a'\n"
@@ -71,6 +74,27 @@ def test_it_generates_and_scores(copy, workdir):
     assert text == made.generate("def ", max_tokens=12, temperature=0)
     (score,), (exact,) = stored.score([TEXT]), palmscale.load(workdir).score([TEXT])
     assert score.bits_per_byte == pytest.approx(exact.bits_per_byte, rel=0.02)
+
+
+def on_a_mesh(folder, workdir):
+    """How a stored copy and a run quantized at load lie on 2 x 4 devices, and what one writes."""
+    layout, facts = Layout(mesh=MeshSpec(data=2, model=4)), []
+    stored = palmscale.load(folder, layout=layout)
+    made = palmscale.load(workdir, layout=layout, quantize="int8")
+    for trained in (stored, made):
+        query = trained.params["layers"]["query"]
+        dims = [list(part.sharding.spec) for part in (query.qvalue, query.scale)]
+        facts.append((dims, max(shard.data.size for shard in query.qvalue.addressable_shards)))
+    return facts, stored.generate("def ", max_tokens=8, temperature=0)
+
+
+def test_on_a_mesh_it_is_restored_into_its_shardings(copy, workdir):
+    facts, text = eight_devices.facts_on_eight_devices(on_a_mesh, str(copy), str(workdir))
+    alone = palmscale.load(copy)
+    for dims, elements in facts:
+        assert dims == [[None, "data", "model", None], [None, None, "model", None]]
+        assert elements == alone.params["layers"]["query"].qvalue.size // 8
+    assert text == alone.generate("def ", max_tokens=8, temperature=0)
 
 
 def test_one_parameter_exists_beside_the_quantized_ones(workdir, monkeypatch):
