@@ -16,6 +16,8 @@ REPLICA, DATA, MODEL = "replica", "data", "model"
 BATCH, LENGTH, ACT_LENGTH = "batch", "length", "act_length"
 ACT_EMBED, ACT_HEADS, ACT_KV = "act_embed", "act_heads", "act_kv"
 ACT_MLP, ACT_VOCAB = "act_mlp", "act_vocab"
+# A layer's input where it meets the kernels; the token table's dims where tokens are looked up.
+ACT_INPUT, LOOKUP_VOCAB, LOOKUP_EMBED = "act_input", "lookup_vocab", "lookup_embed"
 # The sequences of a key-value cache, and the query heads while they meet it.
 CACHE_BATCH, CACHE_HEADS = "cache_batch", "cache_heads"
 

@@ -38,6 +38,9 @@ class Vocabulary(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of the ids; special ids and ids outside the vocabulary have no text."""
 
+    def token_bytes(self) -> list[bytes | None]:
+        """Returns the UTF-8 bytes that each id adds to a text; None: it is special."""
+
     def description(self) -> dict[str, Any]:
         """Returns what `load_vocabulary` needs besides the files of `save`, ready for JSON."""
 
@@ -64,6 +67,9 @@ class ByteVocabulary:
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
         kept = ids[(ids >= 3) & (ids < self.size)] - 3
         return kept.astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def token_bytes(self) -> list[bytes | None]:
+        return [None, None, None, *(bytes([byte]) for byte in range(256))]
 
     def description(self) -> dict[str, Any]:
         return {"kind": self.name, "size": self.size, "digest": self.digest}
@@ -143,6 +149,18 @@ class SentencePieceVocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
         return self._processor.decode(ids[(ids >= 0) & (ids < self.size)].tolist())
+
+    def token_bytes(self) -> list[bytes | None]:
+        found = [piece.replace(SPACE, " ").encode() for piece in self.pieces()]
+        ids = list(range(self.size))
+        kinds = (self._processor.is_control, self._processor.is_unknown, self._processor.is_unused)
+        for is_special in zip(ids, *(kind(ids) for kind in kinds)):
+            if any(is_special[1:]):
+                found[is_special[0]] = None
+        for byte, token_id in enumerate(self.byte_ids()):
+            if token_id is not None:
+                found[token_id] = bytes([byte])
+        return found
 
     def description(self) -> dict[str, Any]:
         return {"kind": self.name, "size": self.size, "digest": self.digest, "file": self._FILE}

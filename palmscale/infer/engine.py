@@ -6,7 +6,6 @@ previous one's tokens.
 """
 
 import collections
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from palmscale.infer import programs
 from palmscale.infer.cache import empty_cache
 from palmscale.infer.draw import Drawn
 from palmscale.infer.lookup import foreseen
+from palmscale.infer.partition import entered, phase
 from palmscale.infer.programs import Slots, layers_apart
 from palmscale.infer.request import Output, Request, Token
 from palmscale.infer.running import Running
@@ -47,7 +47,8 @@ class Engine:
     Args:
         model: offers `extend` and `unembed`.
         variables: of the model, in any form; see `palmscale.infer.weights.decoding_form`.
-        layout: where the variables lie, if on several devices; None: on one.
+        layout: where the variables lie, if on several devices, with the rules of one sequence, as
+            `palmscale.infer.partition.generation_layout` gives it; None: on one.
         slots: sequences that are continued at once.
         context_length: tokens of a prompt and its continuation together, at most.
         prefill_chunk: tokens of prompts that one step computes at most; a power of two, or taken
@@ -82,22 +83,25 @@ class Engine:
                 raise UserError(f"{name}={value} must be at least {least}.")
         spec = interface.cache_spec(model)
         self.slots, self.context_length = slots, context_length
-        self._model, self._variables, self._layout = model, variables, layout
+        self._model, self._variables = model, variables
+        self._layout = (
+            None if layout is None else phase(model, layout, sequences=slots, new_tokens=1)[0]
+        )
         self._reuses, self._speculated, self._ragged = reuse_prefixes, speculate_tokens, spec.ragged
         # Where a write past the end of a cache is clamped, an idle slot overwrites its last tokens.
         spare = 0 if spec.ragged else 1 + speculate_tokens
         self._table = SlotTable(slots, most_kept=context_length - spare)
         apart = layers_apart(model, variables)
-        with self._entered():
+        with entered(self._layout):
             self._size = programs.logits_size(model, variables)
             cache = jax.jit(
                 lambda: empty_cache(spec, batch=slots, positions=context_length, apart=apart)
             )()
             token_B = np.zeros(slots, np.int32)
             self._state = Slots(cache=cache, token_B=token_B, rows=empty_rows(slots))
-            self._staging = Staging(
-                model, variables, context_length, chunk=prefill_chunk, apart=apart
-            )
+        self._staging = Staging(
+            model, variables, context_length, chunk=prefill_chunk, apart=apart, layout=layout
+        )
         self._next_id = 0
         self._queue: collections.deque[Running] = collections.deque()
         self._staged: Running | None = None
@@ -200,7 +204,7 @@ class Engine:
         A token is told one step late, while the devices compute the next.
         """
         outputs: list[Output] = []
-        with self._entered():
+        with entered(self._layout):
             self._compute_prompts()
             if self._needs_last_tokens():
                 self._read(outputs, leave=0)
@@ -311,11 +315,9 @@ class Engine:
             return None
         allowed_BV = np.ones((self.slots, self._size), bool)
         for slot, running in guided.items():
-            if guide := running.request.guide:
-                allowed_V = guide.allowed()
-                allowed_BV[slot] = False
-                allowed_BV[slot, : len(allowed_V)] = allowed_V
-            allowed_BV[slot] = allowed_of(allowed_BV[slot], running.withheld)
+            guide = running.request.guide
+            allowed_V = guide.allowed() if guide else allowed_BV[slot]
+            allowed_BV[slot] = allowed_of(allowed_V, size=self._size, withheld=running.withheld)
         return allowed_BV
 
     def _tell_scores(self, outputs: list[Output]) -> None:
@@ -346,9 +348,6 @@ class Engine:
         outputs.append(output)
         if running.is_over:
             self._table.release(running)
-
-    def _entered(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._layout is None else self._layout.entered()
 
 
 def _token(drawn: Drawn, slot: int, top: int | None) -> Token:

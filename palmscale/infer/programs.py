@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from palmscale import axes
 from palmscale.infer.cache import empty_cache
 from palmscale.infer.draw import Drawn, Rows, sample
 from palmscale.model import interface
 from palmscale.model.attention import Cache
 from palmscale.model.interface import DECODING
-from palmscale.partition.shardings import constrain
+from palmscale.partition.shardings import constrain, is_split
 
 
 @struct.dataclass
@@ -193,7 +194,11 @@ def take(cache: Cache, slot: jax.Array) -> Cache:
     """Returns a staging cache with what a slot has cached."""
 
     def get(all_: jax.Array, axis: int) -> jax.Array:
-        return jax.lax.dynamic_slice_in_dim(all_, slot, 1, axis)
+        if not is_split(axes.CACHE_BATCH):
+            return jax.lax.dynamic_slice_in_dim(all_, slot, 1, axis)
+        # A slice of a dim that lies over devices would gather all of it; a sum moves one slot.
+        here = jnp.expand_dims(jnp.arange(all_.shape[axis]) == slot, range(1, all_.ndim - axis))
+        return jnp.sum(jnp.where(here, all_, 0), axis, keepdims=True, dtype=all_.dtype)
 
     k, v = _each_layer(get, cache)
     return Cache(k, v, jnp.zeros(1, jnp.int32))

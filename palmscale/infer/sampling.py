@@ -120,12 +120,16 @@ def bias_of(sampling: Sampling, size: int) -> np.ndarray:
     return bias_V
 
 
-def allowed_of(allowed_V: np.ndarray, withheld: frozenset[int]) -> np.ndarray:
-    """Returns a sequence's entry of `draw.Rows.allowed_BV`, bool [V].
+def allowed_of(allowed_V: np.ndarray, *, size: int, withheld: frozenset[int]) -> np.ndarray:
+    """Returns a sequence's entry of `draw.Rows.allowed_BV`, bool [size].
 
-    The ids `withheld`, such as stop ids before `min_tokens`, are not allowed, unless they are all
-    that a guide allows: a guide whose text is complete ends it.
+    Args:
+        allowed_V: ids that may come next, such as those of a guide; ids past its end may not.
+        size: V of the logits.
+        withheld: of these, what may not come yet, such as stop ids before `min_tokens`; it may if a
+            guide allows nothing else: its text is complete.
     """
+    allowed_V = np.pad(allowed_V, (0, size - len(allowed_V)))
     rest_V = allowed_V.copy()
     rest_V[list(withheld)] = False
     return rest_V if rest_V.any() else allowed_V

@@ -9,9 +9,11 @@ from flax import linen as nn
 
 from palmscale.infer import programs
 from palmscale.infer.cache import empty_cache
+from palmscale.infer.partition import entered
 from palmscale.infer.request import Request, Token
 from palmscale.model import interface
 from palmscale.model.attention import Cache
+from palmscale.partition.layout import DeviceLayout
 
 _LEAST_CHUNK = 8  # a chunk has a power of two of tokens: one program for each
 _LEAST_COPIED = 16  # tokens; fewer are computed sooner than a slot is copied
@@ -28,16 +30,26 @@ class Staging:
         positions: tokens that fit.
         chunk: tokens that are computed at once, at most; taken down to a power of two.
         apart: whether each layer's cache is an array of its own.
+        layout: of one sequence; None: on one device.
     """
 
     def __init__(
-        self, model: nn.Module, variables: Any, positions: int, *, chunk: int, apart: bool
+        self,
+        model: nn.Module,
+        variables: Any,
+        positions: int,
+        *,
+        chunk: int,
+        apart: bool,
+        layout: DeviceLayout | None = None,
     ) -> None:
         self.chunk = 1 << min(chunk, positions).bit_length() - 1
         self._model, self._variables, self._positions = model, variables, positions
+        self._layout = layout
         spec = interface.cache_spec(model)
         empty = lambda: empty_cache(spec, batch=1, positions=positions, apart=apart, staging=True)  # noqa: E731
-        self.cache: Cache = jax.jit(empty)()
+        with entered(layout):
+            self.cache: Cache = jax.jit(empty)()
         self._tokens: list[int] = []  # whose keys and values the cache begins with
 
     def common(self, request: Request, cached: Sequence[int]) -> int:
@@ -96,14 +108,15 @@ class Staging:
         if request.score_from is not None and start + here >= request.score_from:
             targets_L = np.zeros(size, np.int32)
             targets_L[:here] = prompt[start + 1 : start + here + 1]
-        self.cache, scored = programs.prefill(
-            self._model,
-            self._variables,
-            self.cache.replace(length=np.array([start], np.int32)),
-            chunk_L[None],
-            targets_L,
-            top=request.top_log_probabilities or 0,
-        )
+        with entered(self._layout):
+            self.cache, scored = programs.prefill(
+                self._model,
+                self._variables,
+                self.cache.replace(length=np.array([start], np.int32)),
+                chunk_L[None],
+                targets_L,
+                top=request.top_log_probabilities or 0,
+            )
         if scored is not None:
             scores.append((start + 1, here, scored))
         self._tokens.extend(chunk_L[:here].tolist())

@@ -50,7 +50,7 @@ def contract(
 def dense(w: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Returns a weight as `dtype`: an array, or a `qwix.QArray` times its scales."""
     w = w.astype(dtype)  # of a quantized weight: its scales
-    if isinstance(w, jax.Array):
+    if not hasattr(w, "qvalue"):
         return w
     import qwix  # an optional package, which whoever quantized the weight has
 

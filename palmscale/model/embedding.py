@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from palmscale import axes
 from palmscale.partition.shardings import constrain
 
-# Sharded like the residual stream's width: each device looks up its own tokens in its own columns.
-_COLUMNS = (None, axes.ACT_EMBED)
+# In training, sharded like the residual stream's width: each device looks up its own tokens in its
+# own columns.
+_COLUMNS = (axes.LOOKUP_VOCAB, axes.LOOKUP_EMBED)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -163,14 +163,23 @@ class Dimensions:
     stored_tokens: int
 
 
+def has_dimensions(model: nn.Module) -> bool:
+    """Returns whether the module has the fields of PaLM that `dimensions` reads."""
+    return not _missing_dimensions(model)
+
+
+def _missing_dimensions(model: nn.Module) -> list[str]:
+    needed = ("dim", "heads", "dim_head", "depth", "num_tokens")
+    return [name for name in needed if not hasattr(model, name)]
+
+
 def dimensions(model: nn.Module) -> Dimensions:
     """Returns the sizes of a model with the fields of PaLM.
 
     Raises:
         UserError: fields are missing.
     """
-    needed = ("dim", "heads", "dim_head", "depth", "num_tokens")
-    missing = [name for name in needed if not hasattr(model, name)]
+    missing = _missing_dimensions(model)
     if missing:
         raise UserError(
             f"{type(model).__name__} has no {', '.join(missing)}; other layouts are estimated from"

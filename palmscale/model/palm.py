@@ -274,7 +274,8 @@ class PaLM(nn.Module):
         """
         B, L = tokens_BL.shape
         start_B = jnp.broadcast_to(cache.length, B)
-        position_BL = start_B[:, None] + jnp.arange(L)
+        # Like the queries, or each layer would gather the rotations of other devices' sequences.
+        position_BL = constrain(start_B[:, None] + jnp.arange(L), (axes.BATCH, axes.LENGTH))
         length = cache.length + L
 
         def layer_step(x_BLD, layer, k_BSK, v_BSK):
@@ -330,9 +331,10 @@ class PaLM(nn.Module):
         """Returns (q_BLHK, k_BLK, v_BLK, y_BLD): y is norm(x), the input of both branches."""
         # Keys and values are the same on all devices that share a row, so each device computes its
         # part of the sum over D, and the small results are added. Queries and mlp columns are
-        # sharded and need all of y, which is gathered once and whose gradients are summed once.
+        # sharded and in training need all of y, which is gathered once and whose gradients are
+        # summed once.
         part_BLD = pin_residual(self.normalize(x_BLD, layer["norm"]))
-        y_BLD = save_as(NORM, constrain(part_BLD, (axes.BATCH, axes.LENGTH, None)))
+        y_BLD = save_as(NORM, constrain(part_BLD, (axes.BATCH, axes.LENGTH, axes.ACT_INPUT)))
         q_BLHK = contract("bld,dhk->blhk", y_BLD, layer["query"], y_BLD.dtype)
         q_BLHK = constrain(q_BLHK, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV))
         k_BLK = contract("bld,dk->blk", part_BLD, layer["key"], y_BLD.dtype)

@@ -22,6 +22,9 @@ _REPLICATED: dict[str, MeshAxes] = {
             axes.ACT_KV,
             axes.ACT_MLP,
             axes.ACT_VOCAB,
+            axes.ACT_INPUT,
+            axes.LOOKUP_VOCAB,
+            axes.LOOKUP_EMBED,
             axes.CACHE_BATCH,
             axes.CACHE_HEADS,
             axes.EMBED,
@@ -57,6 +60,7 @@ _2D = {
     axes.EMBED: axes.DATA,
     axes.VOCAB_EMBED: axes.DATA,
     axes.ACT_EMBED: axes.MODEL,
+    axes.LOOKUP_EMBED: axes.MODEL,
 }
 
 TABLES: dict[str, dict[str, MeshAxes]] = {
@@ -82,7 +86,11 @@ def layout_rules(
     """
     if table not in TABLES:
         raise UserError(f"unknown layout table {table!r}; choose one of {sorted(TABLES)}.")
-    rules = {**TABLES[table], **(overrides or {})}
+    overrides = overrides or {}
+    rules = {**TABLES[table], **overrides}
+    # Each device looks up its own tokens in the columns that it has of the residual stream.
+    if axes.ACT_EMBED in overrides:
+        rules[axes.LOOKUP_EMBED] = overrides.get(axes.LOOKUP_EMBED, rules[axes.ACT_EMBED])
     mesh_axes = (axes.REPLICA, axes.DATA, axes.MODEL)
     for name, target in rules.items():
         for axis in (target,) if isinstance(target, str) else target or ():

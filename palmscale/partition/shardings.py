@@ -57,6 +57,12 @@ def constrain(x: jax.Array, names: Names) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(names, rules))
 
 
+def is_split(name: str) -> bool:
+    """Returns whether the layout that is entered splits a logical axis over several devices."""
+    rules, mesh = dict(nn.get_logical_axis_rules()), jax.sharding.get_abstract_mesh()
+    return bool(rules) and _parts(rules[name], mesh.shape) > 1
+
+
 def map_shards(
     kernel: Callable[..., jax.Array],
     otherwise: Callable[..., jax.Array],

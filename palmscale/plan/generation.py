@@ -1,17 +1,26 @@
-"""Plans generation: the prompt in one pass and the step of one token, compiled for a topology."""
+"""Plans generation: an engine's prefill and its decode step, compiled for a topology."""
 
 import dataclasses
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import NamedSharding
 
 from palmscale import axes
 from palmscale.infer.cache import empty_cache
-from palmscale.infer.partition import generation_layout, placed
-from palmscale.infer.programs import Slots, decode, prefill
+from palmscale.infer.choose import Choice
+from palmscale.infer.partition import generation_layout, parameter_bytes, phase, placed
+from palmscale.infer.programs import Slots, decode, layers_apart, prefill
 from palmscale.infer.slot_rows import empty_rows
-from palmscale.model import interface
+from palmscale.infer.weights import abstract_form, form_on
+from palmscale.model import interface, sizes
+from palmscale.model.attention import Cache
 from palmscale.observe import log
+from palmscale.partition.layout import DeviceLayout
+from palmscale.partition.shardings import spec
 from palmscale.plan.hardware import libtpu
 from palmscale.plan.hardware.topology import Topology
 from palmscale.plan.judge import judge
@@ -23,78 +32,242 @@ from palmscale.train.state import abstract_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationPlan:
-    """The verdicts on both programs of generation.
+class Workload:
+    """What is generated.
 
     Attributes:
-        samples: continuations drawn side by side.
-        prompt: the pass over the prompt.
-        one_token: the step of one token, with a cache of twice the prompt.
+        samples: continuations drawn side by side: the engine's slots.
+        prompt_tokens: of a prompt, which is computed in one chunk.
+        prompts: computed side by side; an engine computes one.
+        context_tokens: of a prompt and its continuation, for which the cache has room; None: twice
+            the prompt.
     """
 
-    samples: int
-    prompt: Fits | DoesNotFit
-    one_token: Fits | DoesNotFit
+    samples: int = 8
+    prompt_tokens: int = 2048
+    prompts: int = 1
+    context_tokens: int | None = None
+
+    @property
+    def positions(self) -> int:
+        """S, the positions of the cache."""
+        return self.context_tokens or 2 * self.prompt_tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhasePlan:
+    """What is known of one program of an engine.
+
+    Attributes:
+        choice: its layout, and why.
+        sequences: side by side.
+        new_tokens: of each sequence.
+        weight_bytes: a device.
+        cache_bytes: a device.
+        model_flops: of all devices: two for each parameter and token, as in Pope et al. 2022.
+        read_seconds: in which a device reads its weights and its cache once: no step is faster.
+        peak_flops: of all devices, a second.
+        verdict: of the compiled program.
+    """
+
+    choice: Choice
+    sequences: int
+    new_tokens: int
+    weight_bytes: int
+    cache_bytes: int
+    model_flops: float
+    read_seconds: float
+    peak_flops: float
+    verdict: Fits | DoesNotFit
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """The lower and the upper bound of its time; None: it does not fit, or no clock is known.
+
+        The compiler's cycles leave out weights that are read ahead, so no bound is below
+        `read_seconds`.
+        """
+        if not isinstance(self.verdict, Fits) or self.verdict.prediction is None:
+            return None
+        bounds = self.verdict.prediction.lower_bound, self.verdict.prediction.upper_bound
+        low, high = (max(bound.step_seconds, self.read_seconds) for bound in bounds)
+        return low, high
+
+    def mfu(self, seconds: float) -> float:
+        """Returns the share of the devices' peak that the model's FLOPs take in so many seconds."""
+        return self.model_flops / self.peak_flops / seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationPlan:
+    """The plans of both programs of generation.
+
+    Attributes:
+        mesh: size of each mesh axis.
+        prompt: the pass over prompts.
+        one_token: the step of one token of each sample.
+    """
+
+    mesh: dict[str, int]
+    prompt: PhasePlan
+    one_token: PhasePlan
 
     @property
     def fits(self) -> bool:
         """Whether both programs fit."""
-        return self.prompt.fits and self.one_token.fits
+        return self.prompt.verdict.fits and self.one_token.verdict.fits
 
 
-def plan_generation(
-    run: Run, where: Topology, *, prompt_tokens: int = 2048, samples: int = 8
-) -> GenerationPlan:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generator:
+    """A run's model as an engine holds it on a topology.
+
+    Attributes:
+        model: in the dtype in which it generates.
+        variables: shapes with shardings.
+        layout: of the variables.
+        num_params: as the paper counts them.
+    """
+
+    model: nn.Module
+    variables: Any
+    layout: DeviceLayout
+    num_params: int
+
+
+def plan_generation(run: Run, where: Topology, workload: Workload) -> GenerationPlan:
     """Returns whether a run's model can generate on a topology, and how fast.
 
     Raises:
         UserError: the model cannot generate, or libtpu cannot be used.
     """
-    interface.check_generates(run.model)
-    verdicts = {}
     with libtpu.compiler():
-        for name, new_tokens in (("prompt", prompt_tokens), ("one token", 1)):
-            log.say(f"Compiling {name} of {samples} sample(s) for {where}.")
-            step = _step(run, where, samples, new_tokens, slots=2 * prompt_tokens)
-            verdicts[name] = judge(step, where)
-    return GenerationPlan(
-        samples=samples, prompt=verdicts["prompt"], one_token=verdicts["one token"]
+        generator = generator_on(run, where)
+        prompt = plan_phase(
+            generator,
+            where,
+            sequences=workload.prompts,
+            new_tokens=workload.prompt_tokens,
+            positions=workload.positions,
+        )
+        one_token = plan_phase(
+            generator, where, sequences=workload.samples, new_tokens=1, positions=workload.positions
+        )
+    mesh = {name: int(size) for name, size in generator.layout.mesh.shape.items()}
+    return GenerationPlan(mesh=mesh, prompt=prompt, one_token=one_token)
+
+
+def generator_on(run: Run, where: Topology) -> Generator:
+    """Returns a run's model, laid out on a topology as an engine would lay it out.
+
+    Raises:
+        UserError: the model cannot generate, or libtpu cannot be used.
+    """
+    interface.check_generates(run.model)
+    boxed, mesh = abstract_params(run.model), run.layout.mesh
+    layout = generation_layout(
+        run.model,
+        boxed,
+        trained_mesh={axes.DATA: mesh.data, axes.MODEL: mesh.model},
+        trained_rules=run.layout.table(),
+        devices=libtpu.devices_of(where),
+    )
+    model, variables = abstract_form(run.model, placed(boxed, layout), **form_on("tpu"))
+    return Generator(
+        model=model,
+        variables=variables,
+        layout=layout,
+        num_params=sizes.count_parameters(boxed, run.model).model,
     )
 
 
-def _step(run: Run, where: Topology, samples: int, new_tokens: int, slots: int) -> Step:
-    """Returns a step of generation: `new_tokens` more, in a cache of so many slots."""
-    model, mesh = run.model, run.layout.mesh
-    boxed = abstract_params(model)
-    spec = interface.cache_spec(model)
-    sizes, devices = {axes.DATA: mesh.data, axes.MODEL: mesh.model}, libtpu.devices_of(where)
-    layout = generation_layout(sizes, run.layout.table(), devices)
-    params = placed(boxed, layout)
-    sequences = samples if new_tokens == 1 else 1
+def plan_phase(
+    generator: Generator, where: Topology, *, sequences: int, new_tokens: int, positions: int
+) -> PhasePlan:
+    """Returns the plan of one of the engine's programs; `libtpu.compiler` is entered.
+
+    Args:
+        generator: on the topology's devices.
+        where: the topology.
+        sequences: side by side.
+        new_tokens: of each; 1 is a decode step.
+        positions: of the cache.
+    """
+    what = "one token" if new_tokens == 1 else f"{new_tokens:,} tokens"
+    log.say(f"Compiling {what} of {sequences:,} sequence(s) for {where}.")
+    weight_bytes = parameter_bytes(generator.variables) / generator.num_params
+    layout, choice = phase(
+        generator.model,
+        generator.layout,
+        sequences=sequences,
+        new_tokens=new_tokens,
+        weight_bytes=weight_bytes,
+    )
+    step, cache = _step(generator, layout, sequences, new_tokens, positions)
+    held = {"weights": generator.variables, "cache": cache}
+    held_bytes = {name: _device_bytes(tree) for name, tree in held.items()}
+    chip = where.chip
+    return PhasePlan(
+        choice=choice,
+        sequences=sequences,
+        new_tokens=new_tokens,
+        weight_bytes=held_bytes["weights"],
+        cache_bytes=held_bytes["cache"],
+        model_flops=step.matmul_flops,
+        read_seconds=sum(held_bytes.values()) * chip.devices / chip.hbm_bytes_per_second,
+        peak_flops=where.chips * chip.peak_flops,
+        verdict=judge(step, where),
+    )
+
+
+def _step(
+    generator: Generator, layout: DeviceLayout, sequences: int, new_tokens: int, positions: int
+) -> tuple[Step, Cache]:
+    """Returns a lowered program of the engine, and the shapes of its cache."""
+    model, variables = generator.model, generator.variables
+    cache_spec = interface.cache_spec(model)
     with layout.entered():
-        cache = jax.eval_shape(lambda: empty_cache(spec, batch=sequences, positions=slots))
+        apart = layers_apart(model, variables)
+        shapes = jax.eval_shape(
+            lambda: empty_cache(cache_spec, batch=sequences, positions=positions, apart=apart)
+        )
+        cache = jax.tree.map(lambda shape: _cache_shape(shape, layout), shapes)
         if new_tokens == 1:
-            token_B = jax.ShapeDtypeStruct((samples,), jnp.int32)
-            state = Slots(cache=cache, token_B=token_B, rows=empty_rows(samples))
-            active_B = jax.ShapeDtypeStruct((samples,), bool)
-            lowered = decode.lower(model, {"params": params}, state, active_B, filters=False, top=0)
+            token_B = jax.ShapeDtypeStruct((sequences,), jnp.int32)
+            slots = Slots(cache=cache, token_B=token_B, rows=empty_rows(sequences))
+            active_B = jax.ShapeDtypeStruct((sequences,), bool)
+            lowered = decode.lower(model, variables, slots, active_B, filters=False, top=0)
         else:
-            tokens_1L = jax.ShapeDtypeStruct((1, new_tokens), jnp.int32)
-            lowered = prefill.lower(model, {"params": params}, cache, tokens_1L, None)
-    leaves = jax.tree.leaves(params)
-    num_params = sum(leaf.size for leaf in leaves)
-    return Step(
+            tokens_BL = jax.ShapeDtypeStruct((sequences, new_tokens), jnp.int32)
+            lowered = prefill.lower(model, variables, cache, tokens_BL, None)
+    flops_per_token = 2.0 * generator.num_params
+    step = Step(
         compile=lowered.compile,
         digest=digest(lowered),
-        mesh=leaves[0].sharding.mesh,
-        params=params,
+        mesh=layout.mesh,
+        params=variables,
         optimizer_state={},
         tokens=sequences * new_tokens,
         sequence_length=new_tokens,
-        num_params=num_params,
-        weight_flops_per_token=2.0 * num_params,
+        num_params=generator.num_params,
+        weight_flops_per_token=flops_per_token,
         attention_flops_per_token=0.0,
-        matmul_flops=2.0 * num_params * sequences * new_tokens,
-        layers=spec.layers,
+        matmul_flops=flops_per_token * sequences * new_tokens,
+        layers=cache_spec.layers,
         vocabulary=interface.stored_tokens(model) or 0,
+    )
+    return step, cache
+
+
+def _cache_shape(shape: jax.ShapeDtypeStruct, layout: DeviceLayout) -> jax.ShapeDtypeStruct:
+    """Returns the shape of [N, B, S, K], [B, S, K] or the lengths [B] with its sharding."""
+    names = {1: (None,), 3: (axes.CACHE_BATCH, None, None), 4: (None, axes.CACHE_BATCH, None, None)}
+    sharding = NamedSharding(layout.mesh, spec(names[shape.ndim], layout.rules))
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+def _device_bytes(tree: Any) -> int:
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
     )

@@ -16,6 +16,7 @@ from palmscale.cluster.jointly import ALONE
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
 from palmscale.infer.engine import Engine
+from palmscale.infer.layouts import stored_rules
 from palmscale.infer.partition import (
     generation_layout,
     generation_rules,
@@ -252,10 +253,13 @@ def load(
     weights = stored_weights(model, meta, quantize)
     placed_on = None
     if layout is not None:
-        rules = generation_rules(_trained_rules(meta) | layout.table())
-        placed_on = DeviceLayout(mesh=make_mesh(layout.mesh), rules=rules)
+        mesh = make_mesh(layout.mesh)
+        rules = stored_rules(_trained_rules(meta) | layout.table())
+        placed_on = DeviceLayout(mesh=mesh, rules=generation_rules(rules, boxed, mesh.shape))
     elif peers.count > 1 or parameter_bytes(weights.held(unbox(boxed))) > ONE_DEVICE_BYTES:
-        placed_on = generation_layout(meta["mesh"], _trained_rules(meta))
+        placed_on = generation_layout(
+            model, boxed, trained_mesh=meta["mesh"], trained_rules=_trained_rules(meta)
+        )
     shapes = unbox(boxed) if placed_on is None else placed(boxed, placed_on)
     snapshot = reader.restore(
         None if checkpoint == "latest" else checkpoint,

@@ -36,6 +36,7 @@ ONLY_IN = {
     "tensorboardX": ("observe/writers.py",),
     "orbax": ("checkpoint/arrays.py",),
     "gcsfs": ("storage/objects.py",),
+    "llguidance": ("infer/guided.py",),
     "qwix": ("infer/quantized.py", "model/attention.py"),
 }
 LAZY = {
@@ -44,6 +45,7 @@ LAZY = {
     "wandb",
     "tensorboard",
     "tensorboardX",
+    "llguidance",
     "qwix",
 }  # inside functions only
 FROM_PARTITION = {"constrain", "map_shards"}  # all that the model may know of layout

@@ -62,8 +62,9 @@ def test_the_light_requirements_are_the_dependencies_without_seqio():
     assert light == [line for line in DEPENDENCIES if Requirement(line).name != "seqio"]
 
 
-def test_the_tests_install_what_writers_sources_and_pictures_need():
-    needed = [EXTRAS[name] for name in ("wandb", "tensorboard", "hf", "gcs", "plot", "quantize")]
+def test_the_tests_install_what_the_other_extras_need():
+    names = ("wandb", "tensorboard", "hf", "gcs", "plot", "guided", "quantize", "serve")
+    needed = [EXTRAS[name] for name in names]
     assert set().union(*needed) <= set(EXTRAS["test"])
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import tiny_run
+from served_command import served
 
 GIN = """\
 # A user's run of a user's module. `hidden` and `unembed` are all that palmscale calls.
@@ -121,3 +122,18 @@ def test_it_generates_the_same_text_on_one_device_and_on_four(folder, at_home, f
     flags.append("--module=gpt_module")
     written = tiny_run.run("generate", *flags, **at_home).stdout
     assert repr(written.removeprefix("def ").removesuffix("\n")) == texts[0][1]
+
+
+def test_it_is_served_where_it_is_named(folder, at_home, finished, row_cache):
+    flags = ["--workdir=whole", "--context_length=32", "--port=0"]
+    with served(*flags, "--module=gpt_module", **at_home) as command:
+        client = command.client()
+        prompts = ["def ", "x"]
+        answer = client.completions.create(
+            model="whole", prompt=prompts, max_tokens=12, temperature=0
+        )
+        assert command.end()[0] == 0
+    command = ["generate", "--workdir=whole", "--max_tokens=12", "--greedy", "--module=gpt_module"]
+    for prompt, choice in zip(prompts, answer.choices, strict=True):
+        written = tiny_run.run(*command, f"--prompt={prompt}", **at_home).stdout
+        assert written == f"{prompt}{choice.text}\n"

@@ -9,6 +9,7 @@ from palmscale.exit_codes import DOES_NOT_FIT
 from palmscale.observe import tables
 
 if TYPE_CHECKING:
+    from palmscale.plan.generation import Workload
     from palmscale.plan.hardware.topology import Topology
     from palmscale.plan.plans import Plan
     from palmscale.run.run import Run
@@ -32,13 +33,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="sequences a step: largest (default) or all of the schedule's, or a number",
     )
-    command.add_argument("--generate", action="store_true", help="plan text generation instead")
-    command.add_argument(
-        "--prompt_tokens", type=at_least(int, 1), default=2048, metavar="N", help="default: 2048"
-    )
-    command.add_argument(
-        "--num_samples", type=at_least(int, 1), default=8, metavar="N", help="default: 8"
-    )
+    add_generation(command, "plan text generation instead")
     command.add_argument(
         "--search",
         type=at_least(int, 1),
@@ -62,6 +57,30 @@ def add(commands: Any) -> None:
         "--dollars_per_chip_hour", type=at_least(float, 0), metavar="D", help="to show a price"
     )
     add_run_workdir(command, help="folder for plan.json and plan.html, where train looks for them")
+
+
+def add_generation(command: argparse.ArgumentParser, help: str) -> None:
+    """Adds --generate, and the flags that say what is generated."""
+    count = dict(type=at_least(int, 1), metavar="N")
+    command.add_argument("--generate", action="store_true", help=help)
+    command.add_argument("--num_samples", default=8, help="side by side (default: 8)", **count)
+    command.add_argument("--prompt_tokens", default=2048, help="default: 2048", **count)
+    command.add_argument("--prompts", default=1, help="side by side (default: 1)", **count)
+    command.add_argument(
+        "--context_tokens", help="of a prompt and its text (default: twice the prompt)", **count
+    )
+
+
+def workload(args: argparse.Namespace) -> "Workload":
+    """Returns what the flags of `add_generation` say."""
+    from palmscale.plan.generation import Workload
+
+    return Workload(
+        samples=args.num_samples,
+        prompt_tokens=args.prompt_tokens,
+        prompts=args.prompts,
+        context_tokens=args.context_tokens,
+    )
 
 
 def add_topology(command: argparse.ArgumentParser) -> None:
@@ -148,12 +167,12 @@ def _print_plan(plan: "Plan") -> None:
 
 def _plan_generation(args: argparse.Namespace, run: "Run", where: "Topology") -> int:
     from palmscale.plan.generation import plan_generation
-    from palmscale.plan.report import lines
+    from palmscale.plan.report.generation import generation_facts
 
-    found = plan_generation(run, where, prompt_tokens=args.prompt_tokens, samples=args.num_samples)
+    found = plan_generation(run, where, workload(args))
     print()
     topology = f"{where}: {where.chips:,} chips, {where.hosts:,} hosts"
-    tables.print_facts(lines.generation_facts(found, topology))
+    tables.print_facts(generation_facts(found, topology))
     return 0 if found.fits else DOES_NOT_FIT
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from palmscale.observe.units import size
-from palmscale.plan.generation import GenerationPlan
 from palmscale.plan.hardware.chips import GIB
 from palmscale.plan.measure import Measurement
 from palmscale.plan.plans import Cost, Plan
@@ -68,28 +67,6 @@ def unexpected_line(one: UnexpectedCollective) -> str:
         f"unexpected: {found.kind} over {found.axis} of {found.array},"
         f" {found.executions_per_step} a step: {one.why} ({found.source or 'no source'})"
     )
-
-
-def generation_facts(plan: GenerationPlan, topology: str) -> list[Fact]:
-    """Returns a plan of generation as pairs of a name and its value."""
-    found = [("topology", topology)]
-    for name, verdict in (("prompt", plan.prompt), ("one token", plan.one_token)):
-        found.append((name, memory_line(verdict)))
-        if not isinstance(verdict, Fits):
-            continue
-        parameters = verdict.memory.state_bytes["parameters"]
-        found.append(("  parameters", f"{parameters / GIB:.2f} GiB"))
-        if verdict.prediction is None:
-            found.append(("  time", UNKNOWN_CLOCK))
-            continue
-        low = verdict.prediction.lower_bound.step_seconds
-        high = verdict.prediction.upper_bound.step_seconds
-        times = f"{low * 1e3:,.2f} to {high * 1e3:,.2f} ms, {numbers.PREDICTION}"
-        found.append(("  time", times))
-        if verdict is plan.one_token:
-            rates = f"{plan.samples / high:,.0f} to {plan.samples / low:,.0f}"
-            found.append(("  rate", f"{rates} tokens a second, all samples"))
-    return found
 
 
 def measured_facts(measured: Measurement) -> list[Fact]:

@@ -220,3 +220,15 @@ def test_a_changed_model_is_refused_in_one_line_or_works(model_file, tmp_path):
             vocabulary.decode(vocabulary.encode("def a(x): \u2581"))
         except UserError as error:
             assert "m.model" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("text", ["def encode(text):", " two  spaces, naïve → 𝄞\n"])
+def test_the_bytes_of_tokens_are_those_of_their_text(tmp_path, text):
+    for vocabulary in (
+        ByteVocabulary(),
+        SentencePieceVocabulary(train(tmp_path / "m")),
+    ):
+        of_tokens = vocabulary.token_bytes()
+        assert len(of_tokens) == vocabulary.size
+        assert b"".join(of_tokens[i] for i in vocabulary.encode(text)) == text.encode()
+        assert of_tokens[vocabulary.pad_id] is of_tokens[vocabulary.eod_id] is None

@@ -106,7 +106,10 @@ def test_layers_apart_and_stacked_give_the_same_logits_with_and_without_a_cache(
 
 def test_shapes_are_known_before_the_weights(params):
     boxed = abstract_params(MODEL)
-    shapes = placed(boxed, generation_layout({}, TABLES["2d"], jax.devices()[:1]))
+    one_device = generation_layout(
+        MODEL, boxed, trained_mesh={}, trained_rules=TABLES["2d"], devices=jax.devices()[:1]
+    )
+    shapes = placed(boxed, one_device)
     for kind in KINDS:
         known = quantized.abstract_tree(MODEL, shapes, kind)
         made = decoding_form(MODEL, params, quantize=kind)[1]["decoding"]
@@ -117,7 +120,12 @@ def test_shapes_are_known_before_the_weights(params):
 def on_a_mesh():
     """For int8 and int4: how values and scales are split, and the largest difference of logits."""
     params = unbox(MODEL.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
-    layout = generation_layout({"data": 2, "model": 4}, TABLES["2d"])
+    layout = generation_layout(
+        MODEL,
+        abstract_params(MODEL),
+        trained_mesh={"data": 2, "model": 4},
+        trained_rules=TABLES["2d"],
+    )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, placed(abstract_params(MODEL), layout))
     facts = {}
     for kind in ("int8", "int4"):

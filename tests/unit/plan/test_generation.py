@@ -24,11 +24,23 @@ def test_prompt_and_one_token_are_planned(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line and not line.startswith(" ")] == [
         "topology",
+        "mesh",
         "prompt",
         "one",
     ]
     assert any("tokens a second, all samples" in line for line in lines)
     assert sum("not measured on a TPU" in line for line in lines) == 2
+
+
+def test_a_phase_states_its_layout_and_what_a_device_holds(capsys):
+    # 2 layers x keys and values x 1,024 positions x 64 x 4 bytes: each device has one sequence.
+    line = ("--topology=v5e-4", "--prompt_tokens=128", "--num_samples=4", "--context_tokens=1024")
+    assert generation(*line) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line]
+    caches = [text for name, text in lines if name == "cache"]
+    assert caches == ["1.00 MiB a device, 1 prompts", "1.00 MiB a device, 4 samples"]
+    layouts = [text.partition(":")[0] for name, text in lines if name == "layout"]
+    assert layouts == ["weights_1d", "weights_1d"]
 
 
 def test_what_does_not_fit_is_exit_code_3(capsys):
