@@ -1,7 +1,6 @@
 """The form in which generation holds a model's weights: cast or quantized once, apart by layer."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from palmscale.infer.quantized import (
+    abstract_tree,
     check_quantizes,
     is_quantized,
     quantize_leaf,
@@ -95,14 +95,20 @@ def variables_of(params: Any) -> dict[str, Any]:
     return {DECODING if any(quantized_leaves(params)) else "params": params}
 
 
-def abstract_form(model: nn.Module, params: Any, **form: Any) -> tuple[nn.Module, dict[str, Any]]:
+def abstract_form(
+    model: nn.Module, params: Any, *, quantize: str | None = None, **form: Any
+) -> tuple[nn.Module, dict[str, Any]]:
     """Returns what `decoding_form` does, of shapes with shardings: nothing is computed.
 
     Args:
         model: the module that was trained.
         params: shapes of its parameters, with shardings.
-        form: the other arguments of `decoding_form`.
+        quantize: see `decoding_form`.
+        form: its other arguments.
     """
+    if quantize is not None:
+        check_quantizes(model, quantize)
+        params = abstract_tree(model, params, quantize)
     formed_models = []
 
     def formed(params: Any) -> dict[str, Any]:
@@ -110,20 +116,18 @@ def abstract_form(model: nn.Module, params: Any, **form: Any) -> tuple[nn.Module
         formed_models.append(formed_model)
         return variables
 
-    shapes = jax.eval_shape(formed, params)
-
     def placed(path: Any, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        leaf = params
-        for key in path[1:]:  # the first is the collection's
-            if isinstance(leaf, Mapping) and isinstance(key, jax.tree_util.DictKey):
-                leaf = leaf[key.key]
+        # The first key is the collection's; where layers are apart, another is a layer's number.
+        own = [key for key in path[1:] if not isinstance(key, jax.tree_util.SequenceKey)]
+        leaf = leaves[path_name(own)]
         dims = (*leaf.sharding.spec, *[None] * (leaf.ndim - len(leaf.sharding.spec)))
         dims = dims[leaf.ndim - shape.ndim :]  # a layer's array lacks the first dim
-        # A quantized weight's scales have one entry for the dims that are summed over.
-        own = PartitionSpec(*(d if n > 1 else None for d, n in zip(dims, shape.shape, strict=True)))
-        sharding = NamedSharding(leaf.sharding.mesh, own)
+        sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(*dims))
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    leaves = {path_name(path): leaf for path, leaf in paths}
+    shapes = jax.eval_shape(formed, params)
     return formed_models[0], jax.tree_util.tree_map_with_path(placed, shapes)
 
 
