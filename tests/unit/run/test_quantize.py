@@ -1,23 +1,32 @@
 """A quantized copy of a run is a checkpoint like any other, except that nothing trains from it."""
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 
 import eight_devices
 import jax
 import numpy as np
 import pytest
+from small_run import MODEL
 
 import palmscale
 from palmscale.checkpoint.digest import read_manifest
+from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import StepFolders
+from palmscale.checkpoint.store import CheckpointStore
 from palmscale.checkpoint.warm_start import WarmStart
+from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import CorruptionError, UserError
 from palmscale.infer import quantized as quantized_weights
 from palmscale.infer.quantized import quantized_leaves
 from palmscale.partition.layout import Layout
 from palmscale.partition.mesh import MeshSpec
+from palmscale.partition.shardings import unbox
+from palmscale.run.identity import describe
 from palmscale.run.quantize import quantize
 
 TEXT = "def a(x):\n    return x + 'a'\n"
@@ -147,3 +156,50 @@ def test_a_flipped_bit_in_it_is_found(copy, tmp_path):
     file.write_bytes(content)
     with pytest.raises(CorruptionError, match="is damaged: its SHA-256 has changed"):
         palmscale.load(folder)
+
+
+_PEAK = """
+import json, pathlib, sys, threading, time
+import jax, palmscale, qwix
+import palmscale.run.load
+jax.devices()
+def resident(): return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+before = most = resident()
+done = threading.Event()
+def watch():
+    global most
+    while not done.wait(0.002):
+        most = max(most, resident())
+thread = threading.Thread(target=watch, daemon=True)
+thread.start()
+trained = palmscale.load(sys.argv[1], quantize=sys.argv[2] or None)
+done.set(); thread.join()
+print(most - before)
+"""
+
+
+@pytest.mark.long
+def test_loading_a_larger_model_in_int8_takes_less_memory_than_loading_it(tmp_path):
+    model = dataclasses.replace(MODEL, dim=768, depth=12, heads=6, dim_head=128)
+    params = unbox(jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1), int))["params"])
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    meta = {
+        "identity": {"model": describe(model)},
+        "vocabulary": ByteVocabulary().description(),
+        "sequence_length": 32,
+        "num_params": whole // 4,
+        "operative_config": "",
+        "mesh": {"replica": 1, "data": 1, "model": 1},
+        "versions": {},
+    }
+    with Lease(tmp_path) as lease, CheckpointStore(tmp_path / "checkpoints", lease=lease) as store:
+        store.save(1, params=params, optimizer_state={}, cursor={}, meta=meta)
+
+    def peak(quantize):
+        command = [sys.executable, "-c", _PEAK, str(tmp_path), quantize]
+        # The flags of the tests compile fast programs that take more memory.
+        env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert peak("int8") < peak("") - whole / 2
