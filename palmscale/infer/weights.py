@@ -89,46 +89,47 @@ def decoding_form(
     return model, {DECODING: formed_params}
 
 
-def variables_of(params: Any) -> dict[str, Any]:
-    """Returns the variables of a module from its parameters, which may be quantized."""
-    # Flax checks the shapes of `params`, which quantized weights do not have.
-    return {DECODING if any(quantized_leaves(params)) else "params": params}
-
-
 def abstract_form(
-    model: nn.Module, params: Any, *, quantize: str | None = None, **form: Any
+    model: nn.Module,
+    params: Any,
+    *,
+    dtype: str | None = None,
+    apart: bool = False,
+    quantize: str | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Returns what `decoding_form` does, of shapes with shardings: nothing is computed.
 
-    Args:
-        model: the module that was trained.
-        params: shapes of its parameters, with shardings.
-        quantize: see `decoding_form`.
-        form: its other arguments.
+    The arguments are those of `decoding_form`.
     """
     if quantize is not None:
         check_quantizes(model, quantize)
         params = abstract_tree(model, params, quantize)
-    formed_models = []
+    formed = []
 
-    def formed(params: Any) -> dict[str, Any]:
-        formed_model, variables = decoding_form(model, params, **form)
-        formed_models.append(formed_model)
-        return variables
+    def variables(params: Any) -> Any:
+        formed.append(decoding_form(model, params, dtype=dtype, apart=apart))
+        return formed[0][1]
 
     def placed(path: Any, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        # The first key is the collection's; where layers are apart, another is a layer's number.
-        own = [key for key in path[1:] if not isinstance(key, jax.tree_util.SequenceKey)]
-        leaf = leaves[path_name(own)]
+        leaf = params
+        for key in path[1:]:  # the first is the collection's
+            if isinstance(key, jax.tree_util.DictKey):
+                leaf = leaf[key.key]
+            elif isinstance(key, jax.tree_util.GetAttrKey):  # a part of a quantized weight
+                leaf = getattr(leaf, key.name)
         dims = (*leaf.sharding.spec, *[None] * (leaf.ndim - len(leaf.sharding.spec)))
-        dims = dims[leaf.ndim - shape.ndim :]  # a layer's array lacks the first dim
-        sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(*dims))
+        own = PartitionSpec(*dims[leaf.ndim - shape.ndim :])  # a layer's array lacks the first dim
+        sharding = NamedSharding(leaf.sharding.mesh, own)
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    leaves = {path_name(path): leaf for path, leaf in paths}
-    shapes = jax.eval_shape(formed, params)
-    return formed_models[0], jax.tree_util.tree_map_with_path(placed, shapes)
+    shapes = jax.eval_shape(variables, params)
+    return formed[0][0], jax.tree_util.tree_map_with_path(placed, shapes)
+
+
+def variables_of(params: Any) -> dict[str, Any]:
+    """Returns the variables of a module from its parameters, which may be quantized."""
+    # Flax checks the shapes of `params`, which quantized weights do not have.
+    return {DECODING if any(quantized_leaves(params)) else "params": params}
 
 
 def _formed(leaf: Any, dtype: str | None, split: bool) -> Any:

@@ -178,13 +178,14 @@ def test_the_second_choice_of_a_question_computes_its_own_tokens(params, monkeyp
             assert abs(token.log_probability - expected_LV[at, token.id]) < 1e-5
 
 
-def test_a_seed_draws_the_same_tokens_alone_and_among_others(params):
+def test_a_seed_draws_the_same_tokens_alone_and_among_63_others(params):
     requests = [
-        Request(prompt=prompt(4 + n % 9), max_tokens=8, sampling=WARM, seed=n) for n in range(12)
+        Request(prompt=prompt(4 + n % 9), max_tokens=8, sampling=WARM, seed=n) for n in range(64)
     ]
-    together, _, _ = answers(engine(params), requests)
+    together, _, _ = answers(engine(params, slots=64), requests)
+    used = engine(params, slots=64)
     for request, tokens in zip(requests, together, strict=True):
-        (alone,), _, _ = answers(engine(params), [request])
+        (alone,), _, _ = answers(used, [request])
         assert ids(alone) == ids(tokens)
     assert len({tuple(ids(tokens)) for tokens in together}) == len(requests)
     assert max(token.id for tokens in together for token in tokens) < MODEL.num_tokens
