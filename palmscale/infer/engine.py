@@ -1,7 +1,7 @@
 """The engine: requests in, tokens out; many sequences at once, each by a slot of one cache.
 
 A step computes at most one chunk of prompts and one token of every sequence, so a long prompt
-delays the others' tokens by one chunk at most. The devices work on a step while the host reads the
+delays the others' tokens by one chunk at most. Accelerators work on a step while the host reads the
 previous one's tokens.
 """
 
@@ -28,8 +28,6 @@ from palmscale.infer.slot_table import SlotTable
 from palmscale.infer.staging import Staging
 from palmscale.model import interface
 from palmscale.partition.layout import DeviceLayout
-
-_TOPS = (0, 1, 5, 20, 100)  # likeliest ids returned: one program for each
 
 
 class _InFlight(NamedTuple):
@@ -102,6 +100,10 @@ class Engine:
         self._staging = Staging(
             model, variables, context_length, chunk=prefill_chunk, apart=apart, layout=layout
         )
+        # A CPU's steps are long beside what the host does between them, and a request that comes
+        # would wait for one more. Other devices would stand still meanwhile.
+        (device, *_) = jax.tree.leaves(cache)[0].sharding.device_set
+        self._ahead = 0 if device.platform == "cpu" else 1
         self._next_id = 0
         self._queue: collections.deque[Running] = collections.deque()
         self._staged: Running | None = None
@@ -160,7 +162,7 @@ class Engine:
         for name, ids in named.items():
             if wrong := [int(i) for i in ids if not 0 <= i < size][:1]:
                 raise UserError(f"{name} has the token id {wrong[0]}; ids are 0 to {size - 1}.")
-        most = min(_TOPS[-1], size)
+        most = programs.most_top(size)
         if not 0 <= (request.top_log_probabilities or 0) <= most:
             raise UserError(
                 f"top_log_probabilities={request.top_log_probabilities} must be 0 to {most}."
@@ -201,7 +203,7 @@ class Engine:
     def step(self) -> list[Output]:
         """Computes a chunk of prompts and a token of each sequence; returns what is known by now.
 
-        A token is told one step late, while the devices compute the next.
+        Where the devices are no CPU, a token is told one step late, while they compute the next.
         """
         outputs: list[Output] = []
         with entered(self._layout):
@@ -214,7 +216,7 @@ class Engine:
             elif sequences:
                 self._compute_tokens(sequences)
             self._tell_scores(outputs)
-            self._read(outputs, leave=1 if self._table.wanting() else 0)
+            self._read(outputs, leave=self._ahead if self._table.wanting() else 0)
         return outputs
 
     def _compute_prompts(self) -> None:
@@ -281,7 +283,7 @@ class Engine:
             self._state.replace(rows=rows),
             self._active(sequences),
             filters=any(request.sampling.filters for request in requests),
-            top=min(next(t for t in _TOPS if t >= top), self._size),
+            top=programs.returned_top(top, self._size),
         )
         for running in sequences.values():
             running.asked_tokens += 1

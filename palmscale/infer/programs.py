@@ -54,6 +54,20 @@ def extend(
     return x_BLD, Cache(*extended)
 
 
+# Likeliest ids that a program returns; there is one for each.
+_TOPS = (0, 1, 5, 20, 100)
+
+
+def returned_top(top: int, size: int) -> int:
+    """Returns how many likeliest ids the program returns that serves `top` of a vocabulary."""
+    return min(next(t for t in _TOPS if t >= top), size)
+
+
+def most_top(size: int) -> int:
+    """Returns the most likeliest ids that may be asked for, of a vocabulary's `size`."""
+    return min(_TOPS[-1], size)
+
+
 def layers_apart(model: nn.Module, variables: Any) -> bool:
     """Returns whether the layers' weights are arrays of their own; then so are their caches."""
     weights = interface.decoding_weights(model)

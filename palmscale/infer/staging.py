@@ -50,6 +50,7 @@ class Staging:
         empty = lambda: empty_cache(spec, batch=1, positions=positions, apart=apart, staging=True)  # noqa: E731
         with entered(layout):
             self.cache: Cache = jax.jit(empty)()
+            self._size = programs.logits_size(model, variables)
         self._tokens: list[int] = []  # whose keys and values the cache begins with
 
     def common(self, request: Request, cached: Sequence[int]) -> int:
@@ -115,7 +116,7 @@ class Staging:
                 self.cache.replace(length=np.array([start], np.int32)),
                 chunk_L[None],
                 targets_L,
-                top=request.top_log_probabilities or 0,
+                top=programs.returned_top(request.top_log_probabilities or 0, self._size),
             )
         if scored is not None:
             scores.append((start + 1, here, scored))
@@ -131,12 +132,13 @@ class Staging:
         for first, count, arrays in scores:
             log_p_L, top_ids_LK, top_log_p_LK = jax.device_get(arrays)
             for n in range(max(0, request.score_from - first), count):
-                top = zip(top_ids_LK[n].tolist(), top_log_p_LK[n].tolist(), strict=True)
+                wanted = request.top_log_probabilities or 0
+                ids_K, log_p_K = top_ids_LK[n, :wanted], top_log_p_LK[n, :wanted]
                 tokens.append(
                     Token(
                         id=int(request.prompt[first + n]),
                         log_probability=float(log_p_L[n]),
-                        top=list(top),
+                        top=list(zip(ids_K.tolist(), log_p_K.tolist(), strict=True)),
                     )
                 )
         return tokens
