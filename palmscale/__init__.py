@@ -14,6 +14,7 @@ _FUNCTIONS = {
     "load": "palmscale.run.load",
     "generate": "palmscale.run.generate",
     "history": "palmscale.run.history",
+    "TextRequest": "palmscale.infer.continuation",
 }
 # Packages that can be called: `palmscale.train(run, workdir)`; `palmscale.train.step` is a module.
 _VERBS = {"train": "palmscale.run.train", "plan": "palmscale.plan.run_plan"}

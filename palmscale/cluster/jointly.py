@@ -8,6 +8,7 @@ from palmscale.cluster.agree import Peers
 from palmscale.errors import CorruptionError, UserError
 
 ALONE = Peers(["localhost"], index=0)
+_MESSAGE_CHARACTERS = 1 << 19  # gRPC takes messages of 4 MiB
 _KINDS: dict[str, type[Exception]] = {"CorruptionError": CorruptionError, "UserError": UserError}
 
 
@@ -57,3 +58,20 @@ def _answer(work: Callable[[], Any]) -> dict[str, Any]:
         kind = "CorruptionError" if isinstance(error, CorruptionError) else "UserError"
         kind = kind if isinstance(error, UserError) else type(error).__name__
         return {"error": str(error) or kind, "kind": kind}
+
+
+def shared_text(peers: Peers, key: str, read: Callable[[], str], timeout_seconds: float) -> str:
+    """Returns the text, of any length, that process 0 reads, on all processes; see `jointly`."""
+    pieces: list[str] = []
+
+    def count() -> int:
+        text = read()
+        starts = range(0, max(1, len(text)), _MESSAGE_CHARACTERS)
+        pieces.extend(text[start : start + _MESSAGE_CHARACTERS] for start in starts)
+        return len(pieces)
+
+    for number in range(led(peers, key, count, timeout_seconds)):
+        piece = peers.broadcast(f"{key}, text", pieces[number] if peers.index == 0 else None)
+        if peers.index != 0:
+            pieces.append(piece)
+    return "".join(pieces)

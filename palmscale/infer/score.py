@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -36,7 +37,14 @@ class Score:
         return float(self.log_probabilities.sum(dtype=np.float64))
 
 
-def score(*, model: nn.Module, params: Any, row: np.ndarray, text_bytes: int) -> Score:
+def score(
+    *,
+    model: nn.Module,
+    params: Any,
+    row: np.ndarray,
+    text_bytes: int,
+    context_length: int | None = None,
+) -> Score:
     """Returns the score of a text.
 
     Args:
@@ -44,20 +52,45 @@ def score(*, model: nn.Module, params: Any, row: np.ndarray, text_bytes: int) ->
         params: of the model; they may be quantized.
         row: int32 [1 + L]: the bos id, then the text's ids.
         text_bytes: UTF-8 bytes of the text.
+        context_length: tokens that the model sees at once; a longer text is scored in `windows`.
+            None: it sees the whole text.
     """
-    length = _LEAST_LENGTH
-    while length < len(row) - 1:
-        length *= 2
-    padded_BL = np.zeros((1, length + 1), np.int32)
-    padded_BL[0, : len(row)] = row
-    log_probabilities_L = np.asarray(_log_probabilities(model, params, padded_BL))[0]
-    log_probabilities_L = log_probabilities_L[: len(row) - 1]
+    parts = [np.zeros(0, np.float32)]
+    for start, first, end in windows(len(row) - 1, context_length or len(row)):
+        window = row[start : end + 1]
+        length = _LEAST_LENGTH
+        while length < len(window) - 1:
+            length *= 2
+        padded_BL = np.zeros((1, length + 1), np.int32)
+        padded_BL[0, : len(window)] = window
+        scored_L = np.asarray(_log_probabilities(model, params, padded_BL))[0]
+        parts.append(scored_L[first - start : end - start])
+    log_probabilities_L = np.concatenate(parts)
     nats = -float(log_probabilities_L.sum(dtype=np.float64))
     return Score(
         token_ids=row[1:],
         log_probabilities=log_probabilities_L,
         bits_per_byte=nats / math.log(2) / text_bytes if text_bytes else math.nan,
     )
+
+
+def windows(length: int, context_length: int) -> Iterator[tuple[int, int, int]]:
+    """Yields the windows in which a text is scored, each token once.
+
+    They are those of lm-eval's rolling log-likelihood with a context of one token: the first token
+    of a window sees one before it, and the last window moves back until it is full.
+
+    Args:
+        length: tokens after the bos id.
+        context_length: tokens that a window sees.
+
+    Yields:
+        (start, first, end): of the row that begins with the bos id, a window sees [start, end) and
+        scores (first, end].
+    """
+    for first in range(0, length, context_length):
+        end = min(first + context_length, length)
+        yield max(0, end - context_length), first, end
 
 
 @functools.partial(jax.jit, static_argnums=0)

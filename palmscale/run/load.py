@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 
 from palmscale.checkpoint.reader import CheckpointReader
@@ -15,6 +14,7 @@ from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
+from palmscale.infer.continuation import Piece, TextRequest, context_length_of, continued
 from palmscale.infer.engine import Engine
 from palmscale.infer.layouts import stored_rules
 from palmscale.infer.partition import (
@@ -23,10 +23,8 @@ from palmscale.infer.partition import (
     parameter_bytes,
     placed,
 )
-from palmscale.infer.request import Request, sample_seed
-from palmscale.infer.sampling import Sampling
 from palmscale.infer.score import Score, score
-from palmscale.infer.text import before_end, encode_prompt, stream_text
+from palmscale.infer.text import encode_prompt
 from palmscale.infer.weights import decoding_form, form_on
 from palmscale.model import interface
 from palmscale.partition.layout import DeviceLayout, Layout
@@ -44,7 +42,6 @@ from palmscale.train.state import abstract_params
 
 # Larger models are spread over all devices.
 ONE_DEVICE_BYTES = 2 << 30
-_LEAST_CONTEXT = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,86 +64,52 @@ class Trained:
     meta: Mapping[str, Any]
     layout: DeviceLayout | None
 
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        max_tokens: int = 256,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-    ) -> str:
+    def generate(self, prompt: str = "", **fields: Any) -> str:
         """Returns the text that the model writes after `prompt`, up to the end of the document.
 
         Args:
             prompt: the text to continue.
-            max_tokens: tokens to write at most.
-            temperature: divides the logits; 0 always takes the likeliest token.
-            top_k: choose among the k likeliest tokens; None: all.
-            top_p: choose among the likeliest tokens that hold this probability; None: all.
-            seed: the same seed writes the same text.
+            **fields: of `TextRequest`, such as `max_tokens`, `temperature`, `stop` and `seed`.
 
         Raises:
             UserError: the model cannot generate, or a value is out of range.
         """
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-        return "".join(self.stream(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed))
+        return "".join(self.stream(prompt, **fields))
 
-    def stream(
-        self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int
-    ) -> Iterator[str]:
-        """Yields the text of `generate` as it grows."""
-        ids = encode_prompt(self.vocabulary, prompt)
-        engine = self.engine(slots=1, context_length=_room(len(ids) + max_tokens))
-        request = self.request(ids, max_tokens=max_tokens, sampling=sampling, seed=seed)
-        drawn = (token.id for _, output in engine.run([request]) for token in output.tokens)
-        yield from stream_text(
-            (i for i in drawn if i != self.vocabulary.eod_id),
-            self.vocabulary,
-            prompt=prompt,
-            prompt_ids=ids,
-        )
+    def stream(self, prompt: str = "", **fields: Any) -> Iterator[str]:
+        """Yields the text of `generate` as it grows; no character is broken."""
+        request = TextRequest(prompt=prompt, **fields)
+        return (piece.text for _, piece in self.continued([request], slots=1) if piece.text)
 
-    def samples(
-        self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int, num_samples: int
-    ) -> list[str]:
+    def samples(self, prompt: str = "", *, num_samples: int, **fields: Any) -> list[str]:
         """Returns `num_samples` texts that continue `prompt`, drawn side by side.
 
         The first is that of `generate` with the same seed.
         """
-        ids = encode_prompt(self.vocabulary, prompt)
-        engine = self.engine(slots=num_samples, context_length=_room(len(ids) + max_tokens))
-        drawn: list[list[int]] = [[] for _ in range(num_samples)]
-        requests = [
-            self.request(ids, max_tokens=max_tokens, sampling=sampling, seed=sample_seed(seed, n))
-            for n in range(num_samples)
-        ]
-        for number, output in engine.run(requests):
-            drawn[number] += [token.id for token in output.tokens]
-        return [
-            "".join(
-                stream_text(
-                    before_end(row, self.vocabulary),
-                    self.vocabulary,
-                    prompt=prompt,
-                    prompt_ids=ids,
-                )
-            )
-            for row in drawn
-        ]
+        request = TextRequest(prompt=prompt, **fields)
+        texts = [""] * num_samples
+        requests = request.sampled(num_samples)
+        for number, piece in self.continued(requests, slots=num_samples):
+            texts[number] += piece.text
+        return texts
 
-    def request(
-        self, prompt_ids: np.ndarray, *, max_tokens: int, sampling: Sampling, seed: int
-    ) -> Request:
-        """Returns the request to continue a prompt up to the end of its document."""
-        return Request(
-            prompt=prompt_ids,
-            max_tokens=max_tokens,
-            sampling=sampling,
-            seed=seed,
-            stop_ids=frozenset([self.vocabulary.eod_id]),
-        )
+    def continued(
+        self, requests: Iterable[TextRequest], *, slots: int = 8, donate: bool = False
+    ) -> Iterator[tuple[int, Piece]]:
+        """Yields (the request's number, a piece of its text) until all texts are finished.
+
+        Args:
+            requests: what to continue.
+            slots: texts that are written at once.
+            donate: see `engine`.
+
+        Raises:
+            UserError: the model cannot generate.
+        """
+        requests = list(requests)
+        encoded = [request.encoded(self.vocabulary) for request in requests]
+        engine = self.engine(slots=slots, context_length=context_length_of(encoded), donate=donate)
+        return continued(engine, self.vocabulary, requests)
 
     def engine(
         self,
@@ -193,8 +156,19 @@ class Trained:
             speculate_tokens=speculate_tokens,
         )
 
-    def score(self, texts: Iterable[str]) -> list[Score]:
-        """Returns the log-probabilities of each text, as a document of its own."""
+    def score(self, texts: Iterable[str], *, context_length: int | None = None) -> list[Score]:
+        """Returns the log-probabilities of each text, as a document of its own.
+
+        Args:
+            texts: to score.
+            context_length: tokens that the model sees at once; a longer text is scored in windows,
+                as by lm-eval's rolling log-likelihood. None: it sees the whole text.
+
+        Raises:
+            UserError: a text is not UTF-8, or `context_length` is out of range.
+        """
+        if context_length is not None and context_length < 1:
+            raise UserError(f"context_length={context_length} must be at least 1.")
         with self._entered():
             return [
                 score(
@@ -202,17 +176,13 @@ class Trained:
                     params=self.params,
                     row=encode_prompt(self.vocabulary, text),
                     text_bytes=len(text.encode()),
+                    context_length=context_length,
                 )
                 for text in texts
             ]
 
     def _entered(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.layout is None else self.layout.entered()
-
-
-def _room(tokens: int) -> int:
-    """Returns a context length that many requests share: one program for each."""
-    return max(_LEAST_CONTEXT, 1 << (tokens - 1).bit_length())
 
 
 def load(

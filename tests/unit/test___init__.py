@@ -13,7 +13,11 @@ def test_what_a_run_is_made_of_is_public(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["load_run", "place_from", "evaluate", "load", "generate", "history", "train", "plan"]
+    "name",
+    [
+        *("load_run", "place_from", "evaluate", "load", "generate", "history", "train", "plan"),
+        "TextRequest",
+    ],
 )
 def test_the_functions_are_public(name):
     assert callable(getattr(palmscale, name)) and name in dir(palmscale)

@@ -1,12 +1,11 @@
 """`palmscale generate`: text from a trained model."""
 
 import argparse
-import collections
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from palmscale.cli.argument_values import at_least, path, share
+from palmscale.cli.commands.lines_flags import add_lines, lines_of, read_text, write_text
 from palmscale.cli.parser import (
     add_checkpoint_choice,
     add_command,
@@ -15,8 +14,17 @@ from palmscale.cli.parser import (
     add_workdir,
 )
 from palmscale.errors import UserError
-from palmscale.observe.controls import escaped
-from palmscale.seeds import LEAST, MOST
+
+if TYPE_CHECKING:
+    from palmscale.cluster.job import Job
+    from palmscale.infer.continuation import TextRequest
+    from palmscale.run.load import Trained
+
+_FIELDS = (
+    *("max_tokens", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "seed", "stop", "min_tokens", "ignore_eos", "top_logprobs"),
+)
+_INTERACTIVE_CONTEXT = 2048
 
 
 def add(commands: Any) -> None:
@@ -28,78 +36,169 @@ def add(commands: Any) -> None:
     prompt = command.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", help="the text to continue (default: none)")
     prompt.add_argument(
-        "--prompt_file", type=path, metavar="FILE", help="a file with the text to continue"
+        "--prompt_file",
+        type=path,
+        metavar="FILE",
+        help="a file with the text to continue; -: standard input",
     )
-    command.add_argument(
-        "--max_tokens", type=at_least(int, 1), default=256, metavar="N", help="default: 256"
+    prompt.add_argument(
+        "--interactive", action="store_true", help="continue each line that is typed"
     )
-    command.add_argument(
-        "--num_samples", type=at_least(int, 1), default=1, metavar="N", help="default: 1"
-    )
-    command.add_argument(
-        "--temperature", type=at_least(float, 0), default=0.8, metavar="T", help="default: 0.8"
-    )
-    command.add_argument(
-        "--top_k", type=at_least(int, 1), metavar="K", help="choose among the K likeliest tokens"
-    )
-    command.add_argument(
-        "--top_p", type=share, metavar="P", help="choose among the likeliest that hold P in all"
-    )
-    command.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    command.add_argument(
-        "--seed",
-        type=at_least(int, LEAST, MOST),
-        default=0,
+    add_lines(command, prompt, '{"id": ..., "prompt": ..., "max_tokens": ..., "stop": ..., ...}')
+    _add_sampling(command)
+    batch = command.add_argument_group("several texts")
+    batch.add_argument("--num_samples", type=at_least(int, 1), default=1, metavar="N")
+    batch.add_argument(
+        "--slots",
+        type=at_least(int, 1),
+        default=16,
         metavar="N",
-        help="default: 0; the same seed writes the same text",
+        help="lines that are continued at once (default: 16)",
+    )
+    batch.add_argument(
+        "--reuse_prefixes",
+        action="store_true",
+        help="compute equal beginnings of lines once; rounding may then change a text",
     )
     add_place(command)
+
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("sampling", "A line of --jsonl may have its own values.")
+    for flag, kind, metavar, help in (
+        ("max_tokens", at_least(int, 1), "N", "default: 256"),
+        ("min_tokens", at_least(int, 0), "N", "tokens before the text may end (default: 0)"),
+        ("temperature", at_least(float, 0), "T", "default: 0.8"),
+        ("top_k", at_least(int, 1), "K", "choose among the K likeliest tokens"),
+        ("top_p", share, "P", "choose among the likeliest that hold P in all"),
+        ("min_p", at_least(float, 0, 1), "P", "... that have P of the likeliest's probability"),
+        ("repetition_penalty", float, "X", "for all tokens so far (default: 1, none)"),
+        ("presence_penalty", float, "X", "for tokens written so far (default: 0)"),
+        ("frequency_penalty", float, "X", "... for each time (default: 0)"),
+        ("seed", int, "N", "default: 0; the same seed writes the same text"),
+        ("top_logprobs", at_least(int, 0, 100), "N", "log-probabilities, with the N likeliest"),
+    ):
+        group.add_argument(f"--{flag}", type=kind, metavar=metavar, help=help)
+    group.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", help="ends the text; repeat it to add more"
+    )
+    group.add_argument(
+        "--logit_bias", action="append", type=_bias, metavar="ID:X", help="repeat it, as --stop"
+    )
+    group.add_argument(
+        "--ignore_eos", action="store_true", default=None, help="go on after the document's end"
+    )
 
 
 def generate(args: argparse.Namespace) -> None:
     """Writes text to stdout, as it grows for one sample; process 0 writes for all."""
     from palmscale.cli.place import command_of, place_of
-    from palmscale.infer.sampling import Sampling
     from palmscale.observe import log
+    from palmscale.run.batch import PromptLine, generate_lines
     from palmscale.run.job import joined
     from palmscale.run.load import load
 
     log.set_up()
-    prompt = args.prompt if args.prompt_file is None else _read(args.prompt_file)
-    sampling = Sampling(
-        temperature=0.0 if args.greedy else args.temperature, top_k=args.top_k, top_p=args.top_p
-    )
-    wanted = {"max_tokens": args.max_tokens, "sampling": sampling, "seed": args.seed}
+    _refuse_unused(args)
+    request = _request(args)
     with joined(place_of(args), simulated_devices=None, command=command_of(args)) as job:
-        trained = load(args.workdir, args.checkpoint, modules=args.modules, peers=job.peers)
-        if args.num_samples == 1:
-            pieces = trained.stream(prompt, **wanted)
-            if not job.leads:
-                collections.deque(pieces, maxlen=0)
-                return
-            _write(prompt)
-            for piece in pieces:
-                _write(piece)
-            _write("\n")
-            return
-        texts = trained.samples(prompt, num_samples=args.num_samples, **wanted)
-        if job.leads:
-            for number, text in enumerate(texts):
-                _write(f"--- sample {number}\n{prompt}{text}\n")
+
+        def trained() -> "Trained":
+            return load(args.workdir, args.checkpoint, modules=args.modules, peers=job.peers)
+
+        if args.jsonl is not None:
+            keywords = {name: getattr(args, name) for name in ("slots", "reuse_prefixes")}
+            lines_of(
+                *(args, job.peers, PromptLine),
+                lambda lines, done: generate_lines(
+                    *(trained, lines, done),
+                    defaults=request,
+                    num_samples=args.num_samples,
+                    **keywords,
+                ),
+            )
+        elif args.interactive:
+            _interact(trained, request, job)
+        else:
+            _continue(args, trained, request, job)
 
 
-def _write(text: str) -> None:
-    # A model may have learned to write what a terminal would obey.
-    sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """Raises UserError for flags that would have no effect."""
+    wanted = ("out", "top_logprobs", "reuse_prefixes") if args.jsonl is None else ()
+    if unused := [name for name in wanted if getattr(args, name) not in (None, False)]:
+        args.parser.error(f"--{unused[0]} needs --jsonl")
+    if args.interactive and args.num_samples > 1:
+        args.parser.error("--interactive writes one sample; leave --num_samples out")
 
 
-def _read(path: str) -> str:
+def _continue(args: argparse.Namespace, load: Any, request: "TextRequest", job: "Job") -> None:
+    """Continues one prompt: a single text as it grows, or several one after the other."""
+    import dataclasses
+
+    from palmscale.cluster.jointly import shared_text
+
+    if args.prompt_file is not None:
+        read = lambda: read_text("prompt_file", args.prompt_file)  # noqa: E731
+        prompt = shared_text(job.peers, "the prompt", read, job.deadlines.join_seconds)
+        request = dataclasses.replace(request, prompt=prompt)
+    write = write_text if job.leads else lambda text: None
+    requests = request.sampled(args.num_samples)
+    pieces = load().continued(requests, slots=len(requests), donate=True)
+    if len(requests) == 1:
+        write(request.prompt)
+        for _, piece in pieces:
+            write(piece.text)
+        write("\n")
+        return
+    texts = [""] * len(requests)
+    for number, piece in pieces:
+        texts[number] += piece.text
+    for number, text in enumerate(texts):
+        write(f"--- sample {number}\n{request.prompt}{text}\n")
+
+
+def _interact(load: Any, request: "TextRequest", job: "Job") -> None:
+    from palmscale.observe import log
+    from palmscale.run.interactive import interact
+
+    if job.peers.count > 1:
+        raise UserError("--interactive needs a single process; use --jsonl, or palmscale serve.")
+    trained = load()
+    length = max(_INTERACTIVE_CONTEXT, 2 * request.max_tokens)
+    engine = trained.engine(slots=1, context_length=length, donate=True)
+    interact(
+        *(engine, trained.vocabulary, request),
+        read=_typed,
+        write=write_text,
+        complain=log.warn,
+    )
+
+
+def _typed() -> str:
+    """Returns the next line of standard input."""
+    if sys.stdin.isatty():
+        return input("> ")
+    if not (line := sys.stdin.readline()):
+        raise EOFError
+    return line.rstrip("\n")
+
+
+def _request(args: argparse.Namespace) -> "TextRequest":
+    from palmscale.infer.continuation import TextRequest
+
+    given = {name: getattr(args, name) for name in (*_FIELDS, "temperature")}
+    if args.greedy:
+        given["temperature"] = 0.0
+    bias = dict(args.logit_bias or [])
+    fields = {name: value for name, value in given.items() if value is not None}
+    return TextRequest(prompt=args.prompt, logit_bias=bias, **fields)
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token_id, _, bias = text.partition(":")
     try:
-        return Path(path).read_bytes().decode()
-    except OSError as error:
-        raise UserError(f"cannot read --prompt_file={path}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--prompt_file={path} is not UTF-8 at byte {error.start}; save it as UTF-8."
-        ) from None
+        return int(token_id), float(bias)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not ID:X, as in 50:-100") from None

@@ -5,7 +5,8 @@ import concurrent.futures
 import board
 import pytest
 
-from palmscale.cluster.jointly import ALONE, jointly, led
+from palmscale.cluster import jointly as jointly_module
+from palmscale.cluster.jointly import ALONE, jointly, led, shared_text
 from palmscale.errors import CorruptionError, HostLost, UserError
 
 
@@ -67,3 +68,20 @@ def test_a_process_alone_raises_its_own_errors():
     assert led(ALONE, "x", lambda: 7, 0) == 7
     with pytest.raises(PermissionError):
         led(ALONE, "x", fail, 0)
+
+
+def test_a_text_of_any_length_is_the_same_for_all(monkeypatch):
+    monkeypatch.setattr(jointly_module, "_MESSAGE_CHARACTERS", 4)
+    for text in ("", "four", "longer text"):
+        assert (
+            each(3, lambda peers, text=text: shared_text(peers, "x", lambda: text, 5)) == [text] * 3
+        )
+    assert shared_text(ALONE, "x", lambda: "alone", 5) == "alone"
+
+
+def test_what_process_0_cannot_read_all_hear():
+    def read():
+        raise UserError("no such file")
+
+    for error in each(2, lambda peers: shared_text(peers, "x", read, 5)):
+        assert isinstance(error, UserError) and "no such file" in str(error)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_training import BOS, MODEL, VOCABULARY
 
-from palmscale.infer.score import score
+from palmscale.infer.score import score, windows
 from palmscale.partition.shardings import unbox
 
 
@@ -31,3 +31,40 @@ def test_it_is_the_log_probability_of_each_token_given_those_before(params, leng
 def test_an_empty_text_has_no_bits_per_byte(params):
     found = score(model=MODEL, params=params, row=np.array([BOS], np.int32), text_bytes=0)
     assert found.log_probability == 0 and math.isnan(found.bits_per_byte)
+
+
+def lm_eval_windows(ids, prefix, most):
+    """Disjoint (context, targets) of lm-eval 0.4's rolling log-likelihood with a context of 1."""
+    first = min(most, len(ids))
+    found = [([prefix, *ids[: first - 1]], ids[:first])]
+    done = first
+    while done < len(ids):
+        end = done + min(len(ids) - done, most)
+        found.append((ids[end - most - 1 : end - 1], ids[done:end]))
+        done = end
+    return [(seen[: len(seen) - len(targets) + 1], targets) for seen, targets in found]
+
+
+@pytest.mark.parametrize("length", [1, 6, 7, 8, 14, 20, 21])
+def test_the_windows_are_those_of_rolling_likelihood(length):
+    row = list(range(length + 1))
+    found = [
+        (row[start : first + 1], row[first + 1 : end + 1])
+        for start, first, end in windows(length, 7)
+    ]
+    assert found == lm_eval_windows(row[1:], row[0], 7)
+
+
+def test_a_text_longer_than_the_context_is_scored_in_windows(params):
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, 20).astype(np.int32)
+    row = np.concatenate([[BOS], ids]).astype(np.int32)
+    shared = dict(model=MODEL, params=params, text_bytes=20)
+    found = score(row=row, context_length=8, **shared)
+    assert len(found.log_probabilities) == 20
+    for start, end, scored in ((0, 8, 8), (8, 16, 8), (12, 20, 4)):
+        alone = score(row=row[start : end + 1], **shared).log_probabilities[-scored:]
+        np.testing.assert_allclose(found.log_probabilities[end - scored : end], alone, atol=1e-5)
+    whole = score(row=row, **shared).log_probabilities
+    np.testing.assert_array_equal(
+        score(row=row, context_length=20, **shared).log_probabilities, whole
+    )

@@ -12,8 +12,8 @@ from small_run import MODEL
 import palmscale
 from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import UserError
+from palmscale.infer.continuation import TextRequest, continued
 from palmscale.infer.request import Output, Token
-from palmscale.infer.sampling import Sampling
 from palmscale.partition.shardings import unbox
 from palmscale.run import load
 from palmscale.run.load import Trained
@@ -31,14 +31,23 @@ def writes(monkeypatch, *rows):
     """Has engines draw these tokens for the first, second ... request."""
 
     class Scripted:
-        def __init__(self, **settings):
-            pass
+        def __init__(self, slots, **settings):
+            self.slots, self.queued, self.answers = slots, 0, []
+            self.rows = enumerate(rows)
 
-        def run(self, requests):
-            for number, (request, row) in enumerate(zip(requests, rows, strict=True)):
-                tokens = [Token(id=int(i)) for i in row]
-                assert set(row[:-1]).isdisjoint(request.stop_ids)
-                yield number, Output(request_id=number, tokens=tokens, finished="stop")
+        def submit(self, request):
+            number, row = next(self.rows)
+            assert set(row[:-1]).isdisjoint(request.stop_ids)
+            tokens = [Token(id=int(i)) for i in row]
+            self.answers.append(Output(request_id=number, tokens=tokens, finished="stop"))
+            return number
+
+        def step(self):
+            answers, self.answers = self.answers, []
+            return answers
+
+        def cancel(self, request_id):
+            pass
 
     monkeypatch.setattr(load, "Engine", Scripted)
 
@@ -49,7 +58,7 @@ def test_the_end_of_the_document_is_not_part_of_the_text(trained, monkeypatch):
 
 
 def test_samples_are_cut_at_the_end_of_their_documents(trained):
-    wanted = {"max_tokens": 3, "sampling": Sampling(temperature=1.0), "seed": 0}
+    wanted = {"max_tokens": 3, "temperature": 1.0}
     texts = trained.samples("x", num_samples=4, **wanted)
     assert len(texts) == 4 and trained.samples("x", num_samples=4, **wanted) == texts
 
@@ -144,12 +153,12 @@ def test_a_folder_that_holds_no_run_says_so(tmp_path):
 def test_each_sample_ends_with_its_own_document(trained, monkeypatch):
     a, b, end = *trained.vocabulary.encode("ab"), trained.vocabulary.eod_id
     writes(monkeypatch, [a, end], [end], [a, b, end])
-    wanted = {"max_tokens": 9, "sampling": Sampling(), "seed": 0}
+    wanted = {"max_tokens": 9}
     assert trained.samples("x", num_samples=3, **wanted) == ["a", "", "ab"]
 
 
 def test_the_first_sample_is_the_text_of_its_seed(trained):
-    wanted = {"max_tokens": 9, "sampling": Sampling(), "seed": 3}
+    wanted = {"max_tokens": 9, "temperature": 1.0, "seed": 3}
     first, second = trained.samples("x", num_samples=2, **wanted)
     assert first == "".join(trained.stream("x", **wanted)) != second
 
@@ -157,7 +166,6 @@ def test_the_first_sample_is_the_text_of_its_seed(trained):
 def test_an_engine_may_take_the_parameters_over(trained):
     before = trained.generate("x", max_tokens=5, temperature=0)
     engine = trained.engine(slots=2, context_length=32, donate=True)
-    prompt = np.array([0, *trained.vocabulary.encode("x")], np.int32)
-    request = trained.request(prompt, max_tokens=5, sampling=Sampling(temperature=0), seed=0)
-    tokens = [token.id for _, output in engine.run([request]) for token in output.tokens]
-    assert trained.vocabulary.decode(tokens) == before
+    request = TextRequest(prompt="x", max_tokens=5, temperature=0)
+    pieces = continued(engine, trained.vocabulary, [request])
+    assert "".join(piece.text for _, piece in pieces) == before

@@ -1,17 +1,53 @@
+import io
+
 import pytest
 
+from palmscale.cli import main
 from palmscale.cli.commands import generate
+from palmscale.cli.parser import parse
 from palmscale.errors import UserError
 
-
-def test_a_prompt_file_is_read_as_it_is(tmp_path):
-    (tmp_path / "prompt").write_bytes("a\r\nü ".encode())
-    assert generate._read(str(tmp_path / "prompt")) == "a\r\nü "
+GENERATE = ["generate", "--workdir=runs/x"]
 
 
-def test_a_prompt_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match="--prompt_file=.*no: No such file"):
-        generate._read(str(tmp_path / "no"))
-    (tmp_path / "latin").write_bytes(b"abc\xff")
-    with pytest.raises(UserError, match="latin is not UTF-8 at byte 3"):
-        generate._read(str(tmp_path / "latin"))
+def request_of(*flags):
+    return generate._request(parse(main.parser(), [*GENERATE, *flags]))
+
+
+def test_flags_are_the_fields_of_a_request():
+    request = request_of(
+        *("--prompt=x", "--max_tokens=3", "--min_p=0.1", "--stop=a", "--stop=\n", "--seed=-1"),
+        *("--logit_bias=7:-100", "--logit_bias=8:2.5", "--ignore_eos", "--top_logprobs=2"),
+    )
+    assert (request.prompt, request.max_tokens, request.min_p, request.seed) == ("x", 3, 0.1, -1)
+    assert request.stop == ["a", "\n"] and request.logit_bias == {7: -100.0, 8: 2.5}
+    assert request.ignore_eos and request.top_logprobs == 2
+
+
+def test_what_no_flag_gives_is_the_requests_default():
+    assert request_of() == generate._request(parse(main.parser(), [*GENERATE, "--prompt="]))
+    assert request_of().temperature == 0.8 and request_of("--greedy").temperature == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--logit_bias=x"], "x is not ID:X"),
+        (["--prompt=x", "--jsonl=y"], "not allowed with"),
+        (["--out=y"], "--out needs --jsonl"),
+        (["--top_logprobs=2"], "--top_logprobs needs --jsonl"),
+        (["--reuse_prefixes"], "--reuse_prefixes needs --jsonl"),
+        (["--interactive", "--num_samples=2"], "--interactive writes one sample"),
+    ],
+    ids=str,
+)
+def test_flags_that_do_not_go_together_are_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        generate._refuse_unused(parse(main.parser(), [*GENERATE, *flags]))
+
+
+def test_prompts_are_typed_without_a_terminal_too(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a \nb"))
+    assert [generate._typed(), generate._typed()] == ["a ", "b"]
+    with pytest.raises(EOFError):
+        generate._typed()
