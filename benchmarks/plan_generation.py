@@ -138,7 +138,7 @@ def table(result: Mapping[str, Any]) -> str:
     """Returns the rows beside what was published; an error is that of the interval's middle."""
     headings = (
         "model", "chips", "phase", "batch", "weights", "layout", "GiB a device", "predicted ms",
-        "published ms", "error", "predicted MFU", "published MFU",
+        "published ms", "error", "predicted MFU, %", "published MFU, %",
     )  # fmt: skip
     cells = []
     for row in result["rows"].values():
@@ -158,7 +158,7 @@ def table(result: Mapping[str, Any]) -> str:
                 "" if published is None else f"{published * 1e3:,.1f}",
                 error(row),
                 between(row["mfu"] and row["mfu"][::-1], 100, ".1f"),
-                "" if mfu is None else f"{mfu:.0%}",
+                "" if mfu is None else f"{mfu * 100:.0f}",
             )
         )
     lines = [" | ".join(line) for line in (headings, *cells)]

@@ -15,6 +15,8 @@ from palmscale.partition.shardings import constrain, map_shards
 
 # Finite, so that the softmax of a fully masked row is uniform rather than NaN.
 MASKED_LOGIT = -1e10
+# Of all devices; fewer are computed at once, since a loop in each layer takes long to compile.
+_MOST_SCORES = 2**30
 
 
 @struct.dataclass
@@ -136,8 +138,8 @@ def cached_attention(
     """Returns o_BLHK, where a query at a position sees the cache up to that position.
 
     The cache has one head, so that it is split over sequences and not over heads; so are the
-    queries while they meet it (Pope et al. 2022, section 3.3). They meet it `query_chunk` at a
-    time, if these divide L, so that the scores of all never exist.
+    queries while they meet it (Pope et al. 2022, section 3.3). Many long prompts meet it
+    `query_chunk` queries at a time, if these divide L, so that the scores of all never exist.
     """
     names = (axes.CACHE_BATCH, axes.LENGTH, axes.CACHE_HEADS, None)
 
@@ -146,8 +148,9 @@ def cached_attention(
         visible_BLS = jnp.arange(k_BSK.shape[1]) <= position_BL[:, :, None]
         return constrain(attend(constrain(q_BLHK, names), k_BSK, v_BSK, visible_BLS), names)
 
-    chunks, rest = divmod(q_BLHK.shape[1], query_chunk)
-    if chunks > 1 and not rest:
+    B, L, H, _ = q_BLHK.shape
+    chunks, rest = divmod(L, query_chunk)
+    if B * L * H * k_BSK.shape[1] > _MOST_SCORES and chunks > 1 and not rest:
         o_BLHK = _in_chunks(attention, (constrain(q_BLHK, names), position_BL), chunks)
     else:
         o_BLHK = attention((q_BLHK, position_BL))

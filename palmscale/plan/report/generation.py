@@ -22,8 +22,8 @@ def generation_facts(plan: GenerationPlan, topology: str) -> list[Fact]:
     return [
         ("topology", topology),
         ("mesh", mesh or "one device"),
-        *_phase_facts("prompt", plan.prompt, "prompts"),
-        *_phase_facts("one token", plan.one_token, "samples"),
+        *_phase_facts("prompt", plan.prompt, "prompt"),
+        *_phase_facts("one token", plan.one_token, "sample"),
     ]
 
 
@@ -65,12 +65,12 @@ def layout_facts(run: Run, num_devices: int, slices: int, workload: Workload) ->
     return found
 
 
-def _phase_facts(name: str, phase: PhasePlan, sequences: str) -> list[Fact]:
+def _phase_facts(name: str, phase: PhasePlan, sequence: str) -> list[Fact]:
     found = [
         (name, memory_line(phase.verdict)),
         ("  layout", f"{phase.choice.table}: {phase.choice.why}"),
         ("  weights", f"{size(phase.weight_bytes)} a device"),
-        ("  cache", f"{size(phase.cache_bytes)} a device, {phase.sequences:,} {sequences}"),
+        ("  cache", f"{size(phase.cache_bytes)} a device, {phase.sequences:,} {sequence}(s)"),
     ]
     if not isinstance(phase.verdict, Fits):
         return found
@@ -83,5 +83,5 @@ def _phase_facts(name: str, phase: PhasePlan, sequences: str) -> list[Fact]:
         ("  time", f"{low * 1e3:,.2f} to {high * 1e3:,.2f} ms, {numbers.PREDICTION}"),
         ("  reading", f"weights and cache take {phase.read_seconds * 1e3:,.2f} ms to read once"),
         ("  MFU", f"{phase.mfu(high):.1%} to {phase.mfu(low):.1%}"),
-        ("  rate", f"{tokens / high:,.0f} to {tokens / low:,.0f} tokens a second, all {sequences}"),
+        ("  rate", f"{tokens / high:,.0f} to {tokens / low:,.0f} tokens a second, all {sequence}s"),
     ]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import qwix
 
+from palmscale.model import attention
 from palmscale.model.attention import attend, causal_attention, contract, rotate
 
 B, L, H, K = 2, 11, 3, 8
@@ -138,3 +139,12 @@ def test_contract_in_bfloat16_gives_float32_and_each_input_a_gradient_of_its_dty
     exact = jnp.einsum("bld,df->blf", x_BLD.astype(jnp.float32), w16_DF)
     # Inputs are rounded to bfloat16, the sum of 64 products is not.
     np.testing.assert_allclose(y_BLF, exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("query_chunk", [1, 4, 11])
+def test_queries_meet_a_cache_in_chunks_as_they_do_at_once(qkv, query_chunk, monkeypatch):
+    monkeypatch.setattr(attention, "_MOST_SCORES", 0)
+    position_BL = jnp.broadcast_to(jnp.arange(L), (B, L))
+    out = attention.cached_attention(*qkv, position_BL, query_chunk=query_chunk)
+    visible_BLS = np.tril(np.ones((B, L, L)))
+    np.testing.assert_allclose(out, plain_attention(*qkv, visible_BLS), atol=2e-6)

@@ -38,7 +38,7 @@ def test_a_phase_states_its_layout_and_what_a_device_holds(capsys):
     assert generation(*line) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line]
     caches = [text for name, text in lines if name == "cache"]
-    assert caches == ["1.00 MiB a device, 1 prompts", "1.00 MiB a device, 4 samples"]
+    assert caches == ["1.00 MiB a device, 1 prompt(s)", "1.00 MiB a device, 4 sample(s)"]
     layouts = [text.partition(":")[0] for name, text in lines if name == "layout"]
     assert layouts == ["weights_2d", "weights_2d"]  # two heads do not divide over four devices
 

@@ -40,7 +40,7 @@ def test_each_phase_states_its_layout_its_bytes_and_its_bounds():
     assert facts[:2] == [("topology", "v4:4x4x4"), ("mesh", "data=4 x model=16")]
     prompt = dict(facts[:10])
     assert prompt["  layout"] == "weights_2d: sums are small"
-    assert prompt["  cache"] == "256.00 MiB a device, 1 prompts"
+    assert prompt["  cache"] == "256.00 MiB a device, 1 prompt(s)"
     # 1e12 FLOPs of 1e13 a second; the program's bounds are 1 and 1.25 s.
     assert (
         prompt["  time"].startswith("1,000.00 to 1,250.00 ms")
