@@ -149,6 +149,35 @@ def data_mixture(result: Result) -> str:
     )
 
 
+def serve(result: Result) -> str:
+    """Returns the speed of a server with one client and with many, and its latencies."""
+    speed, one = result["tokens_per_second"], result["one_client_tokens_per_second"]
+    first, step = result["lone_first_seconds"], result["step_seconds"]
+    before, *_, after = result["rss_bytes"]
+    rows = [
+        ("tokens per second, one client", f"{one:.1f}", ""),
+        (f"tokens per second, {result['clients']} clients", f"{speed:.1f}", f"{speed / one:.1f}x"),
+        ("errors", f"{len(result['errors'])} of {result['requests']:,} requests", "0"),
+        ("slots held afterwards", f"{result['slots_held']}", "0"),
+        ("resident memory, before and after", f"{before / 1e6:.0f} and {after / 1e6:.0f} MB", ""),
+        ("time to first token, alone", f"{first:.3f} s", ""),
+        (
+            f"the same, 95th percentile at {result['arrivals_per_second']:.2f} requests per second",
+            f"{result['first_seconds_p95']:.3f} s",
+            f"2x alone and a step: {2 * first + step:.3f} s",
+        ),
+        (
+            "greatest gap between two tokens",
+            f"{result['greatest_gap_seconds']:.3f} s",
+            f"a chunk and a step: {result['chunk_seconds'] + step:.3f} s",
+        ),
+    ]
+    return (
+        f"{_when(result)}; {result['size']} parameters, {result['slots']} slots.\n\n"
+        f"{_table(('', 'measured', 'to compare'), rows)}"
+    )
+
+
 BLOCKS: dict[str, Callable[[Result], str]] = {
     function.__name__: function for function in (train_step, quickstart, data, data_mixture)
 }

@@ -18,8 +18,9 @@ ACT_EMBED, ACT_HEADS, ACT_KV = "act_embed", "act_heads", "act_kv"
 ACT_MLP, ACT_VOCAB = "act_mlp", "act_vocab"
 # A layer's input where it meets the kernels; the token table's dims where tokens are looked up.
 ACT_INPUT, LOOKUP_VOCAB, LOOKUP_EMBED = "act_input", "lookup_vocab", "lookup_embed"
-# The sequences of a key-value cache, and the query heads while they meet it.
-CACHE_BATCH, CACHE_HEADS = "cache_batch", "cache_heads"
+# The sequences of a key-value cache, and the query heads while they meet it; and the sequences of
+# the attention's output on its way back to the heads' devices.
+CACHE_BATCH, CACHE_HEADS, HEADS_BATCH = "cache_batch", "cache_heads", "heads_batch"
 
 # Logical axes of parameters. The token table's width has its own name, so that a rule table can
 # shard it differently from kernels. So do norm scales, which are too small to be worth sharding: a

@@ -194,8 +194,9 @@ def _gumbel(key_B2: jax.Array, position_B: jax.Array, size: int) -> jax.Array:
     """Returns noise, float32 [B, size], of each sequence's key and position alone."""
 
     def of_row(key_2: jax.Array, position: jax.Array) -> jax.Array:
-        # Named, so that a seed draws the same whatever JAX's default generator is.
+        # Generator and mode are named, so that a seed draws the same whatever JAX's settings are.
         key = jax.random.wrap_key_data(key_2, impl="threefry2x32")
-        return jax.random.gumbel(jax.random.fold_in(key, position), (size,), jnp.float32)
+        key = jax.random.fold_in(key, position)
+        return jax.random.gumbel(key, (size,), jnp.float32, mode="low")
 
     return jax.vmap(of_row)(key_B2, position_B)

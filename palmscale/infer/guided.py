@@ -101,8 +101,9 @@ class GrammarGuide:
 
     def accept(self, token_id: int) -> None:
         """Moves on by a token that was drawn."""
-        was_error = self._matcher.is_error()
-        if not self._matcher.consume_token(token_id) and not was_error:
+        if self._matcher.is_stopped():  # nothing but the end of document was allowed
+            return
+        if not self._matcher.consume_token(token_id):
             log.warn(f"Guided output ends early: {_one_line(self._matcher.get_error())}")
 
 

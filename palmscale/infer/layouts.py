@@ -21,7 +21,7 @@ import jax
 from flax import linen as nn
 
 from palmscale import axes
-from palmscale.partition.rules import MeshAxes
+from palmscale.partition.rules import TABLES, MeshAxes
 
 Rules = Mapping[str, MeshAxes]
 
@@ -50,6 +50,11 @@ def stored_rules(base: Rules, table: str | None = None) -> dict[str, MeshAxes]:
         table: `weights_1d`, `weights_2d` or None: as `base` has them, but the token table by rows.
     """
     return {**base, **(_TABLE if table is None else STORED[table])}
+
+
+def has_own_axes(rules: Rules) -> bool:
+    """Returns whether rules name axes of a user's own module."""
+    return not rules.keys() <= TABLES["2d"].keys()
 
 
 def fitted(rules: Rules, boxed: Any, axis_sizes: Mapping[str, int]) -> dict[str, MeshAxes]:
@@ -95,14 +100,16 @@ def weight_stationary(
         axis_sizes: of the mesh.
     """
     split = splitting(sequences, axis_sizes)
+    # A module with axes of its own may lay them where the width would lie.
+    width = None if has_own_axes(stored) else stored[axes.EMBED]
     heads = tuple(axis for axis in _as_tuple(stored[axes.HEADS]) if axis not in split)
     return {
         **stored,
         axes.BATCH: axes.REPLICA if axes.REPLICA in split else None,
         axes.LENGTH: None,
         axes.ACT_LENGTH: None,
-        axes.ACT_EMBED: stored[axes.EMBED],
-        axes.ACT_INPUT: stored[axes.EMBED],
+        axes.ACT_EMBED: width,
+        axes.ACT_INPUT: width,
         axes.ACT_HEADS: stored[axes.HEADS],
         axes.ACT_KV: None,
         axes.ACT_MLP: stored[axes.MLP],
@@ -111,6 +118,7 @@ def weight_stationary(
         axes.LOOKUP_EMBED: None,
         axes.CACHE_BATCH: split or None,
         axes.CACHE_HEADS: heads or None,
+        axes.HEADS_BATCH: tuple(a for a in split if a not in _as_tuple(stored[axes.HEADS])) or None,
     }
 
 
@@ -131,6 +139,7 @@ def weights_gathered(
         **dict.fromkeys(whole),
         axes.BATCH: split or None,
         axes.CACHE_BATCH: split or None,
+        axes.HEADS_BATCH: split or None,
         # The table is turned once; rows for all sequences are looked up by columns.
         axes.LOOKUP_EMBED: _ALL,
     }

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from palmscale import axes
 from palmscale.infer.choose import Choice, choose_layout, choose_storage
-from palmscale.infer.layouts import fitted, stored_rules, weight_stationary
+from palmscale.infer.layouts import fitted, has_own_axes, stored_rules, weight_stationary
 from palmscale.model import interface
 from palmscale.model.interface import Dimensions
 from palmscale.partition.layout import DeviceLayout
@@ -110,7 +110,7 @@ def phase(
     choice = choose_layout(
         layout.rules,
         layout.mesh.shape,
-        dimensions=_dimensions(model),
+        dimensions=None if has_own_axes(layout.rules) else _dimensions(model),
         sequences=sequences,
         new_tokens=new_tokens,
         weight_bytes=weight_bytes,

@@ -97,7 +97,7 @@ def row_of(sampling: Sampling, seed: int) -> dict[str, Any]:
         "top_k_B": np.int32(min(sampling.top_k or 0, _MOST_TOP_K)),
         "top_p_B": np.float32(1 if sampling.top_p is None else sampling.top_p),
         "min_p_B": np.float32(sampling.min_p or 0),
-        "key_B2": np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32),
+        "key_B2": np.array([int(seed) >> 32 & 0xFFFFFFFF, int(seed) & 0xFFFFFFFF], np.uint32),
         "repetition_B": np.float32(sampling.repetition_penalty),
         "presence_B": np.float32(sampling.presence_penalty),
         "frequency_B": np.float32(sampling.frequency_penalty),
@@ -131,5 +131,5 @@ def allowed_of(allowed_V: np.ndarray, *, size: int, withheld: frozenset[int]) ->
     """
     allowed_V = np.pad(allowed_V, (0, size - len(allowed_V)))
     rest_V = allowed_V.copy()
-    rest_V[list(withheld)] = False
+    rest_V[[token_id for token_id in withheld if 0 <= token_id < size]] = False
     return rest_V if rest_V.any() else allowed_V

@@ -73,10 +73,12 @@ class TextStream:
         self._vocabulary, self._stop = vocabulary, tuple(stop)
         self._ids = [int(token_id) for token_id in prompt_ids[-_CONTEXT:]]
         self._text = vocabulary.decode(self._ids)
-        self._decoded = len(self._text)  # characters of it that are final
-        # Some vocabularies keep no space at a prompt's end: the next word brings its own.
+        self._decoded = _whole_characters(self._text)  # of it, that are final
+        # The prompt's own, if the new text begins with it: of a character whose rest never comes,
+        # or a space, which some vocabularies keep only before the next word.
         space = prompt[len(prompt.rstrip(" ")) :]
-        self._lost = space if not self._text.endswith(space) else ""
+        is_kept = self._text.endswith(space)
+        self._not_new = self._text[self._decoded :] or ("" if is_kept else space)
         self._held = ""  # final, but it may begin a stop string
 
     def add(self, token_ids: Iterable[int]) -> str:
@@ -91,22 +93,22 @@ class TextStream:
 
     def finish(self) -> str:
         """Returns the rest of the text; no token follows."""
-        rest = self._before_stop(self._text[self._decoded :]) + self._held
+        rest = self._text[self._decoded :].removeprefix(self._not_new)
+        text = self._before_stop(rest) + self._held
         self._decoded, self._held = len(self._text), ""
-        return rest
+        return text
 
     def _decode(self, token_id: int) -> str:
         """Returns the characters that are complete with one more token."""
         self._ids.append(token_id)
         text = self._vocabulary.decode(self._ids)
-        held = len(text) - len(text.rstrip(_REPLACEMENT))
-        end, start = len(text) - min(held, _MOST_HELD), self._decoded
+        start, end = self._decoded, _whole_characters(text)
         new = ""
         if end > start:
-            new = text[start:end].removeprefix(self._lost)
-            self._decoded, self._lost = end, ""
-        is_long = len(self._ids) > 4 * _CONTEXT
-        if not held and is_long and (short := self._vocabulary.decode(self._ids[-_CONTEXT:])):
+            new = text[start:end].removeprefix(self._not_new)
+            self._decoded, self._not_new = end, ""
+        is_whole, is_long = end == len(text), len(self._ids) > 4 * _CONTEXT
+        if is_whole and is_long and (short := self._vocabulary.decode(self._ids[-_CONTEXT:])):
             self._ids, text, self._decoded = self._ids[-_CONTEXT:], short, len(short)
         self._text = text
         return new
@@ -127,6 +129,11 @@ class TextStream:
         )
         self._held = text[held_from:]
         return text[:held_from]
+
+
+def _whole_characters(text: str) -> int:
+    """Returns the length of a text without what its next bytes may complete."""
+    return len(text) - min(len(text) - len(text.rstrip(_REPLACEMENT)), _MOST_HELD)
 
 
 def stream_text(

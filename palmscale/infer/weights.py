@@ -1,7 +1,6 @@
 """The form in which generation holds a model's weights: cast or quantized once, apart by layer."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from palmscale.infer.quantized import (
+    abstract_tree,
     check_quantizes,
     is_quantized,
     quantize_leaf,
@@ -89,42 +89,47 @@ def decoding_form(
     return model, {DECODING: formed_params}
 
 
-def variables_of(params: Any) -> dict[str, Any]:
-    """Returns the variables of a module from its parameters, which may be quantized."""
-    # Flax checks the shapes of `params`, which quantized weights do not have.
-    return {DECODING if any(quantized_leaves(params)) else "params": params}
-
-
-def abstract_form(model: nn.Module, params: Any, **form: Any) -> tuple[nn.Module, dict[str, Any]]:
+def abstract_form(
+    model: nn.Module,
+    params: Any,
+    *,
+    dtype: str | None = None,
+    apart: bool = False,
+    quantize: str | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
     """Returns what `decoding_form` does, of shapes with shardings: nothing is computed.
 
-    Args:
-        model: the module that was trained.
-        params: shapes of its parameters, with shardings.
-        form: the other arguments of `decoding_form`.
+    The arguments are those of `decoding_form`.
     """
-    formed_models = []
+    if quantize is not None:
+        check_quantizes(model, quantize)
+        params = abstract_tree(model, params, quantize)
+    formed = []
 
-    def formed(params: Any) -> dict[str, Any]:
-        formed_model, variables = decoding_form(model, params, **form)
-        formed_models.append(formed_model)
-        return variables
-
-    shapes = jax.eval_shape(formed, params)
+    def variables(params: Any) -> Any:
+        formed.append(decoding_form(model, params, dtype=dtype, apart=apart))
+        return formed[0][1]
 
     def placed(path: Any, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         leaf = params
         for key in path[1:]:  # the first is the collection's
-            if isinstance(leaf, Mapping) and isinstance(key, jax.tree_util.DictKey):
+            if isinstance(key, jax.tree_util.DictKey):
                 leaf = leaf[key.key]
+            elif isinstance(key, jax.tree_util.GetAttrKey):  # a part of a quantized weight
+                leaf = getattr(leaf, key.name)
         dims = (*leaf.sharding.spec, *[None] * (leaf.ndim - len(leaf.sharding.spec)))
-        dims = dims[leaf.ndim - shape.ndim :]  # a layer's array lacks the first dim
-        # A quantized weight's scales have one entry for the dims that are summed over.
-        own = PartitionSpec(*(d if n > 1 else None for d, n in zip(dims, shape.shape, strict=True)))
+        own = PartitionSpec(*dims[leaf.ndim - shape.ndim :])  # a layer's array lacks the first dim
         sharding = NamedSharding(leaf.sharding.mesh, own)
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
-    return formed_models[0], jax.tree_util.tree_map_with_path(placed, shapes)
+    shapes = jax.eval_shape(variables, params)
+    return formed[0][0], jax.tree_util.tree_map_with_path(placed, shapes)
+
+
+def variables_of(params: Any) -> dict[str, Any]:
+    """Returns the variables of a module from its parameters, which may be quantized."""
+    # Flax checks the shapes of `params`, which quantized weights do not have.
+    return {DECODING if any(quantized_leaves(params)) else "params": params}
 
 
 def _formed(leaf: Any, dtype: str | None, split: bool) -> Any:

@@ -1,6 +1,7 @@
 """Multi-query attention, rotary positions, and the contraction that every matmul uses."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -125,17 +126,49 @@ def attend(
 
 
 def cached_attention(
-    q_BLHK: jax.Array, k_BSK: jax.Array, v_BSK: jax.Array, position_BL: jax.Array
+    q_BLHK: jax.Array,
+    k_BSK: jax.Array,
+    v_BSK: jax.Array,
+    position_BL: jax.Array,
+    *,
+    query_chunk: int,
 ) -> jax.Array:
     """Returns o_BLHK, where a query at a position sees the cache up to that position.
 
     The cache has one head, so that it is split over sequences and not over heads; so are the
-    queries while they meet it (Pope et al. 2022, section 3.3).
+    queries while they meet it (Pope et al. 2022, section 3.3). They meet it `query_chunk` at a
+    time, if these divide L, so that the scores of all never exist.
     """
     names = (axes.CACHE_BATCH, axes.LENGTH, axes.CACHE_HEADS, None)
-    visible_BLS = jnp.arange(k_BSK.shape[1]) <= position_BL[:, :, None]
-    o_BLHK = constrain(attend(constrain(q_BLHK, names), k_BSK, v_BSK, visible_BLS), names)
+
+    def attention(chunk: tuple[jax.Array, jax.Array]) -> jax.Array:
+        q_BLHK, position_BL = chunk
+        visible_BLS = jnp.arange(k_BSK.shape[1]) <= position_BL[:, :, None]
+        return constrain(attend(constrain(q_BLHK, names), k_BSK, v_BSK, visible_BLS), names)
+
+    chunks, rest = divmod(q_BLHK.shape[1], query_chunk)
+    if chunks > 1 and not rest:
+        o_BLHK = _in_chunks(attention, (constrain(q_BLHK, names), position_BL), chunks)
+    else:
+        o_BLHK = attention((q_BLHK, position_BL))
+    # In two steps: heads move to their devices, and are then gathered where these hold more
+    # sequences. In one, all heads of all sequences would be gathered.
+    o_BLHK = constrain(o_BLHK, (axes.HEADS_BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV))
     return constrain(o_BLHK, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV))
+
+
+def _in_chunks(
+    function: Callable[[Any], jax.Array], arrays_BL: tuple[jax.Array, ...], chunks: int
+) -> jax.Array:
+    """Returns a function of [B, L, ...] arrays, computed for one chunk of L after another."""
+
+    def cut(x_BL: jax.Array) -> jax.Array:
+        B, L, *rest = x_BL.shape
+        return jnp.moveaxis(x_BL.reshape(B, chunks, L // chunks, *rest), 1, 0)
+
+    o_CBL = jax.lax.map(function, tuple(map(cut, arrays_BL)))
+    C, B, L, *rest = o_CBL.shape
+    return jnp.moveaxis(o_CBL, 0, 1).reshape(B, C * L, *rest)
 
 
 def write_at(cache_BSK: jax.Array, new_BLK: jax.Array, position_BL: jax.Array) -> jax.Array:

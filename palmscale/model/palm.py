@@ -282,7 +282,9 @@ class PaLM(nn.Module):
             q_BLHK, k_BLK, v_BLK, y_BLD = self.project(layer, x_BLD, position_BL)
             k_BSK = write_at(k_BSK, k_BLK, position_BL)
             v_BSK = write_at(v_BSK, v_BLK, position_BL)
-            o_BLHK = cached_attention(q_BLHK, k_BSK, v_BSK, position_BL)
+            o_BLHK = cached_attention(
+                q_BLHK, k_BSK, v_BSK, position_BL, query_chunk=self.query_chunk
+            )
             return self.merge(layer, x_BLD, y_BLD, o_BLHK, None), (k_BSK, v_BSK)
 
         x_BLD = self.embed(tokens_BL)
@@ -331,8 +333,7 @@ class PaLM(nn.Module):
         """Returns (q_BLHK, k_BLK, v_BLK, y_BLD): y is norm(x), the input of both branches."""
         # Keys and values are the same on all devices that share a row, so each device computes its
         # part of the sum over D, and the small results are added. Queries and mlp columns are
-        # sharded and in training need all of y, which is gathered once and whose gradients are
-        # summed once.
+        # sharded: training gathers all of y for them once, and sums its gradients once.
         part_BLD = pin_residual(self.normalize(x_BLD, layer["norm"]))
         y_BLD = save_as(NORM, constrain(part_BLD, (axes.BATCH, axes.LENGTH, axes.ACT_INPUT)))
         q_BLHK = contract("bld,dhk->blhk", y_BLD, layer["query"], y_BLD.dtype)

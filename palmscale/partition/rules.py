@@ -27,6 +27,7 @@ _REPLICATED: dict[str, MeshAxes] = {
             axes.LOOKUP_EMBED,
             axes.CACHE_BATCH,
             axes.CACHE_HEADS,
+            axes.HEADS_BATCH,
             axes.EMBED,
             axes.HEADS,
             axes.KV,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,12 +42,14 @@ class Workload:
         prompts: computed side by side; an engine computes one.
         context_tokens: of a prompt and its continuation, for which the cache has room; None: twice
             the prompt.
+        quantize: `int8`, `int4` or `fp8` weights; None: in the module's dtype.
     """
 
     samples: int = 8
     prompt_tokens: int = 2048
     prompts: int = 1
     context_tokens: int | None = None
+    quantize: str | None = None
 
     @property
     def positions(self) -> int:
@@ -84,14 +87,17 @@ class PhasePlan:
     def seconds(self) -> tuple[float, float] | None:
         """The lower and the upper bound of its time; None: it does not fit, or no clock is known.
 
-        The compiler's cycles leave out weights that are read ahead, so no bound is below
-        `read_seconds`.
+        The compiler's cycles leave out weights that are read ahead. So no bound is below
+        `read_seconds`, and at the upper one computation takes at least as long.
         """
         if not isinstance(self.verdict, Fits) or self.verdict.prediction is None:
             return None
-        bounds = self.verdict.prediction.lower_bound, self.verdict.prediction.upper_bound
-        low, high = (max(bound.step_seconds, self.read_seconds) for bound in bounds)
-        return low, high
+        prediction = self.verdict.prediction
+        unread = self.read_seconds - prediction.seconds.compute_upper_bound
+        return (
+            max(prediction.lower_bound.step_seconds, self.read_seconds),
+            prediction.upper_bound.step_seconds + max(0.0, unread),
+        )
 
     def mfu(self, seconds: float) -> float:
         """Returns the share of the devices' peak that the model's FLOPs take in so many seconds."""
@@ -142,7 +148,7 @@ def plan_generation(run: Run, where: Topology, workload: Workload) -> Generation
         UserError: the model cannot generate, or libtpu cannot be used.
     """
     with libtpu.compiler():
-        generator = generator_on(run, where)
+        generator = generator_on(run, where, quantize=workload.quantize)
         prompt = plan_phase(
             generator,
             where,
@@ -157,11 +163,16 @@ def plan_generation(run: Run, where: Topology, workload: Workload) -> Generation
     return GenerationPlan(mesh=mesh, prompt=prompt, one_token=one_token)
 
 
-def generator_on(run: Run, where: Topology) -> Generator:
+def generator_on(run: Run, where: Topology, *, quantize: str | None = None) -> Generator:
     """Returns a run's model, laid out on a topology as an engine would lay it out.
 
+    Args:
+        run: whose model it is.
+        where: the topology.
+        quantize: `int8`, `int4` or `fp8` weights; None: in the module's dtype.
+
     Raises:
-        UserError: the model cannot generate, or libtpu cannot be used.
+        UserError: the model cannot generate or be quantized, or libtpu cannot be used.
     """
     interface.check_generates(run.model)
     boxed, mesh = abstract_params(run.model), run.layout.mesh
@@ -172,7 +183,9 @@ def generator_on(run: Run, where: Topology) -> Generator:
         trained_rules=run.layout.table(),
         devices=libtpu.devices_of(where),
     )
-    model, variables = abstract_form(run.model, placed(boxed, layout), **form_on("tpu"))
+    model, variables = abstract_form(
+        run.model, placed(boxed, layout), **form_on("tpu"), quantize=quantize
+    )
     return Generator(
         model=model,
         variables=variables,
@@ -228,10 +241,10 @@ def _step(
     cache_spec = interface.cache_spec(model)
     with layout.entered():
         apart = layers_apart(model, variables)
-        shapes = jax.eval_shape(
-            lambda: empty_cache(cache_spec, batch=sequences, positions=positions, apart=apart)
+        cache = cache_shapes(
+            layout,
+            lambda: empty_cache(cache_spec, batch=sequences, positions=positions, apart=apart),
         )
-        cache = jax.tree.map(lambda shape: _cache_shape(shape, layout), shapes)
         if new_tokens == 1:
             token_B = jax.ShapeDtypeStruct((sequences,), jnp.int32)
             slots = Slots(cache=cache, token_B=token_B, rows=empty_rows(sequences))
@@ -259,11 +272,20 @@ def _step(
     return step, cache
 
 
-def _cache_shape(shape: jax.ShapeDtypeStruct, layout: DeviceLayout) -> jax.ShapeDtypeStruct:
-    """Returns the shape of [N, B, S, K], [B, S, K] or the lengths [B] with its sharding."""
+def cache_shapes(layout: DeviceLayout, empty: Callable[[], Cache]) -> Cache:
+    """Returns the shapes of a cache with their shardings in a layout.
+
+    Args:
+        layout: of the phase.
+        empty: returns the cache, of arrays [N, B, S, K] or [B, S, K] and lengths [B].
+    """
     names = {1: (None,), 3: (axes.CACHE_BATCH, None, None), 4: (None, axes.CACHE_BATCH, None, None)}
-    sharding = NamedSharding(layout.mesh, spec(names[shape.ndim], layout.rules))
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    def on_devices(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(layout.mesh, spec(names[shape.ndim], layout.rules))
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    return jax.tree.map(on_devices, jax.eval_shape(empty))
 
 
 def _device_bytes(tree: Any) -> int:

@@ -45,7 +45,7 @@ class Completions:
         answer = Answer(body, asked, served)
         request.state.tally = answer.tally
         request.state.prompts = body.prompt
-        opened = self._dispatcher.open([one.request for one in asked])
+        opened = self._dispatcher.open([(one.request, one.form) for one in asked])
         request.state.opened = opened
         self._dispatcher.metrics.prompt_tokens.inc(answer.tally.prompt_tokens)
         if body.stream:

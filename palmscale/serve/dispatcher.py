@@ -13,6 +13,7 @@ from typing import Self
 from palmscale.errors import UserError
 from palmscale.infer.request import Output, Request
 from palmscale.serve.decode_thread import DecodeThread
+from palmscale.serve.guides import Form
 from palmscale.serve.limits import Limits
 from palmscale.serve.metrics import Metrics
 from palmscale.serve.refusal import Refusal
@@ -31,6 +32,7 @@ class Dispatcher:
         metrics: that count.
         opened: is called once the model is loaded.
         closed: is called once the decode thread has ended, for whatever reason.
+        share: gives orders to the other processes of a job; see `DecodeThread`.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Dispatcher:
         metrics: Metrics,
         opened: Callable[[Served], None] = lambda served: None,
         closed: Callable[[], None] = lambda: None,
+        share: Callable[[str], object] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.metrics, self._limits = metrics, limits
@@ -51,7 +54,7 @@ class Dispatcher:
         self.draining = False
         self._tickets = itertools.count()
         self._waiting: dict[int, tuple[Opened, int]] = {}  # by ticket
-        self._thread = DecodeThread(load, self, loop.call_soon_threadsafe)
+        self._thread = DecodeThread(load, self, loop.call_soon_threadsafe, share=share)
         self._thread.start()
 
     @property
@@ -84,8 +87,10 @@ class Dispatcher:
         """Returns how many sequences are running or waiting."""
         return len(self._waiting)
 
-    def open(self, requests: Sequence[Request]) -> "Opened":
-        """Submits the sequences of one request; leave the result, a context, to give them up.
+    def open(self, requests: Sequence[tuple[Request, Form | None]]) -> "Opened":
+        """Submits the sequences of one request, each with the form that its guide keeps to.
+
+        Leaving the result, which is a context, gives up what is not finished.
 
         Raises:
             Refusal: too many wait already, 429; or see `served`.
@@ -99,11 +104,11 @@ class Dispatcher:
                 retry_after_seconds=_RETRY_SECONDS,
             )
         opened = Opened(self)
-        for index, request in enumerate(requests):
+        for index, (request, form) in enumerate(requests):
             ticket = next(self._tickets)
             self._waiting[ticket] = (opened, index)
             opened.tickets[index] = ticket
-            self._thread.submit(ticket, request)
+            self._thread.submit(ticket, request, form)
         return opened
 
     def cancel(self, ticket: int) -> None:

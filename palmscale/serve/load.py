@@ -1,5 +1,6 @@
 """From the folder of a run to what a server offers."""
 
+import time
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -27,6 +28,8 @@ def load_served(
     name: str | None = None,
     slots: int = 8,
     context_length: int = 2048,
+    quantize: str | None = None,
+    speculate_tokens: int = 0,
 ) -> Served:
     """Returns a trained model behind an engine.
 
@@ -40,25 +43,33 @@ def load_served(
         name: under which clients ask for it; None: the folder's name.
         slots: sequences decoded together.
         context_length: tokens of a prompt and its continuation.
+        quantize: type of the weights, `int8`, `int4` or `fp8`; None: as they are stored.
+        speculate_tokens: tokens that a step may foresee; see `palmscale.infer.engine.Engine`.
 
     Raises:
         UserError: there is no such checkpoint, or its model cannot generate text.
     """
-    trained = load(workdir, checkpoint, modules=modules, peers=peers)
-    engine = trained.engine(slots=slots, context_length=context_length, donate=True)
-    _warm(engine)
+    trained = load(workdir, checkpoint, modules=modules, peers=peers, quantize=quantize)
+    engine = trained.engine(
+        slots=slots,
+        context_length=context_length,
+        speculate_tokens=speculate_tokens,
+        donate=True,
+    )
+    warm(engine)
     return Served(
         engine=engine,
         vocabulary=trained.vocabulary,
         name=name or PurePosixPath(str(workdir)).name or "palmscale",
+        created=int(time.time()),
         num_tokens=interface.num_tokens(trained.model) or trained.vocabulary.size,
     )
 
 
-def _warm(engine: Engine) -> None:
-    """Decodes a few tokens of prompts of every chunk's size, with and without filters."""
-    for exponent in range(_WARM_EXPONENTS):
-        # No prompt begins like another: nothing is taken from the cache.
+def warm(engine: Engine) -> None:
+    """Compiles the programs of usual requests: prompts of every chunk's size, and both samplers."""
+    # The last is like one before it, and taken from the cache of a slot; the others are all new.
+    for exponent in (*range(_WARM_EXPONENTS), _WARM_EXPONENTS - 2):
         prompt = np.full((1 << exponent) + 1, exponent, np.int32)
         sampling = Sampling(top_p=0.9) if exponent % 2 else Sampling()
         if len(prompt) < engine.context_length:

@@ -20,7 +20,7 @@ class Served:
         vocabulary: of its tokens.
         name: under which clients ask for it.
         num_tokens: ids below it may stand in a prompt.
-        created: when it was saved, in seconds since 1970.
+        created: when it was loaded, in seconds since 1970.
     """
 
     engine: Engine

@@ -47,6 +47,7 @@ class Server:
         access: who may use it.
         say: receives what the user may read: where it listens, and a line a request.
         warn: receives what the user should read.
+        share: gives orders to the other processes of a job, which `follow`; None: there are none.
 
     Raises:
         UserError: the address cannot be had.
@@ -61,7 +62,9 @@ class Server:
         access: Access = Access(),
         say: Callable[[str], None],
         warn: Callable[[str], None],
+        share: Callable[[str], object] | None = None,
     ) -> None:
+        self._share = share
         self._load, self._limits, self._access, self._say = load, limits, access, say
         self._listener = _listening(address)
         if access.api_key is None and not _is_local(self._listener):
@@ -103,6 +106,7 @@ class Server:
             metrics=Metrics(),
             opened=self._announce,
             closed=lambda: http.close(),
+            share=self._share,
         )
         app = application(dispatcher, limits=self._limits, access=self._access, say=self._say)
         self._http = http = _Http(app, dispatcher, self._limits.drain_seconds, self._say)

@@ -1,6 +1,7 @@
 """A trained run served by the real command, asked by OpenAI's own client."""
 
 import math
+import re
 import signal
 
 import http_server
@@ -9,6 +10,7 @@ import openai
 import pytest
 import tiny_run
 from served_command import served
+from tiny_job import Job
 
 from palmscale.run.load import load
 
@@ -40,7 +42,7 @@ def text(answer, index=0):
 
 def test_greedy_text_is_that_of_generate(complete, trained):
     written = trained.generate("def ", max_tokens=12, temperature=0)
-    assert text(complete(max_tokens=12, temperature=0)) == written
+    assert text(complete(max_tokens=12, temperature=0, user="me")) == written
     pieces = complete(max_tokens=12, temperature=0, stream=True)
     assert "".join(piece.choices[0].text for piece in pieces) == written
 
@@ -146,26 +148,18 @@ def test_clients_that_leave_hold_no_slot(command, complete):
     assert np.isfinite(complete(max_tokens=1, logprobs=0).choices[0].logprobs.token_logprobs[0])
 
 
-def test_sigterm_finishes_streams_and_exits_with_0(finished):
-    with served(f"--workdir={finished}", "--port=0") as command:
-        stream = iter(command.client().completions.create(
-            model="run", prompt="a", max_tokens=120, stream=True, extra_body={"ignore_eos": True}
-        ))  # fmt: skip
+def test_a_killed_server_starts_again_at_its_port_and_sigterm_finishes_its_streams(finished):
+    with served(f"--workdir={finished}", "--port=0") as killed:
+        killed.end(signal.SIGKILL)
+    with served(f"--workdir={finished}", f"--port={killed.port}") as command:
+        assert command.port == killed.port
+        wanted = {"max_tokens": 120, "stream": True, "extra_body": {"ignore_eos": True}}
+        stream = iter(command.client().completions.create(model="run", prompt="a", **wanted))
         next(stream)
         command.process.send_signal(signal.SIGTERM)
-        reasons = [chunk.choices[0].finish_reason for chunk in stream]
-        assert reasons[-1] == "length"
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
         code, said = command.end()
     assert code == 0 and "Traceback" not in said, said
-
-
-def test_a_killed_server_starts_again_at_its_port(finished):
-    with served(f"--workdir={finished}", "--port=0") as command:
-        command.end(signal.SIGKILL)
-        port = command.port
-    with served(f"--workdir={finished}", f"--port={port}") as command:
-        assert command.port == port
-        assert command.client().completions.create(model="run", prompt="a", max_tokens=1)
 
 
 def test_a_users_mistake_is_one_line(tmp_path, finished):
@@ -180,3 +174,30 @@ def test_a_users_mistake_is_one_line(tmp_path, finished):
     for said, answer in zip(flags, answers, strict=True):
         assert answer.returncode == 2 and said in answer.stderr, answer
         assert len(answer.stderr.splitlines()) == 1, answer
+
+
+def test_two_processes_serve_what_one_does(finished, complete, tmp_path):
+    fields = [
+        {"prompt": ["def ", "x = "], "max_tokens": 12, "temperature": 0},
+        {"prompt": "def ", "max_tokens": 12, "n": 2, "seed": 5, "logprobs": 2, "echo": True},
+        {"prompt": "a", "max_tokens": 12, "seed": 5, "extra_body": {"guided_regex": "(yes|no)+"}},
+    ]
+    flags = ["--slots=4", "--context_length=128", "--port=0", f"--model_name={MODEL}"]
+    with Job(["serve", f"--workdir={finished}", *flags], tmp_path / "logs", processes=2) as job:
+        served_at = re.compile(r"Serving \S+ at (\S+):")
+        job.when(lambda: served_at.search(job.said(0)))
+        url = served_at.search(job.said(0))[1]
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300) as client:
+            answers = [client.completions.create(model=MODEL, **each) for each in fields]
+            stream = iter(
+                client.completions.create(model=MODEL, prompt="a", max_tokens=100, stream=True)
+            )
+            next(stream)
+            for index in range(2):  # as a scheduler does
+                job.send(index, signal.SIGTERM)
+            assert [chunk.choices[0].finish_reason for chunk in stream][-1] is not None
+        job.succeed()
+    for each, answer in zip(fields, answers, strict=True):
+        alone = complete(**each)
+        assert [choice.text for choice in answer.choices] == [c.text for c in alone.choices]
+        assert answer.usage.completion_tokens == alone.usage.completion_tokens

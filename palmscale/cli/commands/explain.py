@@ -1,9 +1,15 @@
 """`palmscale explain`: where every parameter lies and what it costs, without the devices."""
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
-from palmscale.cli.commands.plan import add_topology, use_no_device
+from palmscale.cli.commands.plan import (
+    add_generation,
+    add_topology,
+    use_no_device,
+    workload,
+)
 from palmscale.cli.parser import add_command
 from palmscale.errors import UserError
 from palmscale.observe import tables, units
@@ -32,13 +38,15 @@ def add(commands: Any) -> None:
         action="store_true",
         help="compile the step for its topology too, and show its collectives and largest arrays",
     )
+    add_generation(command, "show where generation puts weights and cache instead, and why")
     add_topology(command)
 
 
 def explain(args: argparse.Namespace) -> None:
     """Prints every parameter's layout and the totals; with --compiled, the program too.
 
-    With --settings, prints the run's settings, and nothing else.
+    With --settings, prints the run's settings, and with --generate the layouts of generation, and
+    nothing else.
     """
     from palmscale.cli.config.load import load_run, settings
     from palmscale.observe import log
@@ -51,12 +59,29 @@ def explain(args: argparse.Namespace) -> None:
         rows = [setting.row() for setting in settings()]
         tables.print_table(headings, rows, piped_width=1000)  # a line each, to search in
         return
+    if args.generate:
+        _explain_generation(args, run)
+        return
     state = StateLayout.of(run, axis_sizes(run.layout))
     tables.print_table(*state.parameter_rows(), right=(4,))
     print()
     tables.print_facts(state.facts())
     if args.compiled:
         _explain_program(args, run)
+
+
+def _explain_generation(args: argparse.Namespace, run: "Run") -> None:
+    """Prints the layouts of generation on a topology, or on as many devices as the mesh has."""
+    from palmscale.plan import run_plan
+    from palmscale.plan.report.generation import layout_facts
+
+    if args.topology or run.layout.topology:
+        use_no_device()
+        where = run_plan.topology_of(run, args.topology, args.slices)
+        num_devices, slices = where.devices, where.slices
+    else:
+        num_devices, slices = math.prod(axis_sizes(run.layout).values()), 1
+    tables.print_facts(layout_facts(run, num_devices, slices, workload(args)))
 
 
 def axis_sizes(layout: "Layout") -> dict[str, int]:

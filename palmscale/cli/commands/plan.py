@@ -69,6 +69,7 @@ def add_generation(command: argparse.ArgumentParser, help: str) -> None:
     command.add_argument(
         "--context_tokens", help="of a prompt and its text (default: twice the prompt)", **count
     )
+    command.add_argument("--quantize", metavar="TYPE", help="weights in int8, int4 or fp8")
 
 
 def workload(args: argparse.Namespace) -> "Workload":
@@ -80,6 +81,7 @@ def workload(args: argparse.Namespace) -> "Workload":
         prompt_tokens=args.prompt_tokens,
         prompts=args.prompts,
         context_tokens=args.context_tokens,
+        quantize=args.quantize,
     )
 
 

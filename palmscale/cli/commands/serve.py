@@ -1,6 +1,7 @@
 """`palmscale serve`: a trained model behind HTTP, as OpenAI's clients expect it."""
 
 import argparse
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -40,6 +41,13 @@ def add(commands: Any) -> None:
         "--context_length", type=number, default=2048, metavar="N", help="default: 2048 tokens"
     )
     command.add_argument(
+        "--quantize", choices=("int8", "int4", "fp8"), help="type of the weights (default: stored)"
+    )
+    command.add_argument(
+        "--speculate_tokens", type=at_least(int, 0), default=0, metavar="N",
+        help="tokens that greedy text may foresee from itself in a step (0)",
+    )  # fmt: skip
+    command.add_argument(
         "--waiting_sequences", type=at_least(int, 0), default=256, metavar="N",
         help="sequences that may wait for a slot (256); further requests get 429",
     )  # fmt: skip
@@ -70,6 +78,7 @@ def serve(args: argparse.Namespace) -> None:
     from palmscale.observe import log
     from palmscale.run.job import joined
     from palmscale.serve.app import Access
+    from palmscale.serve.desk import follow
     from palmscale.serve.limits import Limits
     from palmscale.serve.load import load_served
     from palmscale.serve.server import Address, Server
@@ -82,21 +91,30 @@ def serve(args: argparse.Namespace) -> None:
     )
     limits = Limits(waiting_sequences=args.waiting_sequences, drain_seconds=args.drain_seconds)
     with joined(place_of(args), simulated_devices=None, command=command_of(args)) as job:
+        load = functools.partial(
+            load_served,
+            args.workdir,
+            args.checkpoint,
+            modules=args.modules,
+            peers=job.peers,
+            name=args.model_name,
+            slots=args.slots,
+            context_length=args.context_length,
+            quantize=args.quantize,
+            speculate_tokens=args.speculate_tokens,
+        )
+        broadcast = functools.partial(job.peers.broadcast, "orders")
+        if not job.leads:
+            follow(load, lambda: broadcast(None))
+            return
         Server(
-            lambda: load_served(
-                args.workdir,
-                args.checkpoint,
-                modules=args.modules,
-                peers=job.peers,
-                name=args.model_name,
-                slots=args.slots,
-                context_length=args.context_length,
-            ),
+            load,
             address=Address(host=args.host, port=args.port),
             limits=limits,
             access=access,
             say=log.say,
             warn=log.warn,
+            share=broadcast if job.peers.count > 1 else None,
         ).run()
 
 

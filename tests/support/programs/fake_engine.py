@@ -96,10 +96,11 @@ def _token(request, token_id):
 
 def served(engine=None, **fields):
     """A Served of a fake engine."""
+    num_tokens = fields.pop("num_tokens", VOCABULARY.size)
     engine = engine or FakeEngine(**fields)
     return Served(
         engine=engine,
         vocabulary=VOCABULARY,
         name="tiny",
-        num_tokens=VOCABULARY.size,
+        num_tokens=num_tokens,
     )

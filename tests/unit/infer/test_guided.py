@@ -122,6 +122,15 @@ def test_the_end_comes_only_where_the_text_is_complete(vocabulary):
     assert np.flatnonzero(guide.allowed()).tolist() == [eod]
 
 
+def test_a_complete_text_may_end_more_than_once(caplog):
+    """As with `ignore_eos`."""
+    guide, eod = Guides(ByteVocabulary()).regex("a"), ByteVocabulary.eod_id
+    for token_id in (ord("a") + 3, eod, eod):
+        assert guide.allowed()[token_id]
+        guide.accept(token_id)
+    assert np.flatnonzero(guide.allowed()).tolist() == [eod] and not caplog.messages
+
+
 def test_guides_of_the_same_schema_do_not_share_their_place():
     guides = Guides(ByteVocabulary())
     one, other = guides.regex("ab"), guides.regex("ab")

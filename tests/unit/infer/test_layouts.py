@@ -29,6 +29,7 @@ ARRAYS = (
     (axes.BATCH, axes.LENGTH, axes.ACT_MLP),
     (axes.BATCH, axes.LENGTH, axes.ACT_VOCAB),
     (axes.CACHE_BATCH, axes.LENGTH, axes.CACHE_HEADS, None),
+    (axes.HEADS_BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV),
     (axes.LOOKUP_VOCAB, axes.LOOKUP_EMBED),
     (axes.EMBED, axes.HEADS, axes.KV),
     (axes.MLP, axes.EMBED),

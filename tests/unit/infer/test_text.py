@@ -196,6 +196,21 @@ def test_a_stop_string_in_the_prompt_does_not_count():
     assert "".join(pieces) == "D c" and not stream.stopped
 
 
+@pytest.mark.parametrize(
+    ("prompt", "new", "wanted"),
+    [
+        ("aé".encode()[:-1], "é".encode()[-1:] + b"b", "éb"),
+        ("a𝄞".encode()[:-1], "𝄞".encode()[-1:] + b"b", "𝄞b"),
+        ("a𝄞".encode()[:-1], b"b", "b"),
+        ("a→".encode()[:2], "→".encode()[1:2], ""),
+        ("a\ufffd".encode(), b"b", "b"),
+    ],
+)
+def test_a_character_that_the_prompts_tokens_begin_is_shown_once_it_is_whole(prompt, new, wanted):
+    prompt_ids, ids = ([byte + 3 for byte in text] for text in (prompt, new))
+    assert "".join(stream_text(ids, BYTES, prompt_ids=prompt_ids)) == wanted
+
+
 def test_an_empty_stop_string_is_refused():
     with pytest.raises(UserError, match="a stop string is empty"):
         TextStream(BYTES, stop=["a", ""])

@@ -38,11 +38,13 @@ def test_apart_each_layer_has_its_own_arrays_with_the_same_values(params):
             np.testing.assert_array_equal(leaf, params["layers"][name][n])
 
 
-def test_a_cpu_computes_in_float32_and_takes_layers_apart(params):
+def test_a_cpu_computes_in_float32_and_layers_lie_apart_everywhere(params):
     model, variables = decoding_form(MODEL, params, **form_on("cpu"))
     assert model == MODEL.clone(dtype="float32")
     assert isinstance(variables["decoding"]["layers"], tuple)
     assert variables["decoding"]["embedding"] is params["embedding"]
+    assert form_on("gpu") == {"dtype": None, "apart": True}
+    assert form_on("tpu") == {"dtype": None, "apart": True}
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])
@@ -83,9 +85,3 @@ def test_what_is_not_donated_stays(params):
     decoding_form(MODEL, params, apart=True, quantize="int8")
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
     assert not list(quantized.quantized_leaves(params))
-
-
-def test_a_cpu_computes_in_float32_and_layers_lie_apart_everywhere():
-    assert form_on("cpu") == {"dtype": "float32", "apart": True}
-    assert form_on("gpu") == {"dtype": None, "apart": True}
-    assert form_on("tpu") == {"dtype": None, "apart": True}

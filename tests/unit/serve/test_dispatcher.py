@@ -13,7 +13,7 @@ from palmscale.serve.refusal import Refusal
 
 
 def request(max_tokens=5):
-    return Request(prompt=[0, 5], max_tokens=max_tokens)
+    return Request(prompt=[0, 5], max_tokens=max_tokens), None
 
 
 def in_loop(test, load=fake_engine.served, limits=Limits(waiting_sequences=2)):

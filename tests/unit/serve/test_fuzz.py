@@ -9,7 +9,8 @@ import pytest
 
 from palmscale.serve.body import CompletionBody
 
-FIELDS = sorted(CompletionBody.model_fields)
+FIELDS = [*sorted(CompletionBody.model_fields), "tokens", "add_special_tokens"]
+PATHS = ("/v1/completions", "/tokenize", "/detokenize", "/v1/chat/completions")
 STATUSES = {200, 400, 404, 413}
 VALUES = [
     None, True, False, 0, 1, -1, 2, 16, 10**9, -(2**63), 2**64, 10**40, 0.0, 0.5, 1.5, -2.0, 1e308,
@@ -43,7 +44,8 @@ def fuzz(seed, count):
     with http_server.serving(lambda: fake_engine.served(engine)) as running:
         for _ in range(count):
             content = body(chance)
-            status, _, answer = running.request("POST", "/v1/completions", content)
+            path = chance.choices(PATHS, weights=(12, 1, 1, 1))[0]
+            status, _, answer = running.request("POST", path, content)
             assert status in STATUSES, (status, content, answer)
             seen.add(status)
             if status != 200:

@@ -25,8 +25,8 @@ def loads(monkeypatch, model, params):
 def test_a_model_is_served_under_the_name_of_its_folder(monkeypatch):
     params = unbox(MODEL.init(jax.random.key(0), jax.numpy.zeros((1, 1), int))["params"])
     loads(monkeypatch, MODEL, params)
-    served = load_served("runs/mine/", slots=2, context_length=24)
-    assert (served.name, served.slots, served.context_length) == ("mine", 2, 24)
+    served = load_served("runs/mine/", slots=2, context_length=12)
+    assert (served.name, served.slots, served.context_length) == ("mine", 2, 12)
     assert served.num_tokens == MODEL.num_tokens and not served.engine.busy
     served.engine.submit(Request(prompt=[0, 5], max_tokens=3))
     assert sum(len(output.tokens) for _ in range(5) for output in served.engine.step()) == 3

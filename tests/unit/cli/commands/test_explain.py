@@ -108,3 +108,12 @@ def test_settings_are_shown_a_line_each_without_the_layout(capsys):
     (width,) = [line.split(maxsplit=3) for line in lines if line.startswith("PaLM.dim ")]
     assert width[1] == "8192" and width[2].startswith("configs/models/palm_62b.gin:")
     assert "layers/gate" not in "".join(lines) and len(lines) > 80
+
+
+def test_the_layouts_of_generation_are_explained_without_devices(capsys):
+    line = ["explain", "--generate", "--gin_file=configs/recipes/palm_540b_v4_3072.gin"]
+    assert main.run([*line, "--topology=v4:4x4x4", "--num_samples=64", "--prompts=512"]) == 0
+    printed = capsys.readouterr().out
+    assert "data=4 x model=16" in printed
+    assert re.search(r"prefill +weights_gathered: a layer's sums move 57.00 GiB", printed)
+    assert re.search(r"decode +weights_2d: .*; the cache of 64 sequence\(s\) is split", printed)
