@@ -170,6 +170,12 @@ def continued(
             engine.cancel(request_id)
 
 
+def text_of(token_ids: Sequence[int], request: TextRequest, vocabulary: Vocabulary) -> str:
+    """Returns the text of all tokens that continue a request's prompt."""
+    text = _Text(0, request, request.encoded(vocabulary), vocabulary)
+    return text.piece([Token(id=token_id) for token_id in token_ids], "length").text
+
+
 def context_length_of(requests: Iterable[Request]) -> int:
     """Returns the context length that these requests need, which many share: a power of two."""
     most = max((len(r.prompt) + r.max_tokens for r in requests), default=1)

@@ -60,6 +60,11 @@ def add(commands: Any) -> None:
         action="store_true",
         help="compute equal beginnings of lines once; rounding may then change a text",
     )
+    beams = command.add_argument_group("beam search", "In place of sampling.")
+    beams.add_argument("--beams", type=at_least(int, 1), metavar="N", help="texts that are kept")
+    beams.add_argument(
+        "--length_penalty", type=at_least(float, 0), default=0.6, metavar="X", help="default: 0.6"
+    )
     add_place(command)
 
 
@@ -129,6 +134,8 @@ def _refuse_unused(args: argparse.Namespace) -> None:
     wanted = ("out", "top_logprobs", "reuse_prefixes") if args.jsonl is None else ()
     if unused := [name for name in wanted if getattr(args, name) not in (None, False)]:
         args.parser.error(f"--{unused[0]} needs --jsonl")
+    if args.beams and (args.jsonl is not None or args.interactive or args.num_samples > 1):
+        args.parser.error("--beams continues one prompt; give --prompt or --prompt_file alone")
     if args.interactive and args.num_samples > 1:
         args.parser.error("--interactive writes one sample; leave --num_samples out")
 
@@ -144,6 +151,13 @@ def _continue(args: argparse.Namespace, load: Any, request: "TextRequest", job: 
         prompt = shared_text(job.peers, "the prompt", read, job.deadlines.join_seconds)
         request = dataclasses.replace(request, prompt=prompt)
     write = write_text if job.leads else lambda text: None
+    if args.beams:
+        search = {"beams": args.beams, "length_penalty": args.length_penalty, "donate": True}
+        found = load().beams(request.prompt, max_tokens=request.max_tokens, **search)
+        for number, (text, beam) in enumerate(found):
+            scores = f"score {beam.score:.4f}, log-probability {beam.log_probability:.4f}"
+            write(f"--- beam {number}: {scores}\n{request.prompt}{text}\n")
+        return
     requests = request.sampled(args.num_samples)
     pieces = load().continued(requests, slots=len(requests), donate=True)
     if len(requests) == 1:

@@ -37,6 +37,8 @@ def test_what_no_flag_gives_is_the_requests_default():
         (["--out=y"], "--out needs --jsonl"),
         (["--top_logprobs=2"], "--top_logprobs needs --jsonl"),
         (["--reuse_prefixes"], "--reuse_prefixes needs --jsonl"),
+        (["--beams=2", "--num_samples=2"], "--beams continues one prompt"),
+        (["--beams=2", "--interactive"], "--beams continues one prompt"),
         (["--interactive", "--num_samples=2"], "--interactive writes one sample"),
     ],
     ids=str,
