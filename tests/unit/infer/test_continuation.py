@@ -17,10 +17,14 @@ VOCABULARY = ByteVocabulary()
 
 
 @pytest.fixture(scope="module")
-def engine():
+def form():
     params = unbox(jax.jit(MODEL.init)(jax.random.key(0), np.zeros((1, 1), np.int32))["params"])
-    model, variables = decoding_form(MODEL, params)
-    return Engine(model=model, variables=variables, slots=4, context_length=64)
+    return dict(zip(("model", "variables"), decoding_form(MODEL, params), strict=True))
+
+
+@pytest.fixture(scope="module")
+def engine(form):
+    return Engine(**form, slots=4, context_length=64)
 
 
 def texts(engine, requests):
@@ -99,6 +103,18 @@ def test_a_text_is_the_same_alone_and_beside_others(engine):
     alone = [texts(engine, [request])[0] for request in requests]
     assert texts(engine, requests) == alone and len(set(alone)) == 9
     assert texts(engine, requests[::-1]) == alone[::-1]
+
+
+def test_prompt_lookup_changes_the_text_of_none_of_200_prompts(form):
+    chance = np.random.default_rng(0)
+    requests = []
+    for number in range(200):
+        words = chance.choice(["def ", "ab", "return ", "x = ", "naïve "], 1 + number % 4)
+        prompt = "".join(words) * (1 + number % 3)
+        requests.append(TextRequest(prompt=prompt, max_tokens=12, temperature=0))
+    shared = form | dict(slots=16, context_length=128)
+    plain = texts(Engine(**shared), requests)
+    assert texts(Engine(**shared, speculate_tokens=4), requests) == plain
 
 
 def test_who_stops_listening_frees_the_slots(engine):
