@@ -256,8 +256,8 @@ def load(
         workdir: the run's folder.
         checkpoint: `latest`, `best` or a step.
         layout: mesh and rules, over all devices; the axes of a user's own module that it does not
-            name lie as in training. None: one device, or all of them, laid out for generation,
-            where the parameters exceed 2 GiB or there are several processes.
+            name lie as in training. None: one device; or all of them, where the parameters exceed
+            2 GiB or there are several processes, laid out for generation.
         quantize: type of the weights, `int8`, `int4` or `fp8`, into which each parameter is brought
             before the next one is loaded; None: as they are stored.
         modules: to import, whose Linen modules the checkpoint may name: `my_model`.
