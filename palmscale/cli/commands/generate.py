@@ -1,7 +1,9 @@
 """`palmscale generate`: text from a trained model."""
 
 import argparse
+import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palmscale.cli.argument_values import at_least, path, share
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _FIELDS = (
     *("max_tokens", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
     *("frequency_penalty", "seed", "stop", "min_tokens", "ignore_eos", "top_logprobs"),
+    *("json_schema", "regex"),
 )
 _INTERACTIVE_CONTEXT = 2048
 
@@ -84,6 +87,10 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
         ("top_logprobs", at_least(int, 0, 100), "N", "log-probabilities, with the N likeliest"),
     ):
         group.add_argument(f"--{flag}", type=kind, metavar=metavar, help=help)
+    group.add_argument(
+        "--json_schema", type=_schema, metavar="FILE", help="the text is a value of this schema"
+    )
+    group.add_argument("--regex", metavar="R", help="the text matches R (both need llguidance)")
     group.add_argument("--greedy", action="store_true", help="always the likeliest token")
     group.add_argument(
         "--stop", action="append", metavar="TEXT", help="ends the text; repeat it to add more"
@@ -216,3 +223,13 @@ def _bias(text: str) -> tuple[int, float]:
         return int(token_id), float(bias)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not ID:X, as in 50:-100") from None
+
+
+def _schema(file: str) -> dict[str, Any]:
+    try:
+        schema = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{file} holds no JSON schema: {error}") from None
+    if not isinstance(schema, dict):
+        raise argparse.ArgumentTypeError(f"{file} holds no JSON schema: it is no object")
+    return schema

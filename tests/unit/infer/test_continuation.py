@@ -1,5 +1,8 @@
 """Text that is asked for and written: up to the first end, and the same whatever is beside it."""
 
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -160,3 +163,20 @@ def test_requests_share_a_context_length():
     encoded = [request.encoded(VOCABULARY) for request in requests]
     assert context_length_of(encoded) == 256 and context_length_of(encoded[:1]) == 128
     assert context_length_of([]) == 128
+
+
+def test_a_text_has_the_form_that_is_asked_for(engine):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    schema |= {"additionalProperties": False}
+    requests = [TextRequest(json_schema=schema, seed=n, max_tokens=40) for n in range(4)]
+    requests += [TextRequest(regex="[ab]{3,5}", seed=n, max_tokens=40) for n in range(4)]
+    found = texts(engine, requests)
+    assert all(json.loads(text)["a"] in (1, 2) for text in found[:4])
+    assert all(re.fullmatch("[ab]{3,5}", text) for text in found[4:])
+
+
+def test_a_form_that_is_not_supported_is_named():
+    with pytest.raises(UserError, match="the regular expression"):
+        TextRequest(regex="(").encoded(VOCABULARY)
+    with pytest.raises(UserError, match="exclude one another"):
+        TextRequest(regex="a", json_schema={})
