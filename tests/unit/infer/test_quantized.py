@@ -14,7 +14,7 @@ from palmscale import PaLM
 from palmscale.errors import UserError
 from palmscale.infer import quantized
 from palmscale.infer.partition import generation_layout, placed
-from palmscale.infer.weights import decoding_form
+from palmscale.infer.weights import abstract_form, decoding_form
 from palmscale.model.attention import Cache
 from palmscale.partition.rules import TABLES
 from palmscale.partition.shardings import unbox
@@ -90,8 +90,9 @@ def test_products_and_logits_stay_within_the_bounds_of_their_type(stacked, param
     assert of_logits / 4 < error <= of_logits
 
 
-def test_layers_apart_and_stacked_give_the_same_logits_with_and_without_a_cache(stacked, params):
-    kind, variables = stacked
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_layers_apart_and_stacked_give_the_same_logits_with_and_without_a_cache(kind, params):
+    _, variables = decoding_form(MODEL, params, quantize=kind)
     whole = logits(variables)
     np.testing.assert_allclose(extended(variables, apart=False), whole, atol=2e-5)
     _, apart = decoding_form(MODEL, params, quantize=kind, apart=True)
@@ -134,6 +135,13 @@ def on_a_mesh():
             on_mesh = jax.device_put(params, shardings)
             for apart in (False, True):
                 _, variables = decoding_form(MODEL, on_mesh, quantize=kind, apart=apart)
+                _, known = abstract_form(
+                    MODEL, placed(abstract_params(MODEL), layout), quantize=kind, apart=apart
+                )
+                alike = jax.tree.map(
+                    lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), variables, known
+                )
+                assert jax.tree.all(alike), (kind, apart)
                 layers = variables["decoding"]["layers"]
                 layer = layers[0] if apart else layers
                 for name in ("query", "attention_out", "down"):

@@ -8,8 +8,13 @@ from flax import linen as nn
 
 from palmscale import PaLM
 from palmscale.infer import quantized, weights
-from palmscale.infer.weights import decoding_form, form_on
+from palmscale.infer.partition import placed
+from palmscale.infer.weights import abstract_form, decoding_form, form_on
+from palmscale.partition.layout import DeviceLayout
+from palmscale.partition.mesh import MeshSpec, make_mesh
+from palmscale.partition.rules import TABLES
 from palmscale.partition.shardings import unbox
+from palmscale.train.state import abstract_params
 
 MODEL = PaLM(num_tokens=48, dim=32, depth=2, heads=2, dim_head=16, dtype="bfloat16")
 
@@ -79,6 +84,20 @@ def test_what_is_donated_is_held_twice_for_one_parameter_at_a_time(
 def test_a_module_of_ones_own_keeps_its_parameters():
     model, params = nn.Dense(3), {"kernel": jnp.ones((2, 3))}
     assert decoding_form(model, params, dtype="float32", apart=True) == (model, {"params": params})
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+@pytest.mark.parametrize("apart", [False, True], ids=["stacked", "apart"])
+def test_the_form_of_shapes_is_that_of_arrays(apart, quantize, params):
+    layout = DeviceLayout(mesh=make_mesh(MeshSpec(), jax.devices()[:1]), rules=TABLES["2d"])
+    shapes, form = placed(abstract_params(MODEL), layout), dict(apart=apart, quantize=quantize)
+    model, known = abstract_form(MODEL, shapes, **form)
+    assert model == MODEL
+    made = decoding_form(MODEL, params, **form)[1]
+    known, made = (
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (known, made)
+    )
+    assert known == made
 
 
 def test_what_is_not_donated_stays(params):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import qwix
 
 from palmscale.model.attention import attend, causal_attention, contract, rotate
 
@@ -106,6 +107,25 @@ def test_contract_has_the_value_and_gradients_of_einsum(spec, x_shape, w_shape):
     got, pull_got = jax.vjp(lambda x, w: contract(spec, x, w), x, w)
     for a, b in zip((got, *pull_got(g)), (want, *pull_want(g)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("qtype", "scales"),
+    [
+        (jnp.int8, {"channelwise_axes": (1, 2)}),
+        (jnp.float8_e4m3fn, {"channelwise_axes": (1, 2)}),
+        (jnp.int4, {"channelwise_axes": (1, 2), "tiled_axes": {0: 4}}),
+    ],
+    ids=["int8", "fp8", "int4"],
+)
+def test_contract_of_a_quantized_weight_is_qwix_s_product(qtype, scales, dtype):
+    x_BLD = jax.random.normal(jax.random.key(0), (2, 3, 16), dtype)
+    w_DHK = qwix.quantize(jax.random.normal(jax.random.key(1), (16, 2, 8)), qtype, **scales)
+    spec = "bld,dhk->blhk"
+    found, wanted = contract(spec, x_BLD, w_DHK), qwix.einsum(spec, x_BLD, w_DHK.astype(dtype))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, wanted.astype("f4"), atol=1e-5 if dtype == "float32" else 0.1)
 
 
 def test_contract_in_bfloat16_gives_float32_and_each_input_a_gradient_of_its_dtype():
