@@ -118,8 +118,10 @@ def measured(size: str, slots: int, seconds: float) -> dict[str, Any]:
 
 async def _measured(port: int, pid: int, seconds: float) -> dict[str, Any]:
     await _closed_loop(port, 2, seconds / 30)  # sockets, allocators and caches are warm
-    lone = [await _ask(port, seed) for seed in range(8)]
-    chunk = [await _ask(port, 100 + seed, prompt_tokens=PREFILL_CHUNK) for seed in range(8)]
+    lone = [await _ask(port, seed, max_tokens=4) for seed in range(8)]
+    chunk = [
+        await _ask(port, 100 + seed, prompt_tokens=PREFILL_CHUNK, max_tokens=4) for seed in range(8)
+    ]
     one = await _closed_loop(port, 1, seconds / 4)
     memory = [_rss(pid)]
     many = []
@@ -171,12 +173,14 @@ async def _open_loop(port: int, per_second: float, seconds: float) -> list[Answe
     return await asyncio.gather(*tasks)
 
 
-async def _ask(port: int, seed: int, *, prompt_tokens: int = PROMPT_TOKENS) -> Answer:
+async def _ask(
+    port: int, seed: int, *, prompt_tokens: int = PROMPT_TOKENS, max_tokens: int = MAX_TOKENS
+) -> Answer:
     """Asks for one stream and notes when its events come."""
     chance = random.Random(seed)
     body = {
         "prompt": [chance.randrange(3, VOCABULARY) for _ in range(prompt_tokens)],
-        "max_tokens": MAX_TOKENS,
+        "max_tokens": max_tokens,
         "ignore_eos": True,
         "stream": True,
         "logprobs": 0,  # every token has an event of its own, also one without text
@@ -205,7 +209,7 @@ async def _ask(port: int, seed: int, *, prompt_tokens: int = PROMPT_TOKENS) -> A
         writer.close()
     except OSError as error:
         answer.error = str(error)
-    if answer.error is None and answer.tokens != MAX_TOKENS:
+    if answer.error is None and answer.tokens != max_tokens:
         answer.error = f"{answer.tokens} tokens"
     return answer
 

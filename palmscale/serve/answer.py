@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from palmscale.errors import UserError
-from palmscale.serve.body import CompletionBody
+from palmscale.serve.body import CompletionBody, StreamOptions
 from palmscale.serve.dispatcher import Opened
 from palmscale.serve.protocol import Asked
 from palmscale.serve.refusal import Refusal, from_error
@@ -73,14 +73,17 @@ class Answer:
 
     async def events(self, opened: Opened) -> AsyncIterator[bytes]:
         """Yields the answer as server-sent events; an error is the last of them."""
-        options = self._body.stream_options
-        with_usage = options is not None and bool(options.include_usage)
+        options = self._body.stream_options or StreamOptions()
+        with_usage = bool(options.include_usage)
         try:
             async for index, piece in self._pieces(opened):
                 if piece.text or piece.entries or piece.finish_reason:
                     choice = self._choice(index, piece.text, piece.entries, piece.finish_reason)
                     chunk = self._envelope([choice])
-                    yield _event(chunk | {"usage": None} if with_usage else chunk)
+                    if with_usage:
+                        so_far = self.tally.usage() if options.continuous_usage_stats else None
+                        chunk["usage"] = so_far
+                    yield _event(chunk)
             if with_usage:
                 yield _event(self._envelope([]) | {"usage": self.tally.usage()})
         except Exception as error:  # the status is sent; the client must still hear of it

@@ -139,7 +139,9 @@ def _model(served: Served) -> dict[str, object]:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    return refused(from_error(error))
+    refusal = from_error(error)
+    request.state.refusal = refusal  # for the log
+    return refused(refusal)
 
 
 async def _answer_http_error(request: Request, error: HTTPException) -> Response:

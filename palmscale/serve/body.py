@@ -55,6 +55,7 @@ class StreamOptions(_Strict):
     """Options of a stream."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None  # vLLM's: usage so far in every event
     include_obfuscation: bool | None = None  # there is none to leave out
 
 

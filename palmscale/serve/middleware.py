@@ -92,6 +92,8 @@ class RequestLog:
                 self._say(line + self._about(state))
 
     def _about(self, state: dict) -> str:
+        if "refusal" in state:  # by its field alone: a message may hold what the client wrote
+            return f" refused: {state['refusal'].param or state['refusal'].code or 'the body'}"
         if "tally" not in state:
             return ""
         tally, opened = state["tally"], state.get("opened")

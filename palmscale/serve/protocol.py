@@ -88,9 +88,12 @@ def sequences(body: CompletionBody, served: Served, limits: Limits) -> list[Aske
 
 
 def _refuse_what_is_not_offered(body: CompletionBody) -> None:
-    for field, instead in (("best_of", "use n"), ("suffix", "the model only continues text")):
-        if getattr(body, field) is not None:
-            raise Refusal(400, f"{field} is not supported; {instead}.", param=field)
+    if body.best_of not in (None, body.n or 1):
+        raise Refusal(400, "best_of is not supported; leave it out, and use n.", param="best_of")
+    if body.suffix:
+        raise Refusal(
+            400, "suffix is not supported: the model only continues text.", param="suffix"
+        )
     if body.stream_options is not None and not body.stream:
         raise Refusal(
             400, "stream_options needs stream=true; leave it out.", param="stream_options"

@@ -54,7 +54,6 @@ class Transcript:
         self._prompt_due = asked.text if asked.echo else ""
         self._written = self._measured = len(self._prompt_due)
         self._held: list[tuple[int, TokenEntry]] = []  # where each ends, and the token
-        self._ended = False
         self.drawn = self.reused_tokens = 0
 
     def add(self, output: Output) -> Piece:

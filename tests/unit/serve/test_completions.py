@@ -81,6 +81,14 @@ def test_usage_comes_last_where_it_is_asked_for(running):
     assert last["choices"] == [] and last["usage"]["total_tokens"] == 5
 
 
+def test_usage_so_far_comes_with_every_event_where_that_is_asked_for(running):
+    body = {"prompt": "ab", "max_tokens": 3, "stream": True, "logprobs": 0}
+    body |= {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    *chunks, last, _ = events(running.request("POST", "/v1/completions", body)[2])
+    drawn = [json.loads(chunk)["usage"]["completion_tokens"] for chunk in chunks]
+    assert drawn == [1, 2, 3] and json.loads(last)["choices"] == []
+
+
 def test_a_disconnect_in_mid_stream_frees_the_slot(running, engine):
     for _ in range(3):
         running.open_stream(prompt="a", max_tokens=4000).close()

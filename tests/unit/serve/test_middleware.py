@@ -52,6 +52,15 @@ def test_a_line_a_request_without_the_text_of_prompts():
     assert "8 prompt tokens" in lines[0] and "length" in lines[0] and "secret" not in lines[0]
 
 
+def test_a_refused_field_is_in_the_log_and_its_value_is_not():
+    with serving(fake_engine.served) as running:
+        running.post("/v1/completions", {"prompt": "a", "stop": ["secret", 5]})
+        running.post("/v1/completions", b"{secret")
+        eventually(lambda: len(running.said) == 3)
+        assert running.said[1].endswith(" refused: stop")
+        assert running.said[2].endswith(" refused: the body")
+
+
 def test_prompts_are_logged_where_that_is_asked_for():
     with serving(fake_engine.served, access=Access(log_prompts=True)) as running:
         running.complete(prompt="a secret", max_tokens=5)
