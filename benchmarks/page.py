@@ -178,8 +178,45 @@ def serve(result: Result) -> str:
     )
 
 
+def generate(result: Result) -> str:
+    """Returns CPU-seconds per token of each engine, and what palmscale's engine saves."""
+    first, *_ = engines = result["engines"]
+    base = first["cpu_seconds_per_token"]
+    rows = []
+    for engine in engines:
+        seconds = engine["cpu_seconds_per_token"]
+        ratios = [theirs / ours for theirs, ours in zip(seconds, base, strict=True)]
+        difference = result["differences"].get(engine["name"])
+        rows.append(
+            (
+                engine["name"],
+                _spread(seconds, "{:.3f}"),
+                "1" if engine is first else _spread(ratios, "{:.2f}"),
+                "weights of its own" if difference is None else f"{difference:.0e}",
+            )
+        )
+    median = {name: statistics.median(values) for name, values in result["palmscale"].items()}
+    more = [
+        ("a token after 32, cache of 2,048", f"{median['early']:.3f} CPU-s"),
+        ("a token after 1,984, cache of 2,048", f"{median['late']:.3f} CPU-s"),
+        ("a token of 64 prompts, one by one", f"{median['one_by_one']:.4f} CPU-s"),
+        ("a token of 64 prompts, 16 slots", f"{median['batched']:.4f} CPU-s"),
+        ("... times as fast", f"{median['one_by_one'] / median['batched']:.1f}"),
+        ("the second choice of 16 tokens after 257, over its own tokens alone",
+         f"{median['choice'] / median['own']:.2f}"),
+        ("prompt lookup of 8 tokens on text that repeats, times as fast",
+         f"{median['plain'] / median['foreseen']:.1f}"),
+    ]  # fmt: skip
+    headings = ("engine", "CPU-s per token", "over the first", "largest difference")
+    return (
+        f"{_when(result)}, {result['parameters'] / 1e6:.0f} M parameters, rounds: {len(base)}.\n\n"
+        f"{_table(headings, rows)}\n\n{_table(('palmscale', 'median'), more)}"
+    )
+
+
 BLOCKS: dict[str, Callable[[Result], str]] = {
-    function.__name__: function for function in (train_step, quickstart, data, data_mixture)
+    function.__name__: function
+    for function in (train_step, generate, quickstart, data, data_mixture)
 }
 
 

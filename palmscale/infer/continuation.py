@@ -1,19 +1,25 @@
 """Prompts in, text out: what is asked of an engine as text, and the text as it grows."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
 from palmscale.infer.engine import Engine
-from palmscale.infer.request import Finished, Request, Token, sample_seed
+from palmscale.infer.guided import Guides
+from palmscale.infer.request import Finished, Guide, Request, Token, sample_seed
 from palmscale.infer.sampling import Sampling
 from palmscale.infer.text import TextStream, encode_prompt
 
 _LEAST_CONTEXT = 128
 _MOST_TOP = 100
+
+# Preparing a vocabulary takes seconds, and all requests share it.
+_guides = functools.lru_cache(maxsize=1)(Guides)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,8 @@ class TextRequest:
         min_tokens: tokens to write before the text may end by itself.
         ignore_eos: whether the text goes on after the end of the document.
         top_logprobs: the likeliest tokens to return with each token; None: no log-probabilities.
+        json_schema: of which the text is a JSON value; None: of any form. See `Guides`.
+        regex: a regular expression that the whole text matches; None: of any form.
 
     Raises:
         UserError: a value is out of range.
@@ -56,6 +64,8 @@ class TextRequest:
     min_tokens: int = 0
     ignore_eos: bool = False
     top_logprobs: int | None = None
+    json_schema: Mapping[str, Any] | None = None
+    regex: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -68,16 +78,24 @@ class TextRequest:
             raise UserError(f"top_logprobs={self.top_logprobs} must be 0 to {_MOST_TOP}.")
         if "" in self.stop:
             raise UserError("stop has an empty string; remove it, or give it a character.")
+        if self.json_schema is not None and self.regex is not None:
+            raise UserError("json_schema and regex exclude one another; leave one out.")
         self._request(np.zeros(1, np.int32), frozenset())
 
     def encoded(self, vocabulary: Vocabulary) -> Request:
         """Returns the request as token ids.
 
         Raises:
-            UserError: the prompt is not text.
+            UserError: the prompt is not text, or a form that the text is to have is not supported.
         """
         ends = frozenset() if self.ignore_eos else frozenset([vocabulary.eod_id])
-        return self._request(encode_prompt(vocabulary, self.prompt), ends)
+        request = self._request(encode_prompt(vocabulary, self.prompt), ends)
+        return dataclasses.replace(request, guide=self._guide(vocabulary))
+
+    def _guide(self, vocabulary: Vocabulary) -> Guide | None:
+        if self.json_schema is not None:
+            return _guides(vocabulary).json_schema(self.json_schema)
+        return None if self.regex is None else _guides(vocabulary).regex(self.regex)
 
     def sampled(self, num_samples: int) -> list["TextRequest"]:
         """Returns the requests of several texts, each with its seed; the first has this one."""
@@ -168,6 +186,12 @@ def continued(
     finally:
         for request_id in under_way:
             engine.cancel(request_id)
+
+
+def text_of(token_ids: Sequence[int], request: TextRequest, vocabulary: Vocabulary) -> str:
+    """Returns the text of all tokens that continue a request's prompt."""
+    text = _Text(0, request, request.encoded(vocabulary), vocabulary)
+    return text.piece([Token(id=token_id) for token_id in token_ids], "length").text
 
 
 def context_length_of(requests: Iterable[Request]) -> int:

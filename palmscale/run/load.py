@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
@@ -14,7 +14,14 @@ from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
-from palmscale.infer.continuation import Piece, TextRequest, context_length_of, continued
+from palmscale.infer.beam import Beam, beam_search
+from palmscale.infer.continuation import (
+    Piece,
+    TextRequest,
+    context_length_of,
+    continued,
+    text_of,
+)
 from palmscale.infer.engine import Engine
 from palmscale.infer.layouts import stored_rules
 from palmscale.infer.partition import (
@@ -42,6 +49,13 @@ from palmscale.train.state import abstract_params
 
 # Larger models are spread over all devices.
 ONE_DEVICE_BYTES = 2 << 30
+
+
+class BeamText(NamedTuple):
+    """A text that beam search found, with its tokens, log-probability and score."""
+
+    text: str
+    beam: Beam
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +125,42 @@ class Trained:
         engine = self.engine(slots=slots, context_length=context_length_of(encoded), donate=donate)
         return continued(engine, self.vocabulary, requests)
 
+    def beams(
+        self,
+        prompt: str = "",
+        *,
+        beams: int = 4,
+        max_tokens: int = 256,
+        length_penalty: float = 0.6,
+        donate: bool = False,
+    ) -> list[BeamText]:
+        """Returns the best texts that beam search finds, by descending score.
+
+        Args:
+            prompt: the text to continue, up to the end of the document.
+            beams: texts that are kept, and returned at most.
+            max_tokens: tokens of a text at most.
+            length_penalty: 0 or more; see `palmscale.infer.beam.beam_search`.
+            donate: see `engine`.
+
+        Raises:
+            UserError: the model cannot generate, or a value is out of range.
+        """
+        request = TextRequest(prompt=prompt, max_tokens=max_tokens)
+        ids = request.encoded(self.vocabulary)
+        model, variables = self._decoding_form(donate=donate)
+        found = beam_search(
+            model=model,
+            variables=variables,
+            prompt=ids.prompt,
+            beams=beams,
+            max_tokens=max_tokens,
+            length_penalty=length_penalty,
+            stop_ids=ids.stop_ids,
+            layout=self.layout,
+        )
+        return [BeamText(text_of(beam.tokens, request, self.vocabulary), beam) for beam in found]
+
     def engine(
         self,
         *,
@@ -139,12 +189,7 @@ class Trained:
         Raises:
             UserError: the model cannot generate, or a value is out of range.
         """
-        interface.check_generates(self.model)
-        leaf = jax.tree.leaves(self.params)[0]
-        platform = next(iter(leaf.sharding.device_set)).platform
-        model, variables = decoding_form(
-            self.model, self.params, **form_on(platform), quantize=quantize, donate=donate
-        )
+        model, variables = self._decoding_form(quantize=quantize, donate=donate)
         return Engine(
             model=model,
             variables=variables,
@@ -180,6 +225,14 @@ class Trained:
                 )
                 for text in texts
             ]
+
+    def _decoding_form(self, *, quantize: str | None = None, donate: bool) -> tuple[nn.Module, Any]:
+        interface.check_generates(self.model)
+        leaf = jax.tree.leaves(self.params)[0]
+        platform = next(iter(leaf.sharding.device_set)).platform
+        return decoding_form(
+            self.model, self.params, **form_on(platform), quantize=quantize, donate=donate
+        )
 
     def _entered(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.layout is None else self.layout.entered()

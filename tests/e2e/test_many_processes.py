@@ -282,6 +282,21 @@ def test_two_processes_generate_what_one_does(four, tmp_path):
     assert "def" not in job.said(1)
 
 
+def test_two_processes_answer_the_lines_that_a_killed_job_left(four, tmp_path):
+    lines = [{"id": n, "prompt": f"def {n}", "temperature": 0} for n in range(6)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["generate", f"--workdir={four}", f"--jsonl={tmp_path / 'in.jsonl'}"]
+    command += ["--max_tokens=6", "--slots=4"]
+    alone, out = tmp_path / "alone.jsonl", tmp_path / "out.jsonl"
+    tiny_run.run(*command, f"--out={alone}")
+    texts = {told["id"]: told["text"] for told in map(json.loads, alone.open())}
+    out.write_text(json.dumps({"id": 2, "text": "kept"}) + '\n{"id": 3, "te')
+    with Job([*command, f"--out={out}"], tmp_path / "logs", processes=2) as job:
+        job.succeed()
+    answers = [(told["id"], told["text"]) for told in map(json.loads, out.open())]
+    assert dict(answers) == texts | {2: "kept"} and len(answers) == 6
+
+
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="mpirun is absent")
 @pytest.mark.parametrize("version", ["4", pytest.param("5", marks=pytest.mark.long)])
 def test_open_mpi_tells_by_itself_how_many_there_are(version, tiny, finished, tmp_path):

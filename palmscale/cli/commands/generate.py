@@ -1,7 +1,9 @@
 """`palmscale generate`: text from a trained model."""
 
 import argparse
+import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palmscale.cli.argument_values import at_least, path, share
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _FIELDS = (
     *("max_tokens", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
     *("frequency_penalty", "seed", "stop", "min_tokens", "ignore_eos", "top_logprobs"),
+    *("json_schema", "regex"),
 )
 _INTERACTIVE_CONTEXT = 2048
 
@@ -60,6 +63,11 @@ def add(commands: Any) -> None:
         action="store_true",
         help="compute equal beginnings of lines once; rounding may then change a text",
     )
+    beams = command.add_argument_group("beam search", "In place of sampling.")
+    beams.add_argument("--beams", type=at_least(int, 1), metavar="N", help="texts that are kept")
+    beams.add_argument(
+        "--length_penalty", type=at_least(float, 0), default=0.6, metavar="X", help="default: 0.6"
+    )
     add_place(command)
 
 
@@ -79,6 +87,10 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
         ("top_logprobs", at_least(int, 0, 100), "N", "log-probabilities, with the N likeliest"),
     ):
         group.add_argument(f"--{flag}", type=kind, metavar=metavar, help=help)
+    group.add_argument(
+        "--json_schema", type=_schema, metavar="FILE", help="the text is a value of this schema"
+    )
+    group.add_argument("--regex", metavar="R", help="the text matches R (both need llguidance)")
     group.add_argument("--greedy", action="store_true", help="always the likeliest token")
     group.add_argument(
         "--stop", action="append", metavar="TEXT", help="ends the text; repeat it to add more"
@@ -129,6 +141,8 @@ def _refuse_unused(args: argparse.Namespace) -> None:
     wanted = ("out", "top_logprobs", "reuse_prefixes") if args.jsonl is None else ()
     if unused := [name for name in wanted if getattr(args, name) not in (None, False)]:
         args.parser.error(f"--{unused[0]} needs --jsonl")
+    if args.beams and (args.jsonl is not None or args.interactive or args.num_samples > 1):
+        args.parser.error("--beams continues one prompt; give --prompt or --prompt_file alone")
     if args.interactive and args.num_samples > 1:
         args.parser.error("--interactive writes one sample; leave --num_samples out")
 
@@ -144,6 +158,13 @@ def _continue(args: argparse.Namespace, load: Any, request: "TextRequest", job: 
         prompt = shared_text(job.peers, "the prompt", read, job.deadlines.join_seconds)
         request = dataclasses.replace(request, prompt=prompt)
     write = write_text if job.leads else lambda text: None
+    if args.beams:
+        search = {"beams": args.beams, "length_penalty": args.length_penalty, "donate": True}
+        found = load().beams(request.prompt, max_tokens=request.max_tokens, **search)
+        for number, (text, beam) in enumerate(found):
+            scores = f"score {beam.score:.4f}, log-probability {beam.log_probability:.4f}"
+            write(f"--- beam {number}: {scores}\n{request.prompt}{text}\n")
+        return
     requests = request.sampled(args.num_samples)
     pieces = load().continued(requests, slots=len(requests), donate=True)
     if len(requests) == 1:
@@ -202,3 +223,13 @@ def _bias(text: str) -> tuple[int, float]:
         return int(token_id), float(bias)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not ID:X, as in 50:-100") from None
+
+
+def _schema(file: str) -> dict[str, Any]:
+    try:
+        schema = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{file} holds no JSON schema: {error}") from None
+    if not isinstance(schema, dict):
+        raise argparse.ArgumentTypeError(f"{file} holds no JSON schema: it is no object")
+    return schema

@@ -1,5 +1,8 @@
 """Text that is asked for and written: up to the first end, and the same whatever is beside it."""
 
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -17,10 +20,14 @@ VOCABULARY = ByteVocabulary()
 
 
 @pytest.fixture(scope="module")
-def engine():
+def form():
     params = unbox(jax.jit(MODEL.init)(jax.random.key(0), np.zeros((1, 1), np.int32))["params"])
-    model, variables = decoding_form(MODEL, params)
-    return Engine(model=model, variables=variables, slots=4, context_length=64)
+    return dict(zip(("model", "variables"), decoding_form(MODEL, params), strict=True))
+
+
+@pytest.fixture(scope="module")
+def engine(form):
+    return Engine(**form, slots=4, context_length=64)
 
 
 def texts(engine, requests):
@@ -101,6 +108,18 @@ def test_a_text_is_the_same_alone_and_beside_others(engine):
     assert texts(engine, requests[::-1]) == alone[::-1]
 
 
+def test_prompt_lookup_changes_the_text_of_none_of_200_prompts(form):
+    chance = np.random.default_rng(0)
+    requests = []
+    for number in range(200):
+        words = chance.choice(["def ", "ab", "return ", "x = ", "naïve "], 1 + number % 4)
+        prompt = "".join(words) * (1 + number % 3)
+        requests.append(TextRequest(prompt=prompt, max_tokens=12, temperature=0))
+    shared = form | dict(slots=16, context_length=128)
+    plain = texts(Engine(**shared), requests)
+    assert texts(Engine(**shared, speculate_tokens=4), requests) == plain
+
+
 def test_who_stops_listening_frees_the_slots(engine):
     pieces = continued(engine, VOCABULARY, [TextRequest(prompt="ab", max_tokens=40)] * 9)
     next(pieces)
@@ -144,3 +163,20 @@ def test_requests_share_a_context_length():
     encoded = [request.encoded(VOCABULARY) for request in requests]
     assert context_length_of(encoded) == 256 and context_length_of(encoded[:1]) == 128
     assert context_length_of([]) == 128
+
+
+def test_a_text_has_the_form_that_is_asked_for(engine):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    schema |= {"additionalProperties": False}
+    requests = [TextRequest(json_schema=schema, seed=n, max_tokens=40) for n in range(4)]
+    requests += [TextRequest(regex="[ab]{3,5}", seed=n, max_tokens=40) for n in range(4)]
+    found = texts(engine, requests)
+    assert all(json.loads(text)["a"] in (1, 2) for text in found[:4])
+    assert all(re.fullmatch("[ab]{3,5}", text) for text in found[4:])
+
+
+def test_a_form_that_is_not_supported_is_named():
+    with pytest.raises(UserError, match="the regular expression"):
+        TextRequest(regex="(").encoded(VOCABULARY)
+    with pytest.raises(UserError, match="exclude one another"):
+        TextRequest(regex="a", json_schema={})

@@ -5,7 +5,12 @@ from palmscale.infer.lookup import foreseen
 
 def test_what_followed_the_same_tokens_is_foreseen():
     assert foreseen([1, 2, 3, 4, 5, 9, 1, 2, 3], 2) == [4, 5]
-    assert foreseen([1, 2, 3, 4, 5, 9, 1, 2, 3], 10) == [4, 5, 9, 1, 2, 3]
+    assert foreseen([1, 2, 3, 4, 5, 9, 1, 2, 3], 6) == [4, 5, 9, 1, 2, 3]
+
+
+def test_text_that_repeats_is_foreseen_to_go_on():
+    assert foreseen([1, 2, 3, 4, 5, 9, 1, 2, 3], 10) == [4, 5, 9, 1, 2, 3, 4, 5, 9, 1]
+    assert foreseen([8, 7, 7, 7, 7, 7, 7], 5) == [7] * 5
 
 
 def test_the_longest_match_counts_and_of_equal_ones_the_last():

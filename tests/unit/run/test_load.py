@@ -169,3 +169,11 @@ def test_an_engine_may_take_the_parameters_over(trained):
     request = TextRequest(prompt="x", max_tokens=5, temperature=0)
     pieces = continued(engine, trained.vocabulary, [request])
     assert "".join(piece.text for _, piece in pieces) == before
+
+
+def test_beams_are_texts_by_their_scores_and_one_is_greedy(trained):
+    greedy = trained.generate("x", max_tokens=6, temperature=0)
+    assert [text for text, _ in trained.beams("x", beams=1, max_tokens=6)] == [greedy]
+    found = trained.beams("x", beams=3, max_tokens=6)
+    assert len({text for text, _ in found}) == 3
+    assert [beam.score for _, beam in found] == sorted((b.score for _, b in found), reverse=True)

@@ -37,6 +37,8 @@ def test_what_no_flag_gives_is_the_requests_default():
         (["--out=y"], "--out needs --jsonl"),
         (["--top_logprobs=2"], "--top_logprobs needs --jsonl"),
         (["--reuse_prefixes"], "--reuse_prefixes needs --jsonl"),
+        (["--beams=2", "--num_samples=2"], "--beams continues one prompt"),
+        (["--beams=2", "--interactive"], "--beams continues one prompt"),
         (["--interactive", "--num_samples=2"], "--interactive writes one sample"),
     ],
     ids=str,
@@ -51,3 +53,12 @@ def test_prompts_are_typed_without_a_terminal_too(monkeypatch):
     assert [generate._typed(), generate._typed()] == ["a ", "b"]
     with pytest.raises(EOFError):
         generate._typed()
+
+
+def test_a_schema_is_read_from_a_file(tmp_path):
+    (tmp_path / "schema").write_text('{"type": "integer"}')
+    assert request_of(f"--json_schema={tmp_path / 'schema'}").json_schema == {"type": "integer"}
+    (tmp_path / "list").write_text("[]")
+    for name in ("no", "list"):
+        with pytest.raises(UserError, match=f"{name} holds no JSON schema"):
+            request_of(f"--json_schema={tmp_path / name}")
