@@ -94,7 +94,7 @@ def generate_lines(
     *,
     defaults: TextRequest = TextRequest(),
     num_samples: int = 1,
-    slots: int = 16,
+    slots: int = 32,
     reuse_prefixes: bool = False,
 ) -> Iterator[Answer]:
     """Yields the texts that continue the lines' prompts, as each is finished.

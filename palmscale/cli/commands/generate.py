@@ -54,9 +54,9 @@ def add(commands: Any) -> None:
     batch.add_argument(
         "--slots",
         type=at_least(int, 1),
-        default=16,
+        default=32,
         metavar="N",
-        help="lines that are continued at once (default: 16)",
+        help="lines that are continued at once (default: 32)",
     )
     batch.add_argument(
         "--reuse_prefixes",
