@@ -119,7 +119,7 @@ def measure_rest(ours, chance, rounds, count):
             ).items():
                 found[name].append(value)
     texts = {}
-    for name, slots in (("one_by_one", 1), ("batched", 16)):
+    for name, slots in (("one_by_one", 1), ("batched", 32)):
         ours.ask("batch", prompts=prompts[:slots], count=2, slots=slots)  # compiles
         texts[name], seconds = ours.ask("batch", prompts=prompts, count=count, slots=slots)
         found[name].append(seconds / (len(prompts) * count))

@@ -200,7 +200,7 @@ def generate(result: Result) -> str:
         ("a token after 32, cache of 2,048", f"{median['early']:.3f} CPU-s"),
         ("a token after 1,984, cache of 2,048", f"{median['late']:.3f} CPU-s"),
         ("a token of 64 prompts, one by one", f"{median['one_by_one']:.4f} CPU-s"),
-        ("a token of 64 prompts, 16 slots", f"{median['batched']:.4f} CPU-s"),
+        ("a token of 64 prompts, 32 slots", f"{median['batched']:.4f} CPU-s"),
         ("... times as fast", f"{median['one_by_one'] / median['batched']:.1f}"),
         ("the second choice of 16 tokens after 257, over its own tokens alone",
          f"{median['choice'] / median['own']:.2f}"),
