@@ -1,6 +1,6 @@
 """Between text and token ids: prompts in, text out, and no character broken in between."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -26,11 +26,6 @@ def encode_prompt(vocabulary: Vocabulary, prompt: str) -> np.ndarray:
             f"the text holds {wrong!r} at character {error.start}, which is not UTF-8; remove it."
         ) from None
     return np.concatenate([[vocabulary.bos_id], ids]).astype(np.int32)
-
-
-def before_end(ids: list[int], vocabulary: Vocabulary) -> list[int]:
-    """Returns the ids before the first end of document."""
-    return ids[: ids.index(vocabulary.eod_id)] if vocabulary.eod_id in ids else ids
 
 
 class TextStream:
@@ -134,19 +129,3 @@ class TextStream:
 def _whole_characters(text: str) -> int:
     """Returns the length of a text without what its next bytes may complete."""
     return len(text) - min(len(text) - len(text.rstrip(_REPLACEMENT)), _MOST_HELD)
-
-
-def stream_text(
-    token_ids: Iterable[int],
-    vocabulary: Vocabulary,
-    *,
-    prompt: str = "",
-    prompt_ids: Sequence[int] | np.ndarray = (),
-) -> Iterator[str]:
-    """Yields the text after a prompt as it grows; see `TextStream`."""
-    stream = TextStream(vocabulary, prompt=prompt, prompt_ids=prompt_ids)
-    for token_id in token_ids:
-        if text := stream.add([token_id]):
-            yield text
-    if rest := stream.finish():
-        yield rest

@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 
+from palmscale.errors import UserError
 from palmscale.observe import writers
 from palmscale.observe.throughput import Throughput, peak_flops_per_device
 from palmscale.observe.uploaded_lines import json_lines
@@ -22,7 +23,10 @@ class Reporting:
         wandb_mode: `online`, or `offline` to sync later.
         peak_flops_per_device: peak FLOP/s for MFU; None: the vendor's figure, for known devices.
         sample_prompt: prompt that the trained model continues at the end; None: no sample.
-        sample_tokens: length of the sample in tokens.
+        sample_tokens: length of the sample in tokens, at least 1.
+
+    Raises:
+        UserError: the sample has no token.
     """
 
     tensorboard: bool = False
@@ -31,6 +35,13 @@ class Reporting:
     peak_flops_per_device: float | None = None
     sample_prompt: str | None = None
     sample_tokens: int = 200
+
+    def __post_init__(self) -> None:
+        if self.sample_tokens < 1:
+            raise UserError(
+                f"Reporting.sample_tokens={self.sample_tokens} must be at least 1; for no sample,"
+                " leave Reporting.sample_prompt=None."
+            )
 
 
 def throughput(

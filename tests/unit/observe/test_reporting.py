@@ -2,6 +2,9 @@
 
 import pathlib
 
+import pytest
+
+from palmscale.errors import UserError
 from palmscale.observe.reporting import (
     METRICS,
     TENSORBOARD,
@@ -55,3 +58,8 @@ def test_mfu_is_of_the_vendors_peak_unless_the_run_states_one():
 def test_metrics_of_an_earlier_version_are_read_by_todays_names():
     old = {"held_out_loss": 1.0, "held_out_loss/pile": 2.0, "loss": 3.0}
     assert current_names(old) == {"eval_loss": 1.0, "eval_loss/pile": 2.0, "loss": 3.0}
+
+
+def test_a_sample_without_a_token_is_refused_before_the_run():
+    with pytest.raises(UserError, match="sample_tokens=0 must be at least 1; for no sample"):
+        Reporting(sample_tokens=0)

@@ -5,7 +5,7 @@ import pytest
 from small_run import MODEL, RUN
 
 from palmscale.data.vocabulary import ByteVocabulary
-from palmscale.infer.request import Output, Token
+from palmscale.infer.continuation import Piece
 from palmscale.observe.reporting import Reporting
 from palmscale.partition.shardings import unbox
 from palmscale.run import sample
@@ -33,18 +33,12 @@ def test_without_a_prompt_or_with_too_large_a_model_nothing_is_printed(caplog, p
     assert said(caplog, params, sample_prompt="def ") == ""
 
 
-def test_the_sample_ends_with_its_document(caplog, params, monkeypatch):
-    vocabulary = ByteVocabulary()
-    ids = [*vocabulary.encode("ab"), vocabulary.eod_id]
-    tokens = [Token(id=int(i)) for i in ids]
+def test_the_sample_is_what_the_engine_writes(caplog, params, monkeypatch):
+    def written(engine, vocabulary, requests):
+        (request,) = requests
+        assert request.prompt == "def " and request.max_tokens == 3
+        yield 0, Piece(text="ab")
+        yield 0, Piece(text="c", finish_reason="stop")
 
-    class Writes:
-        def __init__(self, **keywords):
-            pass
-
-        def run(self, requests):
-            assert requests[0].stop_ids == {vocabulary.eod_id}
-            yield 0, Output(request_id=0, tokens=tokens, finished="stop")
-
-    monkeypatch.setattr(sample, "Engine", Writes)
-    assert said(caplog, params, sample_prompt="def ").endswith("A sample:\ndef ab\n\n")
+    monkeypatch.setattr(sample, "continued", written)
+    assert said(caplog, params, sample_prompt="def ").endswith("A sample:\ndef abc\n\n")
