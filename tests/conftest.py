@@ -5,9 +5,14 @@ import os
 import pathlib
 import re
 import secrets
+import signal
 import tempfile
 
 import pytest
+
+# A shell ignores Ctrl-C for its background jobs, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before JAX is imported. Subprocesses inherit it.
 os.environ["JAX_PLATFORMS"] = os.environ.get("PALMSCALE_TEST_PLATFORMS", "cpu")
