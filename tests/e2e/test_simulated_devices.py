@@ -61,7 +61,7 @@ def test_every_program_of_a_run_is_compiled_with_collectives_in_order(tiny, tmp_
     tiny_run.run(*tiny(tmp_path / "run", **changes), env=environment)
     options = {path.name: path.read_text() for path in dumped.glob("*debug_options")}
     programs = {name.split(".")[1].removeprefix("jit_") for name in options}
-    eager = {"broadcast_in_dim", "slice"}
+    eager = {"slice"}
     assert {"init", "train_step", "eval_step", "prefill", "insert", "decode"} | eager <= programs
     # XLA translates the flag to the name of a scheduler, and writes what differs from its defaults.
     wrong = [name for name, text in options.items() if "TYPE_MEMORY_OPTIMIZED" not in text]
