@@ -216,7 +216,7 @@ def generate(result: Result) -> str:
 
 BLOCKS: dict[str, Callable[[Result], str]] = {
     function.__name__: function
-    for function in (train_step, generate, quickstart, data, data_mixture)
+    for function in (train_step, generate, serve, quickstart, data, data_mixture)
 }
 
 
