@@ -276,7 +276,6 @@ class PaLM(nn.Module):
         start_B = jnp.broadcast_to(cache.length, B)
         # Like the queries, or each layer would gather the rotations of other devices' sequences.
         position_BL = constrain(start_B[:, None] + jnp.arange(L), (axes.BATCH, axes.LENGTH))
-        length = cache.length + L
 
         def layer_step(x_BLD, layer, k_BSK, v_BSK):
             q_BLHK, k_BLK, v_BLK, y_BLD = self.project(layer, x_BLD, position_BL)
@@ -293,7 +292,7 @@ class PaLM(nn.Module):
             for layer, *kv in zip(self.layers, cache.k_NBSK, cache.v_NBSK, strict=True):
                 x_BLD, kv = layer_step(x_BLD, layer, *kv)
                 layer_caches.append(kv)
-            return self.normalize_last(x_BLD), Cache(*zip(*layer_caches), length)
+            return self.normalize_last(x_BLD), Cache(*zip(*layer_caches), cache.length + L)
 
         # Carried, the cache is written in place; stacked anew, it would exist twice.
         def stacked_step(carry, n_and_layer):
@@ -306,7 +305,7 @@ class PaLM(nn.Module):
         numbered = (jnp.arange(self.depth), self.layers)
         carry = (x_BLD, cache.k_NBSK, cache.v_NBSK)
         (x_BLD, k_NBSK, v_NBSK), _ = jax.lax.scan(stacked_step, carry, numbered)
-        return self.normalize_last(x_BLD), Cache(k_NBSK, v_NBSK, length)
+        return self.normalize_last(x_BLD), Cache(k_NBSK, v_NBSK, cache.length + L)
 
     def unembed(self, x_BLD: jax.Array) -> jax.Array:
         """Returns float32 logits [B, L, V]; padding ids are masked to -1e10."""
