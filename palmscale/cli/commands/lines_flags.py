@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from palmscale.cluster.agree import Peers
 
 
-def add_lines(command: argparse.ArgumentParser, group: Any, line: str) -> None:
+def add_lines(
+    command: argparse.ArgumentParser, group: Any, line: str, *, required: bool = False
+) -> None:
     """Adds --jsonl to a group of the command, which `line` is an example of, and --out."""
     group.add_argument(
         "--jsonl",
         type=path,
+        required=required,
         metavar="FILE",
         help=f"a file with a JSON object a line, {line}; -: standard input",
     )

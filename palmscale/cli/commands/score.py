@@ -22,8 +22,7 @@ def add(commands: Any) -> None:
     add_workdir(command)
     add_checkpoint_choice(command)
     add_modules(command)
-    lines = command.add_mutually_exclusive_group(required=True)
-    add_lines(command, lines, '{"id": ..., "text": ...}')
+    add_lines(command, command, '{"id": ..., "text": ...}', required=True)
     command.add_argument(
         "--context_length",
         type=at_least(int, 1),

@@ -123,8 +123,10 @@ def _api_key(file: str | None) -> str | None:
         return os.environ.get(KEY_VARIABLE) or None
     try:
         key = Path(file).read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read --api_key_file={file}: {error}.") from None
+    except OSError as error:
+        raise UserError(f"cannot read --api_key_file={file}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--api_key_file={file} is not UTF-8; write the key as text.") from None
     if not key:
         raise UserError(f"--api_key_file={file} is empty; write a key in it.")
     return key

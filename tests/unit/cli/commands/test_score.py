@@ -6,5 +6,5 @@ from palmscale.errors import UserError
 
 
 def test_lines_are_required():
-    with pytest.raises(UserError, match="--jsonl is required"):
+    with pytest.raises(UserError, match="are required: --jsonl"):
         parse(main.parser(), ["score", "--workdir=x"])
