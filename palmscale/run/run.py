@@ -12,6 +12,7 @@ from palmscale.model import interface
 from palmscale.observe.reporting import Reporting
 from palmscale.optim.interface import AnyOptimizer, checked_optimizer
 from palmscale.partition.layout import Layout
+from palmscale.train.evaluate import DescribedEvaluation
 from palmscale.train.training import Training
 
 
@@ -31,6 +32,8 @@ class Run:
         deadlines: of the hosts for one another.
         warm_start: parameters of another run to begin with; None: the seed's. Once the run has a
             checkpoint of its own, it has no effect.
+        evaluations: at periods, besides the held-out loss, such as `LmEval`; they may change when
+            the run resumes.
         allow_changes: entries of the identity (`model.remat`, or `optimizer`) in which this run
             may differ from the checkpoint that it resumes.
 
@@ -47,6 +50,7 @@ class Run:
     reporting: Reporting = Reporting()
     deadlines: Deadlines = Deadlines()
     warm_start: WarmStart | None = None
+    evaluations: tuple[DescribedEvaluation, ...] = ()
     allow_changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ MODULES: dict[str, str] = {
     "WarmStart": "palmscale.checkpoint.warm_start",
     "Reporting": "palmscale.observe.reporting",
     "Deadlines": "palmscale.cluster.join",
+    "LmEval": "palmscale.evals.in_training",
 }
 
 
