@@ -86,7 +86,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names no task; give names such as hellaswag")
+    return names
 
 
 def _on_tasks_and_text(args: argparse.Namespace) -> "list[Evaluated]":
