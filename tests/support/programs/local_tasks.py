@@ -54,5 +54,8 @@ def write(folder: pathlib.Path, documents=4, names=NAMES):
             "dataset_name": None,
             "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")},
         }
+        if name == "triviaqa":
+            ends = {"until": ["\n", ".", ","], "do_sample": False, "max_gen_toks": 16}
+            own["generation_kwargs"] = ends
         (folder / f"{name}.yaml").write_text(json.dumps(own))  # which is YAML, too
     return folder
