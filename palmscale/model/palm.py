@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from palmscale import axes
-from palmscale.errors import UserError
 from palmscale.model.attention import (
     MASKED_LOGIT,
     Cache,
@@ -31,6 +30,7 @@ from palmscale.model.attention import (
 )
 from palmscale.model.embedding import logits_table, lookup
 from palmscale.model.interface import DECODING, CacheSpec, DecodingWeights
+from palmscale.model.palm_fields import check_fields
 from palmscale.model.remat import (
     GATE,
     KEY,
@@ -47,14 +47,6 @@ from palmscale.model.remat import (
 from palmscale.partition.shardings import constrain
 
 Layer = dict[str, jax.Array]
-
-_CHOICES = {
-    "norm": ("rms", "layer"),
-    "final_norm": ("scaled", "unscaled", "none"),
-    "kernel_init": ("normal", "truncated_normal"),
-    "output_fan_in": ("separate", "fused"),
-    "dtype": ("float32", "bfloat16"),
-}
 
 # The dims of a layer's weights that their products sum over, from the last. The token table stays
 # as it is: quantized to int8, it would take the error of the logits from 0.9 % to 1.3 %.
@@ -120,25 +112,7 @@ class PaLM(nn.Module):
     query_chunk: int = 128
 
     def __post_init__(self) -> None:
-        for field in ("dim", "num_tokens", "depth", "dim_head", "heads", "ff_mult", "query_chunk"):
-            if getattr(self, field) < 1:
-                raise UserError(f"PaLM.{field}={getattr(self, field)} must be at least 1.")
-        if self.dim_head % 2:
-            raise UserError(
-                f"PaLM.dim_head={self.dim_head} must be even: rotary positions rotate pairs."
-            )
-        if self.stored_tokens < self.num_tokens:
-            raise UserError(
-                f"PaLM.padded_tokens={self.padded_tokens} must be at least "
-                f"num_tokens={self.num_tokens}."
-            )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"PaLM.dropout={self.dropout} must be in [0, 1).")
-        for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise UserError(
-                    f"PaLM.{field}={getattr(self, field)!r} must be one of {', '.join(choices)}."
-                )
+        check_fields(self)
         object.__setattr__(self, "remat", checked_remat(self.remat))
         super().__post_init__()
 

@@ -294,31 +294,6 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
     np.testing.assert_allclose(jnp.unique(x), [0, 1.25])
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *((name, 0) for name in
-          ("dim", "num_tokens", "depth", "dim_head", "heads", "ff_mult", "query_chunk")),
-        ("dim_head", 7),
-        ("padded_tokens", 22),
-        ("dropout", 1.0),
-        ("dropout", -0.1),
-        ("norm", "batch"),
-        ("final_norm", "scale"),
-        ("kernel_init", "uniform"),
-        ("output_fan_in", "both"),
-        ("dtype", "float16"),
-        ("remat", "all"),
-    ],
-)  # fmt: skip
-def test_a_bad_field_is_refused_by_its_name(field, value):
-    with pytest.raises(UserError) as refusal:
-        PaLM(**{**TINY, field: value})
-    message = str(refusal.value)
-    assert f"PaLM.{field}={value!r}" in message
-    assert "\n" not in message
-
-
 @pytest.mark.parametrize("table", TABLES)
 def test_every_parameter_has_logical_axes_and_each_table_a_rule_for_them(table):
     boxed = jax.eval_shape(PaLM(**TINY).init, jax.random.key(0), TOKENS_BL)
