@@ -9,7 +9,7 @@ import jax
 
 from palmscale.checkpoint import digest
 from palmscale.checkpoint.arrays import load_arrays
-from palmscale.checkpoint.fingerprint import fingerprint, named_leaves, nested
+from palmscale.checkpoint.fingerprint import fingerprint
 from palmscale.checkpoint.manifest import check_room_for, stored_arrays
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
@@ -18,6 +18,7 @@ from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE, jointly, led
 from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
+from palmscale.partition.trees import named_leaves, nested
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import place
 
@@ -97,6 +98,15 @@ class CheckpointReader:
                 if is_last:
                     raise
         return None
+
+    def arrays(self, step: int) -> dict[str, Any]:
+        """Returns {'shape', 'dtype', 'fingerprint'} of each parameter of a verified step, by path.
+
+        Raises:
+            CorruptionError: the manifest is damaged.
+        """
+        path = self._folders.path(step)
+        return stored_arrays(digest.read_manifest(path), PARAMS, path)
 
     def restore(
         self,

@@ -13,7 +13,6 @@ from palmscale.infer.quantized import (
     check_quantizes,
     is_quantized,
     quantize_leaf,
-    quantized_leaves,
 )
 from palmscale.model import interface
 from palmscale.model.interface import DECODING
@@ -124,12 +123,6 @@ def abstract_form(
 
     shapes = jax.eval_shape(variables, params)
     return formed[0][0], jax.tree_util.tree_map_with_path(placed, shapes)
-
-
-def variables_of(params: Any) -> dict[str, Any]:
-    """Returns the variables of a module from its parameters, which may be quantized."""
-    # Flax checks the shapes of `params`, which quantized weights do not have.
-    return {DECODING if any(quantized_leaves(params)) else "params": params}
 
 
 def _formed(leaf: Any, dtype: str | None, split: bool) -> Any:

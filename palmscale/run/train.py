@@ -3,12 +3,11 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.store import CheckpointStore
@@ -17,10 +16,13 @@ from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.open import training_stream
+from palmscale.model.lora import base_of, base_paths
 from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
 from palmscale.optim.learning_rate import LearningRate
+from palmscale.partition.trees import named_leaves
+from palmscale.run.adapters import AdapterStore
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss
@@ -31,7 +33,7 @@ from palmscale.run.plan_check import compare_with_plan
 from palmscale.run.run import Run
 from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
-from palmscale.run.stored_meta import check_trainable, checked_meta
+from palmscale.run.stored_meta import check_trainable, check_whole, checked_meta, parameters_digest
 from palmscale.run.versions import compiler_versions, versions
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
 from palmscale.storage.place import Place
@@ -117,6 +119,8 @@ def train(
     ) as job:
         with _opened(run, folder, job) as (preemption, session, store):
             parameters = f"{session.counts.stored:,} parameters"
+            if session.trained < session.counts.stored:
+                parameters += f", of which {session.trained:,} train,"
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(
                 run, session, job, folder, store, writers, preemption, config, debugging
@@ -165,7 +169,7 @@ def _opened(
             stale_seconds=run.deadlines.heartbeat_seconds,
         ) as lease,
         open_session(run, job.watchdog.beat) as session,
-        CheckpointStore(
+        _store(run)(
             folder / CHECKPOINTS,
             keep=run.saving.keep,
             lease=lease,
@@ -176,6 +180,12 @@ def _opened(
     ):
         job.watchdog.rest()
         yield preemption, session, store
+
+
+def _store(run: Run) -> Callable[..., CheckpointStore]:
+    if run.lora is None:
+        return CheckpointStore
+    return functools.partial(AdapterStore, base=run.warm_start)
 
 
 def _trainer(
@@ -216,7 +226,7 @@ def _trainer(
         learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
-            flops_per_token=session.flops_per_token,
+            flops_per_token=sum(session.flops_per_token),
             device_kind=jax.devices()[0].device_kind,
             devices=mesh.size,
         ),
@@ -297,15 +307,19 @@ def _warm_start(run: Run, session: Session, job: Job) -> InitialParams:
             peers=job.peers,
             timeout_seconds=run.deadlines.agree_seconds,
         )
-        check_trainable(reader.read_meta(), reader)
-        params = named_leaves(session.state_plan.abstract.params)
+        check_whole(reader.read_meta(), reader)
+        abstract = session.state_plan.abstract.params
+        paths = base_paths(abstract)
+        params = named_leaves(base_of(abstract))
         step, found = warm_parameters(warm, reader, params)
         fresh = len(params) - len(found)
         log.say(
             f"Warm start: {len(found)} arrays of parameters from step {step:,} of {warm.workdir}"
             f"{f'; {fresh} initialized' if fresh else ''}."
         )
-        return found, {**describe(warm), "step": step}
+        digest = parameters_digest(reader, step)
+        told = {**describe(warm), "step": step, "digest": digest}
+        return {paths[name]: array for name, array in found.items()}, told
 
     warm = run.warm_start
     return nothing if warm is None else given
