@@ -61,7 +61,7 @@ class CheckpointReader:
         self._folders = StepFolders(self.directory)
         self._keep = keep
         self._marks_damage = marks_damage
-        self._peers = peers
+        self.peers = peers
         self._timeout_seconds = timeout_seconds
 
     def steps(self) -> list[StepInfo]:
@@ -88,7 +88,7 @@ class CheckpointReader:
         Raises:
             CorruptionError: the file is damaged.
         """
-        return led(self._peers, "meta", lambda: self._read_meta(step), self._timeout_seconds)
+        return led(self.peers, "meta", lambda: self._read_meta(step), self._timeout_seconds)
 
     def _read_meta(self, step: int | None) -> dict[str, Any] | None:
         for candidate, is_last in _with_last(self._candidates(step)):
@@ -169,7 +169,7 @@ class CheckpointReader:
                 self._tell_ignored()
             return found
 
-        candidates = led(self._peers, "choice of a step", choose, self._timeout_seconds)
+        candidates = led(self.peers, "choice of a step", choose, self._timeout_seconds)
         for candidate, is_last in _with_last(candidates):
             try:
                 return read(candidate)
@@ -178,7 +178,7 @@ class CheckpointReader:
                     self._folders.mark_corrupt(candidate)
                 if is_last:
                     raise
-                if self._peers.index == 0:
+                if self.peers.index == 0:
                     log.warn(f"the checkpoint of step {candidate} is not used: {error}")
         return None
 
@@ -248,7 +248,7 @@ class CheckpointReader:
 
     def _checked(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Verifies every file of a step; returns its manifest and its JSON files."""
-        peers, path = self._peers, self._folders.path(step)
+        peers, path = self.peers, self._folders.path(step)
         manifest: dict[str, Any] = {}
 
         def check() -> None:
@@ -305,9 +305,9 @@ class CheckpointReader:
             log.warn(f"the folder {self.directory / name} is not used: {why}.")
 
     def _check_peers(self) -> None:
-        if self._peers.count != jax.process_count():
+        if self.peers.count != jax.process_count():
             raise RuntimeError(
-                f"this checkpoint store was given {self._peers.count} process(es) but JAX has"
+                f"this checkpoint store was given {self.peers.count} process(es) but JAX has"
                 f" {jax.process_count()}; pass it the job's peers"
             )
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+PARTS = ("down", "up")  # of an adapter
+
 
 @struct.dataclass
 class Adapted:
@@ -34,14 +36,22 @@ class Adapted:
         return self.kernel.shape
 
     @property
+    def dtype(self) -> jax.typing.DTypeLike:
+        """The adapter's."""
+        return self.down.dtype
+
+    @property
     def stack_dims(self) -> int:
         """The number of dims before those of one weight: 1 if layers are stacked, or 0."""
         return self.down.ndim - 1 - len(self.summed)
 
     def astype(self, dtype: jax.typing.DTypeLike) -> Self:
-        """Returns the same with each part as `dtype`."""
-        return jax.tree.map(
-            lambda part: part.astype(dtype), self, is_leaf=lambda part: hasattr(part, "qvalue")
+        """Returns the same with each part as `dtype`; a quantized kernel stays as it is."""
+        is_quantized = hasattr(self.kernel, "qvalue")
+        return self.replace(
+            kernel=self.kernel if is_quantized else self.kernel.astype(dtype),
+            down=self.down.astype(dtype),
+            up=self.up.astype(dtype),
         )
 
     def reshape(self, *shape: int) -> Self:

@@ -81,7 +81,10 @@ def dense(w: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 
 def _forward(spec, x, w, dtype):
-    return _product(spec, x, w, dtype), (x, w)
+    w_trains = any(primal.perturbed for primal in jax.tree.leaves(w))
+    x, w = jax.tree.map(lambda primal: primal.value, (x, w))
+    # A frozen weight needs no gradient, and its `x` is not saved for one: only its dtype is.
+    return _product(spec, x, w, dtype), (x if w_trains else jnp.zeros(0, x.dtype), w)
 
 
 def _backward(spec, dtype, saved, g):
@@ -89,7 +92,9 @@ def _backward(spec, dtype, saved, g):
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
     g = g.astype(x.dtype)
-    dx = _einsum(f"{output},{right}->{left}", g, w.astype(x.dtype), x.dtype)
+    dx = _einsum(f"{output},{right}->{left}", g, dense(w, x.dtype), x.dtype)
+    if not x.size:
+        return dx, None
     dw = _einsum(f"{left},{output}->{right}", x, g, x.dtype, w.dtype)
     return dx, dw
 
@@ -114,7 +119,7 @@ def _einsum(spec, a, b, dtype, result_dtype=None):
     return jax.lax.platform_dependent(a, b, cpu=rounded_once, default=rounded_inside)
 
 
-_product.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def rotate(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:

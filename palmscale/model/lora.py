@@ -16,10 +16,8 @@ from flax import linen as nn
 from palmscale import axes
 from palmscale.errors import UserError
 from palmscale.model import interface
-from palmscale.model.adapted import Adapted, is_adapted
+from palmscale.model.adapted import PARTS, Adapted, is_adapted
 from palmscale.partition.trees import named_leaves, nested
-
-_PARTS = ("down", "up")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +149,7 @@ def adapters_of(tree: Any) -> dict[str, Any]:
     found = {}
     for path, leaf in named_leaves(tree, is_leaf=is_adapted).items():
         if is_adapted(leaf):
-            found |= {f"{path}/{part}": getattr(leaf, part) for part in _PARTS}
+            found |= {f"{path}/{part}": getattr(leaf, part) for part in PARTS}
     return nested(found)
 
 
@@ -168,7 +166,7 @@ def joined(template: Any, base: Mapping[str, Any], adapters: Mapping[str, Any]) 
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if not is_adapted(leaf):
             return base[name]
-        parts = {part: adapters[f"{name}/{part}"] for part in _PARTS}
+        parts = {part: adapters[f"{name}/{part}"] for part in PARTS}
         return leaf.replace(kernel=base[name], **parts)
 
     return jax.tree_util.tree_map_with_path(one, template, is_leaf=is_adapted)

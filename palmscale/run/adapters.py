@@ -16,14 +16,16 @@ from palmscale.checkpoint.warm_start import WarmStart, warm_parameters
 from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE
 from palmscale.errors import UserError
+from palmscale.model.interface import is_formed
 from palmscale.model.lora import Lora, adapters_of, base_of, joined
 from palmscale.partition.trees import named_leaves
 from palmscale.run.rebuild import rebuild
-from palmscale.run.stored_meta import Meta, parameters_digest, read_meta
+from palmscale.run.stored_meta import Meta, check_whole, has_adapters, parameters_digest, read_meta
 from palmscale.run.workdir import Workdir, checkpoints
 from palmscale.storage.typed_json import Count, checked
 
-Read = Callable[[Any], Mapping[str, jax.Array]]
+# Returns the step and the arrays by path, in the shardings of an abstract tree of adapters alone.
+Read = Callable[[Any], tuple[int, Mapping[str, jax.Array]]]
 
 
 class Base(TypedDict):
@@ -48,7 +50,7 @@ class Adapter:
         source: where it is stored.
         lora: its description.
         base: the parameters that it was trained on.
-        read: returns its arrays by path, in the shardings of an abstract tree of adapters alone.
+        read: reads it.
     """
 
     source: str
@@ -60,10 +62,10 @@ class Adapter:
     def of_run(cls, reader: CheckpointReader, meta: Meta, checkpoint: int | str = "latest") -> Self:
         """Returns the adapter in a checkpoint of a run with `lora`, which has `meta`."""
 
-        def read(abstract: Any) -> dict[str, jax.Array]:
+        def read(abstract: Any) -> tuple[int, dict[str, jax.Array]]:
             which = None if checkpoint == "latest" else checkpoint
             snapshot = reader.restore(which, abstract_params=abstract)
-            return named_leaves(snapshot.params)
+            return snapshot.step, named_leaves(snapshot.params)
 
         return cls(
             source=str(reader.directory.parent),
@@ -84,16 +86,45 @@ class Adapter:
         """
         return matching_step(reader, self.base, self.source, checkpoint)
 
-    def added(self, abstract: Any, base: Any) -> Any:
-        """Returns the base's parameters with the adapter.
+    def added(self, abstract: Any, base: Any) -> tuple[int, Any]:
+        """Returns the step of the adapter, and the base's parameters with it.
 
         Args:
             abstract: shapes with shardings of a tree with adapters.
             base: the module's parameters, which may be quantized.
         """
-        found = self.read(adapters_of(abstract))
-        leaves = named_leaves(base, is_leaf=lambda leaf: hasattr(leaf, "qvalue"))
-        return joined(abstract, leaves, found)
+        step, found = self.read(adapters_of(abstract))
+        return step, joined(abstract, named_leaves(base, is_leaf=is_formed), found)
+
+
+def find_adapter(
+    reader: CheckpointReader, meta: Meta, checkpoint: int | str, adapter: Workdir | None
+) -> tuple[Adapter | None, CheckpointReader]:
+    """Returns the adapter to load a run with, and the checkpoints of whole parameters.
+
+    Args:
+        reader: of the run.
+        meta: of its checkpoint.
+        checkpoint: of the run.
+        adapter: to load it with; None: that of its own checkpoints, if they hold one.
+
+    Raises:
+        UserError: there is no such adapter, or its base is not where it was.
+    """
+    if adapter is not None:
+        check_whole(meta, reader)
+        return open_adapter(adapter, reader.peers), reader
+    if not has_adapters(meta):
+        return None, reader
+    found = Adapter.of_run(reader, meta, checkpoint)
+    try:
+        return found, checkpoints(found.base["workdir"], peers=reader.peers)
+    except UserError:
+        raise UserError(
+            f"the run in {found.source} trained adapters for the run in {found.base['workdir']},"
+            " which is not there; name the folder where that run is now, with this one as its"
+            " adapter."
+        ) from None
 
 
 def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
@@ -110,11 +141,6 @@ def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
             " trained with Run.lora."
         )
     return Adapter.of_run(reader, meta)
-
-
-def has_adapters(meta: Mapping[str, Any]) -> bool:
-    """Returns whether checkpoints with this meta hold adapters alone."""
-    return "lora" in meta["identity"]
 
 
 def lora_of(meta: Meta) -> Lora:
@@ -171,7 +197,7 @@ class AdapterStore(CheckpointStore):
             return None
         base = CheckpointReader(
             checkpoints(self._base.workdir).directory,
-            peers=self._peers,
+            peers=self.peers,
             timeout_seconds=self._timeout_seconds,
         )
         return with_base(snapshot, abstract_params, base, self.directory.parent)

@@ -119,11 +119,16 @@ def check_whole(meta: Mapping[str, Any] | None, reader: CheckpointReader) -> Non
     """Checks that the checkpoints of which `reader` has read the meta hold whole parameters.
 
     Raises:
-        UserError: their weights are quantized, or they hold adapters alone.
+        UserError: they hold adapters alone.
     """
-    check_trainable(meta, reader)
-    if meta is not None and "lora" in meta.get("identity", {}):
+    if meta is not None and has_adapters(meta):
         raise UserError(
             f"the run in {reader.directory.parent} trained adapters (Run.lora), and its"
-            " checkpoints hold nothing else; merge them into a run of whole parameters first."
+            " checkpoints hold nothing else; name the run that they adapt, or merge both into a new"
+            " one."
         )
+
+
+def has_adapters(meta: Mapping[str, Any]) -> bool:
+    """Returns whether checkpoints with this meta hold adapters alone; see `Run.lora`."""
+    return "lora" in meta.get("identity", {})

@@ -307,7 +307,9 @@ def _warm_start(run: Run, session: Session, job: Job) -> InitialParams:
             peers=job.peers,
             timeout_seconds=run.deadlines.agree_seconds,
         )
-        check_whole(reader.read_meta(), reader)
+        stored = reader.read_meta()
+        check_trainable(stored, reader)
+        check_whole(stored, reader)
         abstract = session.state_plan.abstract.params
         paths = base_paths(abstract)
         params = named_leaves(base_of(abstract))

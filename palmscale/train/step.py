@@ -114,10 +114,9 @@ def make_train_step(
         def keep_old_unless_ok(new, old):
             return jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
 
-        new_trained = keep_old_unless_ok(new_trained, trained)
         new = TrainState(
             step=state.step + 1,
-            params=plan.trainable.joined(new_trained, state.params),
+            params=plan.trainable.joined(keep_old_unless_ok(new_trained, trained), state.params),
             optimizer_state=keep_old_unless_ok(optimizer_state, state.optimizer_state),
         )
         metrics = {
@@ -125,7 +124,7 @@ def make_train_step(
             "z_loss": loss.z_loss,
             "accuracy": loss.correct,
             "grad_norm": grad_norm,
-            "param_norm": optax.tree.norm(new_trained),
+            "param_norm": optax.tree.norm(plan.trainable.part(new.params)),
             "update_norm": optax.tree.norm(updates),
             "tokens": tokens,
             "skipped": 1.0 - ok,
