@@ -20,6 +20,7 @@ from palmscale.model.interface import is_formed
 from palmscale.model.lora import Lora, adapters_of, base_of, joined
 from palmscale.partition.trees import named_leaves
 from palmscale.run.rebuild import rebuild
+from palmscale.run.run import Run
 from palmscale.run.stored_meta import Meta, check_whole, has_adapters, parameters_digest, read_meta
 from palmscale.run.workdir import Workdir, checkpoints
 from palmscale.storage.typed_json import Count, checked
@@ -127,6 +128,46 @@ def find_adapter(
         ) from None
 
 
+def restored(
+    reader: CheckpointReader,
+    checkpoint: int | str | None,
+    abstract_params: Any,
+    adapter: Workdir | None = None,
+) -> Snapshot | None:
+    """Returns a checkpoint with whole parameters, those of its base included.
+
+    Args:
+        reader: of the run.
+        checkpoint: as `CheckpointReader.restore` takes it.
+        abstract_params: shapes with shardings of the parameters, with adapters if there are any.
+        adapter: see `find_adapter`.
+
+    Raises:
+        UserError: there is no such checkpoint, or no base with the parameters of the adapter.
+    """
+    which = "latest" if checkpoint is None else checkpoint
+    found, base = find_adapter(reader, read_meta(reader), which, adapter)
+    if found is None:
+        return reader.restore(checkpoint, abstract_params=abstract_params)
+    step = found.base_checkpoint(base, which if base is reader else "latest")
+    snapshot = base.restore(step, abstract_params=base_of(abstract_params))
+    step, params = found.added(abstract_params, snapshot.params)
+    return dataclasses.replace(snapshot, step=step, params=params)
+
+
+def with_adapter(run: Run, workdir: Workdir, adapter: Workdir | None) -> Run:
+    """Returns a run as one of its workdir's parameters with an adapter; itself without one.
+
+    Raises:
+        UserError: there is no such adapter.
+    """
+    if adapter is None:
+        return run
+    lora = open_adapter(adapter).lora
+    base = WarmStart(workdir=str(workdir))
+    return dataclasses.replace(run, lora=lora, trainable=(), warm_start=base)
+
+
 def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
     """Returns the adapter of a run's folder, as its newest checkpoint has it.
 
@@ -161,10 +202,15 @@ def matching_step(
     for step in steps:
         if parameters_digest(reader, step) == base["digest"]:
             return step
+    folder = reader.directory.parent
+    here = (
+        f"no checkpoint in {folder} has these parameters"
+        if checkpoint == "latest"
+        else f"checkpoint {checkpoint} in {folder} has other parameters"
+    )
     raise UserError(
-        f"the adapter in {source} was trained on step {base['step']} of {base['workdir']}, and"
-        f" {'no step' if checkpoint == 'latest' else f'checkpoint {checkpoint}'} in"
-        f" {reader.directory.parent} has these parameters; name the run that it was trained on."
+        f"the adapter in {source} was trained on step {base['step']} of {base['workdir']}, but"
+        f" {here}; name the run that it was trained on."
     )
 
 
