@@ -15,6 +15,8 @@ from palmscale.partition.shardings import constrain, map_shards
 
 # Finite, so that the softmax of a fully masked row is uniform rather than NaN.
 MASKED_LOGIT = -1e10
+# Keeps the largest factor in float32's range: (1.4 / 0.4) ^ (32,768 / 512) is 7e34.
+XPOS_MOST_POSITIONS = 32_768
 # Of all devices; fewer are computed at once, since a loop in each layer takes long to compile.
 _MOST_SCORES = 2**30
 
@@ -100,17 +102,36 @@ def _einsum(spec, a, b, dtype, result_dtype=None):
 contract.defvjp(_contract_forward, _contract_backward)
 
 
-def rotate(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
+def rotate(x_BLHK: jax.Array, position_BL: jax.Array, *, xpos: int = 0) -> jax.Array:
     """Returns `x` with pair i (dims i and i + K/2) rotated by position * 10000^(-2i/K) radians.
 
     RoPE (Su et al. 2021) over the whole head. Angles are float32: bfloat16 rounds 257 to 256.
+
+    Args:
+        x_BLHK: queries or keys.
+        position_BL: of each token, from 0.
+        xpos: 1 for the queries and -1 for the keys of xPos; 0: RoPE alone. See `xpos_scale`.
     """
     half = x_BLHK.shape[-1] // 2
     frequency_K = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle_BL1K = position_BL[:, :, None, None].astype(jnp.float32) * frequency_K
     cos, sin = jnp.cos(angle_BL1K), jnp.sin(angle_BL1K)
+    if xpos:
+        scale_BL1K = xpos_scale(position_BL, half, xpos)[:, :, None]
+        cos, sin = cos * scale_BL1K, sin * scale_BL1K
     a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BLHK.dtype)
+
+
+def xpos_scale(position_BL: jax.Array, pairs: int, power: int) -> jax.Array:
+    """Returns zeta_i ^ (power * position / 512) [B, L, pairs], the factor of pair i in xPos.
+
+    Queries have power 1 and keys -1 (Sun et al. 2022, arXiv:2212.10554), so that pair i of their
+    product decays by zeta_i^(distance / 512), where zeta_i = (i / pairs + 0.4) / 1.4. Only the
+    distance counts: positions from 0 give the same as those from the middle of a sequence.
+    """
+    log_zeta_K = jnp.log((jnp.arange(pairs, dtype=jnp.float32) / pairs + 0.4) / 1.4)
+    return jnp.exp(position_BL[:, :, None].astype(jnp.float32) * (power / 512) * log_zeta_K)
 
 
 def attend(
