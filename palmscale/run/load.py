@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import linen as nn
 
+from palmscale.checkpoint.average import restore_averaged
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE
@@ -244,6 +245,7 @@ def load(
     layout: Layout | None = None,
     *,
     quantize: str | None = None,
+    average: int = 1,
     modules: Iterable[str] = (),
     peers: Peers = ALONE,
 ) -> Trained:
@@ -260,6 +262,7 @@ def load(
             2 GiB or there are several processes, laid out for generation.
         quantize: type of the weights, `int8`, `int4` or `fp8`, into which each parameter is brought
             before the next one is loaded; None: as they are stored.
+        average: of how many checkpoints, up to this one, the parameters are averaged.
         modules: to import, whose Linen modules the checkpoint may name: `my_model`.
         peers: the processes that load it together.
 
@@ -274,6 +277,11 @@ def load(
     model = rebuild(meta["identity"].get("model"), modules, nn.Module)
     boxed = _shapes(model, reader)
     weights = stored_weights(model, meta, quantize)
+    if average > 1 and (weights.stored or weights.wanted):
+        raise UserError(
+            f"average={average}: quantized weights are not averaged; load them without quantize, or"
+            " export the average and quantize that."
+        )
     placed_on = None
     if layout is not None:
         mesh = make_mesh(layout.mesh)
@@ -284,8 +292,10 @@ def load(
             model, boxed, trained_mesh=meta["mesh"], trained_rules=_trained_rules(meta)
         )
     shapes = unbox(boxed) if placed_on is None else placed(boxed, placed_on)
-    snapshot = reader.restore(
+    snapshot = restore_averaged(
+        reader,
         None if checkpoint == "latest" else checkpoint,
+        average,
         abstract_params=weights.on_disk(shapes),
         convert=weights.convert,
     )
