@@ -7,7 +7,7 @@ from typing import Any
 
 from palmscale.errors import UserError
 from palmscale.exit_codes import printable
-from palmscale.interop.expressible import check_is_palm, refuse
+from palmscale.interop.expressible import check_is_cohere
 from palmscale.interop.layouts import Outgoing
 from palmscale.model.palm import PaLM
 
@@ -21,9 +21,7 @@ def of_model(outgoing: Outgoing) -> dict[str, Any]:
     Raises:
         UserError: it cannot be expressed.
     """
-    model = check_is_palm(outgoing.model, "hf")
-    if model.final_norm == "none":
-        raise refuse("hf", "PaLM.final_norm='none'", "its models end with a norm")
+    model = check_is_cohere(outgoing.model, "hf")
     width = model.ff_mult * model.dim
     length = outgoing.context_length
     return {
