@@ -107,12 +107,19 @@ def is_ours(config: Mapping[str, Any]) -> bool:
     return config.get("architectures") == [ARCHITECTURE] or config.get("model_type") == MODEL_TYPE
 
 
+def another_architecture(where: str | Path, config: Mapping[str, Any]) -> UserError:
+    """Returns the error for a config of an architecture that palmscale does not import."""
+    found = config.get("architectures")
+    told = ", ".join(map(str, found)) if isinstance(found, list) else str(found)
+    return UserError(
+        f"{where} describes {printable(told)[:100]}; palmscale imports {ARCHITECTURE} with every"
+        " layer dense, as it exports."
+    )
+
+
 def _check_is_dense_cohere(config: Mapping[str, Any]) -> None:
     if not is_ours(config):
-        raise UserError(
-            f"config.json describes {printable(str(config.get('architectures')))}; palmscale"
-            f" imports {ARCHITECTURE} with every layer dense, as it exports."
-        )
+        raise another_architecture("config.json", config)
     depth, length = config.get("num_hidden_layers"), config.get("max_position_embeddings")
     expected = {
         "num_key_value_heads": 1,
