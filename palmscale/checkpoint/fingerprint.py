@@ -84,7 +84,29 @@ def _fingerprint_leaves(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([_fingerprint_array(jnp.asarray(leaf)) for leaf in leaves])
 
 
-def _fingerprint_array(array: jax.Array) -> jax.Array:
+class BlockFingerprint:
+    """The fingerprint of an array of which blocks are added one after another."""
+
+    def __init__(self) -> None:
+        self._lanes = np.zeros(2, np.uint32)
+
+    def add(self, block: np.ndarray, start: tuple[int, ...]) -> None:
+        """Adds a block whose first element is the array's at the position `start`."""
+        self._lanes += np.asarray(_fingerprint_block(block, start))  # wraps modulo 2^32
+
+    @property
+    def text(self) -> str:
+        """As `fingerprint` returns it."""
+        first, second = self._lanes.tolist()
+        return f"{first:08x}{second:08x}"
+
+
+@jax.jit
+def _fingerprint_block(block: jax.Array, start: tuple[jax.Array, ...]) -> jax.Array:
+    return _fingerprint_array(block, start)
+
+
+def _fingerprint_array(array: jax.Array, start: tuple[jax.Array, ...] | None = None) -> jax.Array:
     bits = _bits(array)
     if bits.ndim > len(_ODD_STEPS):
         raise ValueError(
@@ -97,7 +119,10 @@ def _fingerprint_array(array: jax.Array) -> jax.Array:
         position = jnp.full(bits.shape, seed, jnp.uint32)
         for dim in range(bits.ndim):
             step = jnp.uint32(_ODD_STEPS[(dim + lane) % len(_ODD_STEPS)])
-            position += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, dim) * step
+            index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, dim)
+            if start is not None:
+                index += jnp.uint32(start[dim])
+            position += index * step
         lanes.append(jnp.sum(_mix(bits ^ _mix(position)), dtype=jnp.uint32))
     return jnp.stack(lanes)
 

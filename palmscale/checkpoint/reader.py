@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import jax
 
 from palmscale.checkpoint import digest
+from palmscale.checkpoint.array_parts import stored_tensors
 from palmscale.checkpoint.arrays import load_arrays
 from palmscale.checkpoint.fingerprint import fingerprint, named_leaves, nested
 from palmscale.checkpoint.manifest import check_room_for, stored_arrays
@@ -20,6 +21,7 @@ from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import place
+from palmscale.storage.tensor import Tensors
 
 PARAMS, OPTIMIZER = "params", "optimizer"
 Convert = Callable[[str, jax.Array], Any]
@@ -146,6 +148,18 @@ class CheckpointReader:
             return at, named_leaves(loaded[PARAMS])
 
         return self._first_good(step, load)
+
+    def params_in_parts(self, step: int) -> Tensors:
+        """Returns the parameters of a verified step by path, which are read in parts.
+
+        All files of the step are verified first, as by `restore`; the arrays' fingerprints are not.
+
+        Raises:
+            CorruptionError: the step is damaged.
+        """
+        manifest, _ = self._checked(step)
+        folder = self._folders.path(step)
+        return stored_tensors(folder / PARAMS, stored_arrays(manifest, PARAMS, folder))
 
     def _first_good(
         self, step: int | Literal["best"] | None, read: Callable[[int], _Read]

@@ -17,8 +17,14 @@ from palmscale.errors import UserError
 from palmscale.interop.tensors import Tensors
 
 # The module that defines `EXPORT` or `IMPORT` for each layout.
-EXPORTS: dict[str, str] = {}
-IMPORTS: dict[str, str] = {}
+EXPORTS: dict[str, str] = {
+    "hf": "palmscale.interop.hf",
+    "safetensors": "palmscale.interop.palmscale_safetensors",
+}
+IMPORTS: dict[str, str] = {
+    "hf": "palmscale.interop.hf",
+    "safetensors": "palmscale.interop.palmscale_safetensors",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

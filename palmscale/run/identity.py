@@ -128,7 +128,7 @@ def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
 
 
 def _current(stored: Any) -> Any:
-    """Returns a stored identity with today's names, and later fields at their defaults."""
+    """Returns a stored identity with the names of today; newer fields have their defaults."""
     if isinstance(stored, Mapping):
         renamed = {
             _RENAMED.get(key, key): stable_names.current(value)

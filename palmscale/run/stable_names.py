@@ -13,6 +13,9 @@ from palmscale.errors import UserError
 MODULES: dict[str, str] = {
     "PaLM": "palmscale.model.palm",
     "padded_tokens": "palmscale.model.sizes",
+    "base_model": "palmscale.run.base",
+    "base_vocabulary": "palmscale.run.base",
+    "base_sequence_length": "palmscale.run.base",
     "Adafactor": "palmscale.optim.build",
     "AdamW": "palmscale.optim.build",
     "InverseSqrt": "palmscale.optim.schedules",

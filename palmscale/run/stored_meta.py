@@ -25,6 +25,13 @@ class History(TypedDict):
     rewinds: list[Rewind]
 
 
+class Imported(TypedDict):
+    """Where weights came from: the layout of the source, and its name."""
+
+    layout: str
+    source: str
+
+
 class Meta(TypedDict):
     """What a checkpoint says of its run.
 
@@ -42,6 +49,7 @@ class Meta(TypedDict):
         warm_start: where the first parameters came from.
         quantized: the type of its weights, such as `int8`, in a copy that `palmscale.run.quantize`
             wrote.
+        imported: where the weights came from, if not from training here.
     """
 
     identity: dict[str, Any]
@@ -57,6 +65,7 @@ class Meta(TypedDict):
     course: NotRequired[History]
     warm_start: NotRequired[dict[str, Any] | None]
     quantized: NotRequired[str]
+    imported: NotRequired[Imported]
 
 
 def read_meta(reader: CheckpointReader, step: int | None = None) -> Meta:
@@ -94,6 +103,6 @@ def check_trainable(meta: Mapping[str, Any] | None, reader: CheckpointReader) ->
     if meta is not None and (quantized := meta.get("quantized")):
         raise UserError(
             f"the weights in {reader.directory.parent} are {printable(str(quantized))}: they"
-            " generate, score and serve, and cannot be trained or evaluated; use the run that they"
-            " were made from."
+            " generate, score and serve, and cannot be trained, evaluated or exported; use the run"
+            " that they were made from."
         )

@@ -3,16 +3,12 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import jax
 
-from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.lease import Lease
-from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.store import CheckpointStore
-from palmscale.checkpoint.warm_start import warm_parameters
 from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.preempt import Preemption
@@ -33,6 +29,7 @@ from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
 from palmscale.run.stored_meta import check_trainable, checked_meta
 from palmscale.run.versions import compiler_versions, versions
+from palmscale.run.warm_start import check_vocabulary, initial_params
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
 from palmscale.storage.place import Place
 from palmscale.storage.place import place as _place
@@ -41,7 +38,7 @@ from palmscale.train.evaluate import Evaluation
 from palmscale.train.faults import Fault, faulty, spoil
 from palmscale.train.step_file import load_step
 from palmscale.train.step_log import StepLog
-from palmscale.train.trainer import InitialParams, Trainer
+from palmscale.train.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +120,8 @@ def train(
             )
             trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
             trainer.agree(_facts(run, session, folder))
-            _check_resumes(run, session, store)
+            if not _resumes(run, session, store):
+                check_vocabulary(run, session, job)
             resumed = None
             if trainer.look() >= run.training.steps:
                 resumed = trainer.resume_or_begin(parameters)
@@ -221,7 +219,7 @@ def _trainer(
             devices=mesh.size,
         ),
         evaluations=[evaluation],
-        initial_params=_warm_start(run, session, job),
+        initial_params=initial_params(run, session, job),
         meta=meta(run, session, config),
         step_log=StepLog(debugging.step_log, seed=run.training.seed, leads=job.leads),
         preemption=preemption,
@@ -239,11 +237,15 @@ def _facts(run: Run, session: Session, workdir: Place) -> dict[str, str]:
     }
 
 
-def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
-    """Raises UserError where the folder holds another run; warns of the changes allowed."""
+def _resumes(run: Run, session: Session, store: CheckpointStore) -> bool:
+    """Returns whether the folder has a checkpoint of the run; warns of the changes allowed.
+
+    Raises:
+        UserError: it holds another run.
+    """
     stored = store.read_meta()
     if stored is None:
-        return
+        return False
     check_trainable(stored, store)
     identity = session_identity(run, session)
     kept = checked_meta(stored, store)["identity"]
@@ -253,6 +255,7 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     allowed = check_same_run(kept, identity, run.allow_changes, steps=steps)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
+    return True
 
 
 def _compile(run: Run, trainer: Trainer, workdir: Place, step_file: str | None) -> None:
@@ -285,27 +288,3 @@ def _loader(step_file: str | None) -> Load | None:
 
 def _load(path: Place, lowered: jax.stages.Lowered, digest: str) -> jax.stages.Compiled:
     return load_step(path, lowered, digest=digest, versions=compiler_versions())
-
-
-def _warm_start(run: Run, session: Session, job: Job) -> InitialParams:
-    def nothing() -> tuple[Mapping[str, Any], None]:
-        return {}, None
-
-    def given() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        reader = CheckpointReader(
-            _place(warm.workdir) / CHECKPOINTS,
-            peers=job.peers,
-            timeout_seconds=run.deadlines.agree_seconds,
-        )
-        check_trainable(reader.read_meta(), reader)
-        params = named_leaves(session.state_plan.abstract.params)
-        step, found = warm_parameters(warm, reader, params)
-        fresh = len(params) - len(found)
-        log.say(
-            f"Warm start: {len(found)} arrays of parameters from step {step:,} of {warm.workdir}"
-            f"{f'; {fresh} initialized' if fresh else ''}."
-        )
-        return found, {**describe(warm), "step": step}
-
-    warm = run.warm_start
-    return nothing if warm is None else given

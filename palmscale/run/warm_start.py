@@ -1,0 +1,92 @@
+"""The first parameters of a run that begins with another run's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from palmscale import axes
+from palmscale.checkpoint.fingerprint import named_leaves
+from palmscale.checkpoint.reader import CheckpointReader
+from palmscale.checkpoint.warm_start import WarmStart, not_fresh, warm_parameters
+from palmscale.cluster.job import Job
+from palmscale.errors import UserError
+from palmscale.exit_codes import printable
+from palmscale.observe import log
+from palmscale.partition.shardings import logical_axes
+from palmscale.run.identity import describe
+from palmscale.run.run import Run
+from palmscale.run.session import Session
+from palmscale.run.stored_meta import Meta, check_trainable, read_meta
+from palmscale.run.workdir import checkpoints
+from palmscale.train.trainer import InitialParams
+
+
+def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
+    """Returns the function from nothing to the first parameters, by name, and what meta records."""
+
+    def nothing() -> tuple[Mapping[str, Any], None]:
+        return {}, None
+
+    def given() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        reader = _reader(warm, run, job)
+        check_trainable(reader.read_meta(), reader)
+        params = named_leaves(session.state_plan.abstract.params)
+        step, found = warm_parameters(warm, reader, params)
+        fresh = len(params) - len(found)
+        log.say(
+            f"Warm start: {len(found)} arrays of parameters from step {step:,} of {warm.workdir}"
+            f"{f'; {fresh} initialized' if fresh else ''}."
+        )
+        return found, {**describe(warm), "step": step}
+
+    warm = run.warm_start
+    return nothing if warm is None else given
+
+
+def check_vocabulary(run: Run, session: Session, job: Job) -> None:
+    """Checks that the rows have the vocabulary of the token table that is taken over.
+
+    All processes must call this, before the run has a checkpoint.
+
+    Raises:
+        UserError: it is another vocabulary, or the other run has no checkpoint.
+    """
+    warm = run.warm_start
+    if warm is None:
+        return
+    stored = _meta(warm, run, job)["vocabulary"]
+    here = session.vocabulary.description()
+    tables = not_fresh(warm, _token_tables(session))
+    if tables and stored["digest"] != here["digest"]:
+        raise UserError(
+            f"WarmStart.workdir={warm.workdir!r} was trained with the vocabulary {_told(stored)},"
+            f" but the rows have {_told(here)}, which gives the same ids another meaning; use its"
+            f" vocabulary, or set WarmStart.fresh={tuple(tables)!r} to train a new token table."
+        )
+
+
+def _meta(warm: WarmStart, run: Run, job: Job) -> Meta:
+    try:
+        return read_meta(_reader(warm, run, job))
+    except UserError as error:
+        raise type(error)(
+            f"WarmStart.workdir={warm.workdir!r} has no checkpoint: {error}"
+        ) from error
+
+
+def _reader(warm: WarmStart, run: Run, job: Job) -> CheckpointReader:
+    return checkpoints(warm.workdir, peers=job.peers, timeout_seconds=run.deadlines.agree_seconds)
+
+
+def _token_tables(session: Session) -> list[str]:
+    """Returns the names of the parameters with a dim of the vocabulary."""
+    plan = session.state_plan
+    names = named_leaves(plan.abstract.params)
+    named = jax.tree.leaves(logical_axes(plan.boxed.params), is_leaf=lambda x: type(x) is tuple)
+    return [name for name, dims in zip(names, named, strict=True) if axes.VOCAB in dims]
+
+
+def _told(vocabulary: Mapping[str, Any]) -> str:
+    kind, size = printable(str(vocabulary.get("kind"))), vocabulary.get("size")
+    return f"{kind} ({size} tokens, digest {printable(str(vocabulary['digest']))[:8]})"
