@@ -16,6 +16,7 @@ import numpy as np
 
 from palmscale.errors import UserError
 from palmscale.interop import tensors as lazy
+from palmscale.interop.expressible import check_is_palm, refuse
 from palmscale.interop.recognize import check_layout, hint
 from palmscale.interop.tensors import Tensor, Tensors
 from palmscale.model.palm import PaLM
@@ -272,18 +273,11 @@ def _check_tied(name: str, tensor: Tensor, embedding: Tensor) -> None:
 
 
 def _check_expressible(layout: FusedLayout, model: PaLM) -> None:
-    if type(model) is not PaLM:
-        raise UserError(f"{layout.name} holds PaLM, and not a {type(model).__name__}.")
+    check_is_palm(model, layout.name)
     has_xpos = any(part.endswith("/scale") for part in layout.names(1).values())
     wanted = _FIELDS | {"rotary": "xpos" if has_xpos else "rope"}
     for field, value in wanted.items():
         if (found := getattr(model, field)) != value:
-            raise UserError(
-                f"{layout.name} cannot express PaLM.{field}={found!r}, only {value!r}; export to"
-                " another layout."
-            )
+            raise refuse(layout.name, f"PaLM.{field}={found!r}", f"it has {value!r}")
     if model.final_norm == "none":
-        raise UserError(
-            f"{layout.name} cannot express PaLM.final_norm='none': it always has a final norm;"
-            " export to another layout."
-        )
+        raise refuse(layout.name, "PaLM.final_norm='none'", "it always has a final norm")

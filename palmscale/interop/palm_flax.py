@@ -1,6 +1,7 @@
 """The parameter tree of PaLM-flax (conceptofmind/PaLM-flax), with names joined by `/`."""
 
 from palmscale.interop import fused_layout
+from palmscale.interop.file_layout import export_to_file, import_from_file
 from palmscale.interop.fused_layout import FusedLayout
 from palmscale.interop.tensors import Tensors
 from palmscale.model.palm import PaLM
@@ -32,3 +33,7 @@ def imported(tensors: Tensors) -> tuple[PaLM, Tensors]:
     """Returns the module and its parameters; names may lack `params/`, as those of a bare tree."""
     named = {f"params/{name.removeprefix('params/')}": each for name, each in tensors.items()}
     return fused_layout.imported(_LAYOUT, named)
+
+
+EXPORT = export_to_file(exported)
+IMPORT = import_from_file(imported)

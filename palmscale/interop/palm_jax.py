@@ -4,6 +4,7 @@ An Equinox file has no names: its tensors are numbered in the order of the modul
 """
 
 from palmscale.interop import fused_layout
+from palmscale.interop.file_layout import export_to_file, import_from_file
 from palmscale.interop.fused_layout import FusedLayout, interleaved
 from palmscale.interop.tensors import Tensors
 from palmscale.model.palm import PaLM
@@ -32,3 +33,7 @@ def imported(tensors: Tensors) -> tuple[PaLM, Tensors]:
         depth = max(1, -(-(len(tensors) - 2) // len(_PER_LAYER)))
         tensors = dict(zip(_names(depth), tensors.values()))
     return fused_layout.imported(_LAYOUT, tensors)
+
+
+EXPORT = export_to_file(exported)
+IMPORT = import_from_file(imported)

@@ -1,6 +1,7 @@
 """The state dict of PaLM-pytorch (lucidrains/PaLM-pytorch)."""
 
 from palmscale.interop import fused_layout
+from palmscale.interop.file_layout import export_to_file, import_from_file
 from palmscale.interop.fused_layout import FusedLayout
 from palmscale.interop.tensors import Tensors
 from palmscale.model.palm import PaLM
@@ -33,3 +34,7 @@ def exported(model: PaLM, params: Tensors) -> Tensors:
 def imported(tensors: Tensors) -> tuple[PaLM, Tensors]:
     """Returns the module and its parameters; see `fused_layout.imported`."""
     return fused_layout.imported(_LAYOUT, tensors)
+
+
+EXPORT = export_to_file(exported)
+IMPORT = import_from_file(imported)

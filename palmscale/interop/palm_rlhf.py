@@ -5,11 +5,16 @@ among them, hold what is multiplied. And until 2023-04-05 logits were computed w
 norm. Neither shows in a file.
 """
 
+import itertools
 import re
+from pathlib import Path
 
 from palmscale.errors import UserError
 from palmscale.interop import fused_layout
+from palmscale.interop.file_layout import export_to_file
 from palmscale.interop.fused_layout import FusedLayout
+from palmscale.interop.layouts import ImportLayout, Incoming, Options
+from palmscale.interop.tensor_files import read_tensors
 from palmscale.interop.tensors import Tensors
 from palmscale.model.palm import PaLM
 
@@ -65,3 +70,21 @@ def imported(
     return fused_layout.imported(
         _LAYOUT, renamed, norm_scale_offset=norm_scale_offset, final_norm=final_norm
     )
+
+
+def read(path: Path, options: Options) -> list[Incoming]:
+    """Returns the models that a file may hold; see `palmscale.interop.layouts.ImportLayout`."""
+    tensors = read_tensors(path)
+    offset, final_norm = options.norm_scale_offset, options.final_norm
+    offsets = (0.0, 1.0) if offset is None else (offset,)
+    final_norms = ("scaled", "none") if final_norm is None else (final_norm,)
+    found = []
+    for offset, final_norm in itertools.product(offsets, final_norms):
+        model, params = imported(tensors, norm_scale_offset=offset, final_norm=final_norm)
+        choice = Options(norm_scale_offset=offset, final_norm=final_norm)
+        found.append(Incoming(model=model, params=params, choice=choice))
+    return found
+
+
+EXPORT = export_to_file(exported)
+IMPORT = ImportLayout(options=("norm_scale_offset", "final_norm"), read=read)

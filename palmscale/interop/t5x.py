@@ -8,12 +8,15 @@ Source: google-research, scaling_transformer_inference_efficiency/checkpoint.py.
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 
 from palmscale.errors import UserError
 from palmscale.interop import tensors as lazy
+from palmscale.interop.layouts import ImportLayout, Incoming, Options
 from palmscale.interop.recognize import check_layout, hint
+from palmscale.interop.t5x_files import read_t5x
 from palmscale.interop.tensors import Tensor, Tensors
 from palmscale.model.palm import PaLM
 
@@ -113,3 +116,12 @@ def _parameters(model: PaLM, found: Tensors) -> Tensors:
     if model.final_norm == "scaled":
         params["final_norm"] = found[_FINAL_NORM]
     return {path: lazy.cast(tensor, np.float32) for path, tensor in params.items()}
+
+
+def read(path: Path, options: Options) -> list[Incoming]:
+    """Returns what a checkpoint holds; see `palmscale.interop.layouts.ImportLayout`."""
+    model, params = imported(read_t5x(path))
+    return [Incoming(model=model, params=params)]
+
+
+IMPORT = ImportLayout(read=read)

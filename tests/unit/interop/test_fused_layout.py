@@ -141,10 +141,10 @@ def test_a_file_may_lack_the_copy_of_the_table():
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        (dict(norm="rms"), "cannot express PaLM.norm='rms', only 'layer'"),
-        (dict(norm_eps=1e-6), "cannot express PaLM.norm_eps=1e-06, only 1e-05"),
+        (dict(norm="rms"), "cannot express PaLM.norm='rms': it has 'layer'"),
+        (dict(norm_eps=1e-6), "cannot express PaLM.norm_eps=1e-06: it has 1e-05"),
         (dict(final_norm="none"), "cannot express PaLM.final_norm='none'"),
-        (dict(rotary="xpos"), "cannot express PaLM.rotary='xpos', only 'rope'"),
+        (dict(rotary="xpos"), "cannot express PaLM.rotary='xpos': it has 'rope'"),
     ],
 )
 def test_what_a_layout_cannot_express_is_refused_by_its_field(fields, told):
@@ -158,7 +158,7 @@ def test_a_module_of_the_users_own_is_refused():
         pass
 
     model, params = imported("palm_flax", state("palm_flax"))
-    with pytest.raises(UserError, match="palm_flax holds PaLM, and not a Mine"):
+    with pytest.raises(UserError, match="palm_flax cannot express the module Mine"):
         palm_flax.exported(Mine(dim=32, num_tokens=61, depth=3), params)
 
 
