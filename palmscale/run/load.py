@@ -25,6 +25,7 @@ from palmscale.infer.continuation import (
 )
 from palmscale.infer.engine import Engine
 from palmscale.infer.layouts import stored_rules
+from palmscale.infer.likelihoods import Likelihood, Pair, likelihoods
 from palmscale.infer.partition import (
     generation_layout,
     generation_rules,
@@ -32,8 +33,8 @@ from palmscale.infer.partition import (
     placed,
 )
 from palmscale.infer.score import Score, score
-from palmscale.infer.text import encode_prompt
-from palmscale.infer.weights import decoding_form, form_on
+from palmscale.infer.text import encode_pair, encode_prompt
+from palmscale.infer.weights import decoding_form, form_on, variables_of
 from palmscale.model import interface
 from palmscale.model.lora import adapted_shapes
 from palmscale.partition.layout import DeviceLayout, Layout
@@ -228,6 +229,31 @@ class Trained:
                 )
                 for text in texts
             ]
+
+    def likelihoods(self, pairs: Iterable[tuple[str, str]]) -> list[Likelihood]:
+        """Returns the log-probability of each continuation, and whether it is the greedy one.
+
+        Pairs are computed in batches; a context that several share is computed once.
+
+        Args:
+            pairs: (context, continuation). An empty context is the beginning of a document.
+
+        Raises:
+            UserError: a text is not UTF-8.
+        """
+        encoded = [Pair(*encode_pair(self.vocabulary, *pair)) for pair in pairs]
+        model, variables = self.scoring_form()
+        return likelihoods(model=model, variables=variables, pairs=encoded, layout=self.layout)
+
+    def scoring_form(self, *, donate: bool = False) -> tuple[nn.Module, Any]:
+        """Returns a module and variables that score text, and generate it if the model can.
+
+        Args:
+            donate: see `engine`.
+        """
+        if interface.generates(self.model):
+            return self._decoding_form(donate=donate)
+        return self.model, variables_of(self.params)
 
     def _decoding_form(self, *, quantize: str | None = None, donate: bool) -> tuple[nn.Module, Any]:
         interface.check_generates(self.model)

@@ -20,7 +20,7 @@ from palmscale.optim.learning_rate import LearningRate
 from palmscale.run.adapters import AdapterStore
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
-from palmscale.run.evaluate import eval_loss
+from palmscale.run.evaluate import eval_loss, opened_evaluations
 from palmscale.run.identity import check_same_run, describe, flat
 from palmscale.run.job import joined
 from palmscale.run.place import environment
@@ -95,7 +95,7 @@ def train(
         run: what to train.
         workdir: the run's folder, on storage that all hosts share.
         place: coordinator and rank; None: as the environment tells, see `place_from`.
-        evaluations: to run at their periods besides the held-out loss.
+        evaluations: to run at their periods besides the held-out loss and `Run.evaluations`.
         config: the run as text, kept in the folder and in every checkpoint; the command line's.
         command: that this process runs, and a second Ctrl-C ends; None: a program.
         debugging: faults and logs, for tests.
@@ -121,7 +121,10 @@ def train(
             trainer = _trainer(
                 run, session, job, folder, store, writers, preemption, config, debugging
             )
-            trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
+            described = opened_evaluations(run, session, job.watchdog.go_on)
+            trainer = dataclasses.replace(
+                trainer, evaluations=[*trainer.evaluations, *described, *evaluations]
+            )
             trainer.agree(_facts(run, session, folder))
             if not _resumes(run, session, store):
                 check_vocabulary(run, session, job)
