@@ -29,7 +29,7 @@ from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
 from palmscale.run.stored_meta import check_trainable, checked_meta
 from palmscale.run.versions import compiler_versions, versions
-from palmscale.run.warm_start import check_vocabulary, initial_params
+from palmscale.run.warm_start import check_is_another, check_vocabulary, initial_params
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
 from palmscale.storage.place import Place
 from palmscale.storage.place import place as _place
@@ -106,6 +106,7 @@ def train(
         AskedToEnd: SIGTERM came before training began, or the last save failed after it.
     """
     folder = own_folder(workdir)
+    check_is_another(run, folder)
     with joined(
         place,
         simulated_devices=run.layout.simulated_devices,

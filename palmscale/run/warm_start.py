@@ -1,6 +1,8 @@
 """The first parameters of a run that begins with another run's."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from palmscale.run.run import Run
 from palmscale.run.session import Session
 from palmscale.run.stored_meta import Meta, check_trainable, read_meta
 from palmscale.run.workdir import checkpoints
+from palmscale.storage.place import Place, place
 from palmscale.train.trainer import InitialParams
 
 
@@ -44,6 +47,16 @@ def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
     return nothing if warm is None else given
 
 
+def check_is_another(run: Run, workdir: Place) -> None:
+    """Raises UserError where a run would begin with the parameters of its own folder."""
+    warm = run.warm_start
+    if warm is not None and _resolved(place(warm.workdir)) == _resolved(workdir):
+        raise UserError(
+            f"WarmStart.workdir={warm.workdir!r} is the run's own folder; choose another workdir"
+            " for this run: its base stays as it is."
+        )
+
+
 def check_vocabulary(run: Run, session: Session, job: Job) -> None:
     """Checks that the rows have the vocabulary of the token table that is taken over.
 
@@ -64,6 +77,10 @@ def check_vocabulary(run: Run, session: Session, job: Job) -> None:
             f" but the rows have {_told(here)}, which gives the same ids another meaning; use its"
             f" vocabulary, or set WarmStart.fresh={tuple(tables)!r} to train a new token table."
         )
+
+
+def _resolved(folder: Place) -> str:
+    return os.path.realpath(folder) if isinstance(folder, Path) else str(folder)
 
 
 def _meta(warm: WarmStart, run: Run, job: Job) -> Meta:
