@@ -29,7 +29,7 @@ from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
 from palmscale.run.stored_meta import check_trainable, checked_meta
 from palmscale.run.versions import compiler_versions, versions
-from palmscale.run.warm_start import check_is_another, check_vocabulary, initial_params
+from palmscale.run.warm_start import check_base, check_is_another, initial_params
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
 from palmscale.storage.place import Place
 from palmscale.storage.place import place as _place
@@ -122,7 +122,7 @@ def train(
             trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
             trainer.agree(_facts(run, session, folder))
             if not _resumes(run, session, store):
-                check_vocabulary(run, session, job)
+                check_base(run, session, job)
             resumed = None
             if trainer.look() >= run.training.steps:
                 resumed = trainer.resume_or_begin(parameters)

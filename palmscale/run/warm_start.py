@@ -19,7 +19,7 @@ from palmscale.partition.shardings import logical_axes
 from palmscale.run.identity import describe
 from palmscale.run.run import Run
 from palmscale.run.session import Session
-from palmscale.run.stored_meta import Meta, check_trainable, read_meta
+from palmscale.run.stored_meta import check_trainable, read_meta
 from palmscale.run.workdir import checkpoints
 from palmscale.storage.place import Place, place
 from palmscale.train.trainer import InitialParams
@@ -33,7 +33,6 @@ def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
 
     def given() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         reader = _reader(warm, run, job)
-        check_trainable(reader.read_meta(), reader)
         params = named_leaves(session.state_plan.abstract.params)
         step, found = warm_parameters(warm, reader, params)
         fresh = len(params) - len(found)
@@ -57,23 +56,27 @@ def check_is_another(run: Run, workdir: Place) -> None:
         )
 
 
-def check_vocabulary(run: Run, session: Session, job: Job) -> None:
-    """Checks that the rows have the vocabulary of the token table that is taken over.
+def check_base(run: Run, session: Session, job: Job) -> None:
+    """Checks that the run can begin with the other run's parameters, before anything is compiled.
 
     All processes must call this, before the run has a checkpoint.
 
     Raises:
-        UserError: it is another vocabulary, or the other run has no checkpoint.
+        UserError: the other run has no checkpoint, or quantized weights, or the rows have another
+            vocabulary than the token table that is taken over.
     """
     warm = run.warm_start
     if warm is None:
         return
-    stored = _meta(warm, run, job)["vocabulary"]
+    reader = _reader(warm, run, job)
+    stored = read_meta(reader)
+    check_trainable(stored, reader)
+    there = stored["vocabulary"]
     here = session.vocabulary.description()
     tables = not_fresh(warm, _token_tables(session))
-    if tables and stored["digest"] != here["digest"]:
+    if tables and there["digest"] != here["digest"]:
         raise UserError(
-            f"WarmStart.workdir={warm.workdir!r} was trained with the vocabulary {_told(stored)},"
+            f"WarmStart.workdir={warm.workdir!r} was trained with the vocabulary {_told(there)},"
             f" but the rows have {_told(here)}, which gives the same ids another meaning; use its"
             f" vocabulary, or set WarmStart.fresh={tuple(tables)!r} to train a new token table."
         )
@@ -83,17 +86,15 @@ def _resolved(folder: Place) -> str:
     return os.path.realpath(folder) if isinstance(folder, Path) else str(folder)
 
 
-def _meta(warm: WarmStart, run: Run, job: Job) -> Meta:
+def _reader(warm: WarmStart, run: Run, job: Job) -> CheckpointReader:
     try:
-        return read_meta(_reader(warm, run, job))
+        return checkpoints(
+            warm.workdir, peers=job.peers, timeout_seconds=run.deadlines.agree_seconds
+        )
     except UserError as error:
         raise type(error)(
             f"WarmStart.workdir={warm.workdir!r} has no checkpoint: {error}"
         ) from error
-
-
-def _reader(warm: WarmStart, run: Run, job: Job) -> CheckpointReader:
-    return checkpoints(warm.workdir, peers=job.peers, timeout_seconds=run.deadlines.agree_seconds)
 
 
 def _token_tables(session: Session) -> list[str]:
