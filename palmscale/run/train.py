@@ -30,7 +30,7 @@ from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
 from palmscale.run.stored_meta import check_trainable, checked_meta
 from palmscale.run.versions import compiler_versions, versions
-from palmscale.run.warm_start import check_vocabulary, initial_params
+from palmscale.run.warm_start import check_base, check_is_another, initial_params
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
 from palmscale.storage.place import Place
 from palmscale.storage.place import place as _place
@@ -107,6 +107,7 @@ def train(
         AskedToEnd: SIGTERM came before training began, or the last save failed after it.
     """
     folder = own_folder(workdir)
+    check_is_another(run, folder)
     with joined(
         place,
         simulated_devices=run.layout.simulated_devices,
@@ -127,7 +128,7 @@ def train(
             )
             trainer.agree(_facts(run, session, folder))
             if not _resumes(run, session, store):
-                check_vocabulary(run, session, job)
+                check_base(run, session, job)
             resumed = None
             if trainer.look() >= run.training.steps:
                 resumed = trainer.resume_or_begin(parameters)
