@@ -99,6 +99,12 @@ def sources(warm: WarmStart, stored: Iterable[str], here: Iterable[str]) -> dict
     return found
 
 
+def not_fresh(warm: WarmStart, here: Iterable[str]) -> list[str]:
+    """Returns those of this run's parameters that no pattern of `fresh` matches."""
+    patterns = [_regex(pattern) for pattern in warm.fresh]
+    return [name for name in here if not any(p.fullmatch(name) for p in patterns)]
+
+
 def warm_parameters(
     warm: WarmStart, reader: CheckpointReader, params: Mapping[str, jax.ShapeDtypeStruct]
 ) -> tuple[int, dict[str, Any]]:

@@ -24,6 +24,7 @@ def evaluate_workdir(
     *,
     checkpoint: int | str = "latest",
     context_length: int | None = None,
+    adapter: Workdir | None = None,
     modules: Iterable[str] = (),
     place: ProcessPlace | None = None,
     command: Command | None = None,
@@ -37,7 +38,8 @@ def evaluate_workdir(
         opened: returns what to evaluate, such as `SuiteTasks` and `TextEvaluation`; called once.
         checkpoint: `latest`, `best`, a step, or `all`.
         context_length: tokens that the model sees at once; None: those of a row in training.
-        modules: see `palmscale.load`.
+        adapter: see `palmscale.load`, as for the next.
+        modules: that the checkpoint may name.
         place: coordinator and rank; None: as the environment tells.
         command: that this process runs; None: a program.
 
@@ -51,7 +53,7 @@ def evaluate_workdir(
         evaluations = opened()
         found = []
         for step in steps:
-            trained = load(workdir, step, modules=modules, peers=job.peers)
+            trained = load(workdir, step, adapter=adapter, modules=modules, peers=job.peers)
             reporting = _reporting(trained.meta)
             candidate = candidate_of(trained, context_length=context_length, donate=True)
             del trained  # its parameters are the candidate's now

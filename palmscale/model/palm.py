@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from palmscale import axes
-from palmscale.errors import UserError
 from palmscale.model.attention import (
     MASKED_LOGIT,
     Cache,
@@ -31,6 +30,7 @@ from palmscale.model.attention import (
 )
 from palmscale.model.embedding import logits_table, lookup
 from palmscale.model.interface import DECODING, CacheSpec, DecodingWeights
+from palmscale.model.palm_fields import check_fields, check_positions
 from palmscale.model.remat import (
     GATE,
     KEY,
@@ -47,14 +47,6 @@ from palmscale.model.remat import (
 from palmscale.partition.shardings import constrain
 
 Layer = dict[str, jax.Array]
-
-_CHOICES = {
-    "norm": ("rms", "layer"),
-    "final_norm": ("scaled", "unscaled", "none"),
-    "kernel_init": ("normal", "truncated_normal"),
-    "output_fan_in": ("separate", "fused"),
-    "dtype": ("float32", "bfloat16"),
-}
 
 # The dims of a layer's weights that their products sum over, from the last. The token table stays
 # as it is: quantized to int8, it would take the error of the logits from 0.9 % to 1.3 %.
@@ -80,6 +72,8 @@ class PaLM(nn.Module):
         norm_scale_offset: a stored scale s acts as s + offset. With Google's 1, weight decay pulls
             a scale toward 1; with another, norm scales do not decay.
         final_norm: `scaled`, `unscaled` (Google's checkpoints) or `none`.
+        rotary: `rope`, the paper's positions, or `xpos`, which also lets attention decay with
+            distance, as the models of PaLM-rlhf-pytorch; it sees 32,768 positions at most.
         logit_scale: factor of the logits; None: 1 / sqrt(D), since embeddings are N(0, 1).
         embedding_std: standard deviation of the initial embeddings.
         kernel_init: `normal` or `truncated_normal`, with variance 1 / fan-in.
@@ -108,6 +102,7 @@ class PaLM(nn.Module):
     norm_eps: float = 1e-6
     norm_scale_offset: float = 1.0
     final_norm: str = "scaled"
+    rotary: str = "rope"
     logit_scale: float | None = None
     embedding_std: float = 1.0
     kernel_init: str = "normal"
@@ -120,25 +115,7 @@ class PaLM(nn.Module):
     query_chunk: int = 128
 
     def __post_init__(self) -> None:
-        for field in ("dim", "num_tokens", "depth", "dim_head", "heads", "ff_mult", "query_chunk"):
-            if getattr(self, field) < 1:
-                raise UserError(f"PaLM.{field}={getattr(self, field)} must be at least 1.")
-        if self.dim_head % 2:
-            raise UserError(
-                f"PaLM.dim_head={self.dim_head} must be even: rotary positions rotate pairs."
-            )
-        if self.stored_tokens < self.num_tokens:
-            raise UserError(
-                f"PaLM.padded_tokens={self.padded_tokens} must be at least "
-                f"num_tokens={self.num_tokens}."
-            )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"PaLM.dropout={self.dropout} must be in [0, 1).")
-        for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise UserError(
-                    f"PaLM.{field}={getattr(self, field)!r} must be one of {', '.join(choices)}."
-                )
+        check_fields(self)
         object.__setattr__(self, "remat", checked_remat(self.remat))
         super().__post_init__()
 
@@ -241,6 +218,7 @@ class PaLM(nn.Module):
                 one document per row.
             position_BL: position within the document; None: position within the row.
         """
+        check_positions(self, tokens_BL.shape[1])
         if position_BL is None:
             position_BL = jnp.arange(tokens_BL.shape[1])[None]
 
@@ -273,6 +251,7 @@ class PaLM(nn.Module):
         A sequence continues at its own length; keys and values past the cache's end are dropped.
         """
         B, L = tokens_BL.shape
+        check_positions(self, cache.k_NBSK[0].shape[1])
         start_B = jnp.broadcast_to(cache.length, B)
         # Like the queries, or each layer would gather the rotations of other devices' sequences.
         position_BL = constrain(start_B[:, None] + jnp.arange(L), (axes.BATCH, axes.LENGTH))
@@ -339,8 +318,9 @@ class PaLM(nn.Module):
         q_BLHK = constrain(q_BLHK, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV))
         k_BLK = contract("bld,dk->blk", part_BLD, layer["key"], y_BLD.dtype)
         v_BLK = contract("bld,dk->blk", part_BLD, layer["value"], y_BLD.dtype)
-        k_BLK = rotate(k_BLK[:, :, None], position_BL)[:, :, 0]
-        q_BLHK = save_as(QUERY, rotate(q_BLHK, position_BL))
+        xpos = 1 if self.rotary == "xpos" else 0
+        k_BLK = rotate(k_BLK[:, :, None], position_BL, xpos=-xpos)[:, :, 0]
+        q_BLHK = save_as(QUERY, rotate(q_BLHK, position_BL, xpos=xpos))
         return q_BLHK, save_as(KEY, k_BLK), save_as(VALUE, v_BLK), y_BLD
 
     @nn.nowrap

@@ -11,6 +11,7 @@ from palmscale.cluster.jointly import led
 from palmscale.data.sources.source import VALIDATION
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.run.adapters import restored, with_adapter
 from palmscale.run.ending import Command
 from palmscale.run.job import joined
 from palmscale.run.run import Run
@@ -40,6 +41,7 @@ def evaluate(
     workdir: Workdir,
     *,
     checkpoint: int | str = "latest",
+    adapter: Workdir | None = None,
     place: ProcessPlace | None = None,
     command: Command | None = None,
 ) -> Evaluated:
@@ -49,6 +51,7 @@ def evaluate(
         run: whose data, layout and model to evaluate with.
         workdir: the folder of the run that trained.
         checkpoint: `latest`, `best` or a step.
+        adapter: to evaluate it with; see `palmscale.load`.
         place: coordinator and rank; None: as the environment tells.
         command: that this process runs; None: a program.
 
@@ -56,7 +59,9 @@ def evaluate(
         UserError: there is no such checkpoint, its arrays are not those of the model, or nothing is
             held out.
     """
-    (found,) = evaluate_each(run, workdir, checkpoint=checkpoint, place=place, command=command)
+    (found,) = evaluate_each(
+        run, workdir, checkpoint=checkpoint, adapter=adapter, place=place, command=command
+    )
     return found
 
 
@@ -65,6 +70,7 @@ def evaluate_each(
     workdir: Workdir,
     *,
     checkpoint: int | str = "all",
+    adapter: Workdir | None = None,
     place: ProcessPlace | None = None,
     command: Command | None = None,
 ) -> list[Evaluated]:
@@ -73,6 +79,7 @@ def evaluate_each(
     Args:
         checkpoint: `all`, or one of them as in `evaluate`.
     """
+    run = with_adapter(run, workdir, adapter)
     layout, deadlines = run.layout, run.deadlines
     with (
         joined(
@@ -94,7 +101,7 @@ def evaluate_each(
         evaluation = eval_loss(run, session, max_sequences=None)
         found = []
         for step in which:
-            snapshot = reader.restore(step, abstract_params=session.state_plan.abstract.params)
+            snapshot = restored(reader, step, session.state_plan.abstract.params, adapter)
             if snapshot is None:
                 raise UserError(f"there is no checkpoint in {workdir}; train first.")
             metrics = evaluation(snapshot)

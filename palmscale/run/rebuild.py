@@ -49,7 +49,7 @@ def rebuild(described: Any, modules: Iterable[str] = (), base: type = object, **
 def _instance(
     kind: type, stored: Mapping[str, Any], modules: tuple[str, ...], given: Mapping[str, Any]
 ) -> Any:
-    fields, hints = _fields(kind), _hints(kind)
+    fields, hints = fields_of(kind), hints_of(kind)
     values = dict(given)
     for name, described in stored.items():
         if name not in fields:
@@ -77,13 +77,15 @@ def _instance(
         ) from error
 
 
-def _fields(kind: type) -> dict[str, dataclasses.Field]:
+def fields_of(kind: type) -> dict[str, dataclasses.Field]:
+    """Returns the fields of a dataclass that can be given, by name."""
     # Linen adds parent and name to every module; they are not stored.
     added = ("parent", "name") if issubclass(kind, nn.Module) else ()
     return {f.name: f for f in dataclasses.fields(kind) if f.init and f.name not in added}
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def hints_of(kind: type) -> dict[str, Any]:
+    """Returns the types of a dataclass's fields, by name; empty if they cannot be resolved."""
     try:
         return typing.get_type_hints(kind, include_extras=True)
     except Exception:  # names imported for the type checker only

@@ -3,16 +3,12 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
-from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.lease import Lease
-from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.store import CheckpointStore
-from palmscale.checkpoint.warm_start import warm_parameters
 from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.preempt import Preemption
@@ -21,6 +17,7 @@ from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
 from palmscale.optim.learning_rate import LearningRate
+from palmscale.run.adapters import AdapterStore
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss, opened_evaluations
@@ -33,6 +30,7 @@ from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
 from palmscale.run.stored_meta import check_trainable, checked_meta
 from palmscale.run.versions import compiler_versions, versions
+from palmscale.run.warm_start import check_base, check_is_another, initial_params
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
 from palmscale.storage.place import Place
 from palmscale.storage.place import place as _place
@@ -41,7 +39,7 @@ from palmscale.train.evaluate import Evaluation
 from palmscale.train.faults import Fault, faulty, spoil
 from palmscale.train.step_file import load_step
 from palmscale.train.step_log import StepLog
-from palmscale.train.trainer import InitialParams, Trainer
+from palmscale.train.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +107,7 @@ def train(
         AskedToEnd: SIGTERM came before training began, or the last save failed after it.
     """
     folder = own_folder(workdir)
+    check_is_another(run, folder)
     with joined(
         place,
         simulated_devices=run.layout.simulated_devices,
@@ -117,6 +116,8 @@ def train(
     ) as job:
         with _opened(run, folder, job) as (preemption, session, store):
             parameters = f"{session.counts.stored:,} parameters"
+            if session.trained < session.counts.stored:
+                parameters += f", of which {session.trained:,} train,"
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(
                 run, session, job, folder, store, writers, preemption, config, debugging
@@ -126,7 +127,8 @@ def train(
                 trainer, evaluations=[*trainer.evaluations, *described, *evaluations]
             )
             trainer.agree(_facts(run, session, folder))
-            _check_resumes(run, session, store)
+            if not _resumes(run, session, store):
+                check_base(run, session, job)
             resumed = None
             if trainer.look() >= run.training.steps:
                 resumed = trainer.resume_or_begin(parameters)
@@ -168,7 +170,7 @@ def _opened(
             stale_seconds=run.deadlines.heartbeat_seconds,
         ) as lease,
         open_session(run, job.watchdog.beat) as session,
-        CheckpointStore(
+        _store(run)(
             folder / CHECKPOINTS,
             keep=run.saving.keep,
             lease=lease,
@@ -179,6 +181,12 @@ def _opened(
     ):
         job.watchdog.rest()
         yield preemption, session, store
+
+
+def _store(run: Run) -> Callable[..., CheckpointStore]:
+    if run.lora is None:
+        return CheckpointStore
+    return functools.partial(AdapterStore, base=run.warm_start)
 
 
 def _trainer(
@@ -219,12 +227,12 @@ def _trainer(
         learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
-            flops_per_token=session.flops_per_token,
+            flops_per_token=sum(session.flops_per_token),
             device_kind=jax.devices()[0].device_kind,
             devices=mesh.size,
         ),
         evaluations=[evaluation],
-        initial_params=_warm_start(run, session, job),
+        initial_params=initial_params(run, session, job),
         meta=meta(run, session, config),
         step_log=StepLog(debugging.step_log, seed=run.training.seed, leads=job.leads),
         preemption=preemption,
@@ -242,11 +250,15 @@ def _facts(run: Run, session: Session, workdir: Place) -> dict[str, str]:
     }
 
 
-def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
-    """Raises UserError where the folder holds another run; warns of the changes allowed."""
+def _resumes(run: Run, session: Session, store: CheckpointStore) -> bool:
+    """Returns whether the folder has a checkpoint of the run; warns of the changes allowed.
+
+    Raises:
+        UserError: it holds another run.
+    """
     stored = store.read_meta()
     if stored is None:
-        return
+        return False
     check_trainable(stored, store)
     identity = session_identity(run, session)
     kept = checked_meta(stored, store)["identity"]
@@ -256,6 +268,7 @@ def _check_resumes(run: Run, session: Session, store: CheckpointStore) -> None:
     allowed = check_same_run(kept, identity, run.allow_changes, steps=steps)
     for name, (old, new) in allowed.items():
         log.warn(f"resuming with {name} changed from {old!r} to {new!r}, as allowed.")
+    return True
 
 
 def _compile(run: Run, trainer: Trainer, workdir: Place, step_file: str | None) -> None:
@@ -288,27 +301,3 @@ def _loader(step_file: str | None) -> Load | None:
 
 def _load(path: Place, lowered: jax.stages.Lowered, digest: str) -> jax.stages.Compiled:
     return load_step(path, lowered, digest=digest, versions=compiler_versions())
-
-
-def _warm_start(run: Run, session: Session, job: Job) -> InitialParams:
-    def nothing() -> tuple[Mapping[str, Any], None]:
-        return {}, None
-
-    def given() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        reader = CheckpointReader(
-            _place(warm.workdir) / CHECKPOINTS,
-            peers=job.peers,
-            timeout_seconds=run.deadlines.agree_seconds,
-        )
-        check_trainable(reader.read_meta(), reader)
-        params = named_leaves(session.state_plan.abstract.params)
-        step, found = warm_parameters(warm, reader, params)
-        fresh = len(params) - len(found)
-        log.say(
-            f"Warm start: {len(found)} arrays of parameters from step {step:,} of {warm.workdir}"
-            f"{f'; {fresh} initialized' if fresh else ''}."
-        )
-        return found, {**describe(warm), "step": step}
-
-    warm = run.warm_start
-    return nothing if warm is None else given

@@ -105,8 +105,7 @@ class HeldOutLoss:
         return combine(values, self.weights_at(int(state.step)))
 
     def _of_split(self, split: Split, params: Any) -> dict[str, float]:
-        bytes_per_token = None if split.is_packed else split.bytes_per_token
-        batches = self._batches(split)
+        batches, bytes_per_token = self._batches(split), split.loss_bytes_per_token
         return evaluate(self.eval_step, params, batches, bytes_per_token=bytes_per_token)
 
     def _batches(self, split: Split) -> Iterator[Batch]:
@@ -138,8 +137,8 @@ def evaluate(
     """Returns `eval_loss` (nats per token), `eval_bits_per_byte` and `eval_accuracy`.
 
     Sums are weighted by token and computed on the host in float64, in batch order. Without batches,
-    the result is empty. If `bytes_per_token` is None, because some tokens have no weight and the
-    bytes of the others are not known, bits per byte are omitted.
+    the result is empty. `bytes_per_token` are the UTF-8 bytes per token with loss; if None, because
+    they are not known, bits per byte are omitted.
     """
     cross_entropy = correct = tokens = 0.0
     for batch in batches:

@@ -5,7 +5,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from palmscale.cli.argument_values import at_least, checkpoint_or_all, path
-from palmscale.cli.parser import add_command, add_modules, add_place, add_workdir
+from palmscale.cli.parser import (
+    add_adapter,
+    add_command,
+    add_modules,
+    add_place,
+    add_workdir,
+)
 from palmscale.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ def add(commands: Any) -> None:
         gin=True,
     )
     add_workdir(command)
+    add_adapter(command)
     command.add_argument(
         "--checkpoint",
         type=checkpoint_or_all,
@@ -112,6 +119,7 @@ def _on_tasks_and_text(args: argparse.Namespace) -> "list[Evaluated]":
         opened,
         checkpoint=args.checkpoint,
         context_length=args.context_length,
+        adapter=args.adapter,
         modules=args.modules,
         place=place_of(args),
         command=command_of(args),
@@ -128,6 +136,7 @@ def _on_held_out_text(args: argparse.Namespace) -> "list[Evaluated]":
         run,
         args.workdir,
         checkpoint=args.checkpoint,
+        adapter=args.adapter,
         place=place_of(args),
         command=command_of(args),
     )

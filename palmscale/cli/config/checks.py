@@ -2,8 +2,7 @@
 
 from palmscale.cli.config import types
 from palmscale.cli.config.settings import settings_of
-from palmscale.cli.config.statements import REQUIRED, Binding, Macro, Statements
-from palmscale.cli.config.syntax import COMMAND_LINE
+from palmscale.cli.config.statements import COMMAND_LINE, REQUIRED, Binding, Macro, Statements
 from palmscale.cli.config.types import Reference
 from palmscale.errors import UserError
 from palmscale.run.meanings import closest
@@ -109,8 +108,7 @@ def check_the_command_line_has_effect(said: Statements) -> None:
     effective = said.effective()
     live = {name for binding in effective for name in said.macros_in(binding.value)}
     for binding in (*said.macros.values(), *said.bindings.values()):
-        of_command_line = binding.place.startswith(COMMAND_LINE)
-        if not of_command_line or binding.name in live or binding in effective:
+        if not binding.is_of_command_line or binding.name in live or binding in effective:
             continue
         why = "nothing in this run uses it"
         remedy = f"leave {binding.name} out"

@@ -31,6 +31,10 @@ _OF_ONE_OF = {
     "HuggingFace.dataset": "one_of.hf_dataset",
     "Tfds.dataset": "one_of.tfds_dataset",
     "SeqioTask.mixture_or_task": "one_of.mixture_or_task",
+} | {
+    f"{source}.{key}": f"one_of.{key}"
+    for source in ("Jsonl", "Parquet", "HuggingFace", "Tfds")
+    for key in ("text_key", "prompt_key", "separator")
 }
 
 _loaded: Reading | None = None  # as gin keeps the configuration itself

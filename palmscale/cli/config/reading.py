@@ -12,9 +12,8 @@ from typing import Any
 import palmscale
 from palmscale.cli.config import moved, names, types
 from palmscale.cli.config.chosen import ChosenModules
-from palmscale.cli.config.statements import Binding, Macro, Statements, map_items
+from palmscale.cli.config.statements import COMMAND_LINE, Binding, Macro, Statements, map_items
 from palmscale.cli.config.syntax import (
-    COMMAND_LINE,
     BlockDeclaration,
     ImportStatement,
     IncludeStatement,

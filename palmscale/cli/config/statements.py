@@ -8,6 +8,7 @@ from palmscale.cli.config.types import Reference
 from palmscale.errors import UserError
 
 REQUIRED = "gin.REQUIRED"
+COMMAND_LINE = "--gin."  # A place that begins with it has no line numbers.
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Binding:
     place: str
     target: Any = None
     parameter: str = ""
+
+    @property
+    def is_of_command_line(self) -> bool:
+        """Whether a flag says it, not a file."""
+        return self.place.startswith(COMMAND_LINE)
 
 
 class Statements:
@@ -108,7 +114,7 @@ class Statements:
     def reached(self) -> list[tuple[str, Any]]:
         """Returns (scope, target) of all that is made, from what no reference names on.
 
-        What only a replaced line refers to is not made.
+        What only a replaced line refers to is not made, nor what only the command line mentions.
         """
         named = [
             mentioned.target
@@ -117,7 +123,11 @@ class Statements:
             if isinstance(mentioned, Reference)
         ]
         # A dict, so that the first of several mistakes is always the same one.
-        reached = {("", b.target): None for b in self.bindings.values() if b.target not in named}
+        reached = {
+            ("", b.target): None
+            for b in self.bindings.values()
+            if b.target not in named and not b.is_of_command_line
+        }
         waiting = list(reached)
         while waiting:
             scope, target = waiting.pop()

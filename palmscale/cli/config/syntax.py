@@ -8,13 +8,12 @@ from typing import Any
 from gin import config_parser
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement, IncludeStatement
 
-from palmscale.cli.config.statements import Macro, items
+from palmscale.cli.config.statements import COMMAND_LINE, Macro, items
 from palmscale.cli.config.types import Reference
 from palmscale.errors import UserError
 
 Statement = BindingStatement | BlockDeclaration | ImportStatement | IncludeStatement
 
-COMMAND_LINE = "--gin."  # A place that begins with it has no line numbers.
 _CONTINUED = "    "
 _WIDTH = 100
 _MAX_BITS = 63  # of an integer in a checkpoint's JSON, in NumPy and in JAX

@@ -92,8 +92,9 @@ def _reference_fits(value: Reference, kind: Any) -> bool:
     if not value.evaluated:  # The function or class itself.
         return _is_a(type(value.target), kind)
     made = value.target if inspect.isclass(value.target) else hint(value.target, "return")
-    made = typing.get_origin(made) or made
-    return made is Any or not inspect.isclass(made) or _is_a(made, kind)
+    is_union = typing.get_origin(made) in (typing.Union, types.UnionType)
+    options = [typing.get_origin(o) or o for o in (typing.get_args(made) if is_union else (made,))]
+    return any(o is Any or not inspect.isclass(o) or _is_a(o, kind) for o in options)
 
 
 def _is_a(made: type, kind: type) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from palmscale.data.sources.held_out import SplitOf, split_of
 from palmscale.data.sources.huggingface import HuggingFace
 from palmscale.data.sources.jsonl_parquet import Jsonl, Parquet, Pile
+from palmscale.data.sources.records import RecordSource
 from palmscale.data.sources.seqio_tasks import SeqioTask, Tfds
 from palmscale.data.sources.source import Document, Source, SourceShard, TextSource, text_bytes
 from palmscale.data.sources.text_files import SourceDirectories, StandardLibrary, TextFiles
@@ -90,29 +91,37 @@ def one_of(
     tfds_dataset: str | None = None,
     source_directories: Files | None = None,
     mixture_or_task: str | None = None,
+    text_key: str = "text",
+    prompt_key: str | None = None,
+    separator: str = "",
 ) -> Source:
     """Returns the one source that is given, or Python's standard library if none is.
 
     Args:
         text_files: UTF-8 files, one document each: a glob pattern, or several.
-        jsonl_files: JSON lines, one document each, under the key `text`: a pattern, or several.
+        jsonl_files: JSON lines, one document each: a pattern, or several.
         pile_files: The Pile's files, counted by set: a pattern, or several.
-        parquet_files: Parquet, one document per row, in the column `text`: a pattern, or several.
+        parquet_files: Parquet, one document per row: a pattern, or several.
         hf_dataset: a Hugging Face data set: a name on the hub, or a local folder.
         tfds_dataset: a prepared TensorFlow Datasets data set, such as `c4/en:3.0.1`.
         source_directories: folders whose `.py` files are read, tests apart.
-        mixture_or_task: a SeqIO Task or Mixture, by its registered name.
+        mixture_or_task: a SeqIO Task or Mixture, by its registered name; its features `inputs` and
+            `targets` are prompt and completion.
+        text_key: key of a record's text, in JSON lines, Parquet, Hugging Face and TFDS data sets.
+        prompt_key: key of the prompt in the same sources; None: no prompt.
+        separator: text between the prompt and the completion.
 
     Raises:
-        UserError: more than one is given, or one is empty.
+        UserError: more than one is given, one is empty, or the one given has no prompts.
     """
+    keys = {"text_key": text_key, "prompt_key": prompt_key, "separator": separator}
     choices = {
         "text_files": (text_files, lambda value: TextFiles(files=value)),
-        "jsonl_files": (jsonl_files, lambda value: Jsonl(files=value)),
+        "jsonl_files": (jsonl_files, lambda value: Jsonl(files=value, **keys)),
         "pile_files": (pile_files, lambda value: Pile(files=value)),
-        "parquet_files": (parquet_files, lambda value: Parquet(files=value)),
-        "hf_dataset": (hf_dataset, lambda value: HuggingFace(dataset=value)),
-        "tfds_dataset": (tfds_dataset, lambda value: Tfds(dataset=value)),
+        "parquet_files": (parquet_files, lambda value: Parquet(files=value, **keys)),
+        "hf_dataset": (hf_dataset, lambda value: HuggingFace(dataset=value, **keys)),
+        "tfds_dataset": (tfds_dataset, lambda value: Tfds(dataset=value, **keys)),
         "source_directories": (
             source_directories,
             lambda value: SourceDirectories(directories=value),
@@ -129,6 +138,11 @@ def one_of(
     if len(given) > 1:
         names = " and ".join(f"one_of.{name}" for name, *_ in given)
         raise UserError(f"{names} are all set; a corpus has one source: keep one of them.")
-    for _, value, make in given:
-        return make(value)
-    return StandardLibrary()
+    source = given[0][2](given[0][1]) if given else StandardLibrary()
+    if prompt_key is not None and not isinstance(source, (RecordSource, SeqioTask)):
+        what = f"one_of.{given[0][0]} is" if given else "Python's standard library is"
+        raise UserError(
+            f"one_of.prompt_key={prompt_key!r} asks for prompts, but {what} plain text; set"
+            " one_of.jsonl_files or another source of records, or one_of.prompt_key=None."
+        )
+    return source

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from palmscale.data.sources import local_files, split_names
-from palmscale.data.sources.jsonl_parquet import broken, columns, from_record
+from palmscale.data.sources.jsonl_parquet import broken
+from palmscale.data.sources.records import RecordSource
 from palmscale.data.sources.source import (
     TRAIN,
     VALIDATION,
     BadDocument,
     Document,
     SourceShard,
-    TextSource,
 )
 from palmscale.errors import UserError
 from palmscale.storage.place import local_path
@@ -27,7 +27,7 @@ _COMPRESSED = re.compile(r"\.(gz|zst|bz2|xz)$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HuggingFace(TextSource):
+class HuggingFace(RecordSource):
     """A dataset of the Hugging Face `datasets` library.
 
     Of its splits, "train" is trained on, and "validation" (or "valid", "val", "dev", "eval") is
@@ -39,9 +39,6 @@ class HuggingFace(TextSource):
             `save_to_disk` wrote.
         config: of the dataset; None: its default.
         revision: of the repository on the hub; set it to make the run reproducible.
-        text_key: column of the text.
-        prompt_key: column of the prompt, which precedes the text and has no loss; None: no prompt.
-        group_key: column of the group in which a document is counted; None: one group.
         streaming: whether to read without first downloading the dataset to the local disk.
     """
 
@@ -49,9 +46,6 @@ class HuggingFace(TextSource):
     dataset: str
     config: str | None = None
     revision: str | None = None
-    text_key: str = "text"
-    prompt_key: str | None = None
-    group_key: str | None = None
     streaming: bool = False
 
     def shards(self) -> list[SourceShard]:
@@ -92,19 +86,14 @@ class HuggingFace(TextSource):
         """
         split, number, _, count = shard.name.split("-")
         part = _load(self)[0][split]
-        keys = columns(self)
-        if missing := [key for key in keys if part.column_names and key not in part.column_names]:
-            raise UserError(
-                f"{self.field}={self.dataset!r} has no column {missing[0]!r} (it has"
-                f" {', '.join(part.column_names)}); set HuggingFace.text_key,"
-                " HuggingFace.prompt_key and HuggingFace.group_key to existing columns."
-            )
-        part = part.select_columns(keys) if part.column_names else part
+        if part.column_names:
+            self.check_columns(part.column_names, f"{self.field}={self.dataset!r}")
+            part = part.select_columns(self.columns())
         part = part.shard(num_shards=int(count), index=int(number))
         row = 0
         try:
             for row, record in enumerate(part, 1):
-                yield from_record(record, f"{self.dataset}/{shard.name}:{row}", self)
+                yield self.from_record(record, f"{self.dataset}/{shard.name}:{row}")
         except ValueError as error:  # what Arrow raises for a damaged file
             rest = None if self.streaming else len(part) - row
             yield broken(f"{self.dataset}/{shard.name}:{row + 1}", error, rest)

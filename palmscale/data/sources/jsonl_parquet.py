@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palmscale.data.sources import compression, paths
+from palmscale.data.sources.records import RecordSource, not_utf8
 from palmscale.data.sources.source import BadDocument, Document, SourceShard, TextSource
 from palmscale.errors import UserError
 
@@ -33,23 +34,15 @@ class _ManyDocuments(TextSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jsonl(_ManyDocuments):
+class Jsonl(_ManyDocuments, RecordSource):
     """Files with a JSON object on each line, plain or compressed (gzip, zstd, bzip2 or xz).
-
-    A dot in a key enters a nested object: `meta.pile_set_name`.
 
     Attributes:
         files: a glob pattern, or several; local paths or URLs such as gs://bucket/*.jsonl.zst.
-        text_key: key of the document's text.
-        prompt_key: key of the prompt, which precedes the text and has no loss; None: no prompt.
-        group_key: key of the group in which a document is counted; None: one group.
     """
 
     field = "Jsonl.files"
     files: str | tuple[str, ...]
-    text_key: str = "text"
-    prompt_key: str | None = None
-    group_key: str | None = None
 
     def documents(self, shard: SourceShard) -> Iterator[Document | BadDocument]:
         """Yields one document per line that is not blank; stops where the file is damaged."""
@@ -84,21 +77,15 @@ class Pile(_ManyDocuments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(_ManyDocuments):
+class Parquet(_ManyDocuments, RecordSource):
     """Parquet files, one document per row; needs pyarrow, the extra `hf`.
 
     Attributes:
         files: a glob pattern, or several.
-        text_key: column of the text.
-        prompt_key: column of the prompt, which precedes the text and has no loss; None: no prompt.
-        group_key: column of the group in which a document is counted; None: one group.
     """
 
     field = "Parquet.files"
     files: str | tuple[str, ...]
-    text_key: str = "text"
-    prompt_key: str | None = None
-    group_key: str | None = None
 
     def documents(self, shard: SourceShard) -> Iterator[Document | BadDocument]:
         """Yields one document per row; stops where the file is damaged.
@@ -114,72 +101,36 @@ class Parquet(_ManyDocuments):
                 f"reading {shard.path} needs pyarrow, which is not installed; install it with"
                 " `pip install 'palmscale[hf]'`."
             ) from None
-        keys = columns(self)
         number, rows = 0, None
         try:
             with paths.open_binary(shard.path) as stream:
                 file = parquet.ParquetFile(stream, page_checksum_verification=True)
-                if missing := [key for key in keys if key not in file.schema_arrow.names]:
-                    raise UserError(
-                        f"{shard.path} has no column {missing[0]!r} (it has"
-                        f" {', '.join(file.schema_arrow.names)}); set Parquet.text_key,"
-                        " Parquet.prompt_key and Parquet.group_key to existing columns."
-                    )
+                self.check_columns(file.schema_arrow.names, shard.path)
                 rows = file.metadata.num_rows
-                for batch in file.iter_batches(_PARQUET_ROWS, columns=keys):
+                for batch in file.iter_batches(_PARQUET_ROWS, columns=self.columns()):
                     for row in _rows(batch):
                         number += 1
                         location = f"{shard.path}:{number}"
                         if isinstance(row, UnicodeDecodeError):
-                            yield _not_utf8(location, row, "the text")
+                            yield not_utf8(location, row, "the text")
                         else:
-                            yield from_record(row, location, self)
+                            yield self.from_record(row, location)
         except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
             yield broken(f"{shard.path}:{number + 1}", error, rows and rows - number)
 
 
-def columns(keys: Any) -> list[str]:
-    """Returns the columns of `keys.text_key`, `keys.prompt_key` and `keys.group_key`."""
-    given = filter(None, (keys.text_key, keys.prompt_key, keys.group_key))
-    return list(dict.fromkeys(key.partition(".")[0] for key in given))
-
-
-def from_record(record: dict[str, Any], location: str, keys: Any) -> Document | BadDocument:
-    """Returns the document that `keys.text_key`, `.prompt_key` and `.group_key` find in a record.
-
-    A dot in a key enters a nested record: `meta.pile_set_name`. Bytes are decoded as UTF-8.
-    """
-    try:
-        text = _value(record, keys.text_key)
-        prompt = "" if keys.prompt_key is None else _value(record, keys.prompt_key)
-        group = "" if keys.group_key is None else _value(record, keys.group_key)
-    except UnicodeDecodeError as error:
-        return _not_utf8(location, error, "the text")
-    for key, value in ((keys.text_key, text), (keys.prompt_key, prompt)):
-        if not isinstance(value, str):
-            return BadDocument(
-                location,
-                f'there is no string under the key "{key}"; correct the document, or the key.',
-            )
-    return Document(text, "" if group is None else str(group), prompt)
-
-
-def _value(record: Any, key: str) -> Any:
-    for part in key.split("."):
-        record = record.get(part) if isinstance(record, dict) else None
-    return record.decode("utf-8") if isinstance(record, bytes) else record
-
-
-def _document(line: bytes, location: str, keys: Any) -> Document | BadDocument:
+def _document(line: bytes, location: str, source: Jsonl) -> Document | BadDocument:
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return _not_utf8(location, error, "the line")
+        return not_utf8(location, error, "the line")
     except json.JSONDecodeError as error:
-        return _not_json(location, f"{error.msg} at column {error.colno}", keys)
+        return _not_json(location, f"{error.msg} at column {error.colno}", source)
     except (ValueError, RecursionError):
-        return _not_json(location, "a number has too many digits, or objects nest too deeply", keys)
-    document = from_record(record, location, keys)
+        return _not_json(
+            location, "a number has too many digits, or objects nest too deeply", source
+        )
+    document = source.from_record(record, location)
     if (b"\\ud" in line or b"\\uD" in line) and isinstance(document, Document):
         try:
             "".join(document).encode("utf-8")
@@ -235,15 +186,8 @@ def broken(location: str, error: Exception, documents: int | None = None) -> Bad
     )
 
 
-def _not_json(location: str, why: str, keys: Any) -> BadDocument:
+def _not_json(location: str, why: str, source: Jsonl) -> BadDocument:
     return BadDocument(
         location,
-        f'not JSON ({why}); expected an object with the key "{keys.text_key}": correct the line.',
-    )
-
-
-def _not_utf8(location: str, error: UnicodeDecodeError, what: str) -> BadDocument:
-    return BadDocument(
-        location,
-        f"byte {error.start} of {what} is not UTF-8; convert the file, or leave the document out.",
+        f'not JSON ({why}); expected an object with the key "{source.text_key}": correct the line.',
     )

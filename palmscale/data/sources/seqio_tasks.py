@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from palmscale.data.sources.jsonl_parquet import from_record
+from palmscale.data.sources.records import RecordSource
 from palmscale.data.sources.source import (
     SPLITS,
     TRAIN,
@@ -17,7 +17,6 @@ from palmscale.data.sources.source import (
     Document,
     Example,
     SourceShard,
-    TextSource,
 )
 from palmscale.data.sources.task_errors import explained
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
@@ -104,17 +103,26 @@ class SeqioTask:
             documents += 1
             targets = self._ids(example["targets"], vocabulary)
             prompt = self._ids(example.get("inputs", ()), vocabulary)
-            text = example.get("targets_pretokenized")
-            if not isinstance(text, bytes):
-                text = vocabulary.decode(targets).encode("utf-8")
+            if not len(targets):
+                yield self._without_targets(f"{shard.name}:{documents}") if len(prompt) else None
+                continue
             ids = np.concatenate([prompt, targets]) if len(prompt) else targets
-            yield Example(ids, len(text), "", len(prompt)) if len(targets) else None
+            prompt_bytes = _text_bytes(example.get("inputs_pretokenized"), prompt, vocabulary)
+            text_bytes = _text_bytes(example.get("targets_pretokenized"), targets, vocabulary)
+            yield Example(ids, text_bytes + prompt_bytes, "", len(prompt), prompt_bytes)
         if len(tasks := getattr(provider, "tasks", ())) > 1:
             log.warn(
                 f"the split {split!r} of {self._what} ended after {documents:,} documents, with the"
                 f" first exhausted one of its {len(tasks)} tasks; what is left of the others is not"
                 " used. To use all, make each task a component of a mixture: Data.components."
             )
+
+    def _without_targets(self, place: str) -> BadDocument:
+        return BadDocument(
+            f"{self.mixture_or_task}/{place}",
+            "the feature 'targets' is empty, and a prompt without a completion teaches nothing;"
+            " filter such examples in the task's preprocessors.",
+        )
 
     @property
     def _what(self) -> str:
@@ -149,23 +157,17 @@ class SeqioTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tfds(TextSource):
+class Tfds(RecordSource):
     """A dataset of TensorFlow Datasets, such as C4; its split "validation" is used if present.
 
     Attributes:
         dataset: name, config and version: `c4/en:3.0.1`.
         data_dir: folder of the prepared dataset, which may be gs://; None: TFDS's default.
-        text_key: feature of the text.
-        prompt_key: feature of the prompt, which precedes the text and has no loss; None: no prompt.
-        group_key: feature of the group in which a document is counted; None: one group.
     """
 
     field = "Tfds.dataset"
     dataset: str
     data_dir: str | None = None
-    text_key: str = "text"
-    prompt_key: str | None = None
-    group_key: str | None = None
 
     def shards(self) -> list[SourceShard]:
         """Returns the dataset's files.
@@ -211,11 +213,16 @@ class Tfds(TextSource):
 
         what = f"{self.field}={self.dataset!r}"
         for row, example in enumerate(explained(read, what), 1):
-            yield from_record(example, f"{self.dataset}/{shard.name}:{row}", self)
+            yield self.from_record(example, f"{self.dataset}/{shard.name}:{row}")
 
     def _source(self) -> Any:
         seqio = import_seqio()
         return seqio.TfdsDataSource(tfds_name=self.dataset, tfds_data_dir=self.data_dir)
+
+
+def _text_bytes(text: Any, ids: np.ndarray, vocabulary: Vocabulary) -> int:
+    """Returns the UTF-8 bytes of a feature: of its text if the task keeps it, else of its ids'."""
+    return len(text if isinstance(text, bytes) else vocabulary.decode(ids).encode("utf-8"))
 
 
 def _equivalent_vocabulary(provider: Any) -> Vocabulary:

@@ -1,0 +1,84 @@
+"""What a fine-tune takes over from the run whose parameters it starts with: its base.
+
+A gin file calls these functions (configs/runs/finetune.gin), so the base's fields need not be
+repeated. They read meta.json alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from palmscale.data.vocabulary import ByteVocabulary
+from palmscale.errors import UserError
+from palmscale.run.named_classes import import_modules
+from palmscale.run.nearest import did_you_mean
+from palmscale.run.rebuild import fields_of, hints_of, rebuild
+from palmscale.run.stored_meta import Meta, read_meta
+from palmscale.run.workdir import VOCABULARY, checkpoints
+from palmscale.storage.inside import inside
+from palmscale.storage.place import place
+from palmscale.storage.typed_json import misfit
+
+
+def base_model(
+    workdir: str, changes: dict[str, Any] | None = None, modules: tuple[str, ...] = ()
+) -> nn.Module:
+    """Returns the module of a workdir's checkpoints.
+
+    Args:
+        workdir: the base's folder.
+        changes: fields to change, such as {'dropout': 0.1, 'remat': 'full'}. Parameters must keep
+            their names and shapes.
+        modules: to import, whose Linen modules the checkpoint may name; see `palmscale.load`.
+
+    Raises:
+        UserError: there is no checkpoint, it names a class that it may not, or the module has no
+            such field.
+    """
+    import_modules(modules)
+    model = rebuild(_meta(workdir)["identity"].get("model"), modules, nn.Module)
+    _check_fields(type(model), changes or {})
+    return model.clone(**changes or {})
+
+
+def base_vocabulary(workdir: str) -> str | None:
+    """Returns the vocabulary of a workdir's model, as `Data.sentencepiece_model` takes it.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    described = _meta(workdir)["vocabulary"]
+    if described.get("kind") == ByteVocabulary.name:
+        return None
+    return str(inside(place(workdir) / VOCABULARY, described.get("file", "")))
+
+
+def base_sequence_length(workdir: str) -> int:
+    """Returns the tokens per row with which a workdir's model was trained.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    return _meta(workdir)["sequence_length"]
+
+
+def _meta(workdir: str) -> Meta:
+    try:
+        return read_meta(checkpoints(workdir))
+    except UserError as error:
+        raise type(error)(f"base_model.workdir={workdir!r} is no base: {error}") from error
+
+
+def _check_fields(kind: type, changes: Mapping[str, Any]) -> None:
+    fields, hints = fields_of(kind), hints_of(kind)
+    for name, value in changes.items():
+        if name not in fields:
+            raise UserError(
+                f"base_model.changes has {name!r}, but {kind.__name__} has no such"
+                f" field{did_you_mean(name, fields)}"
+            )
+        if flaw := misfit(value, hints.get(name, Any)):
+            raise UserError(
+                f"base_model.changes gives {kind.__name__}.{name} another type: {flaw}."
+            )
