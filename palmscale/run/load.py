@@ -34,7 +34,7 @@ from palmscale.infer.partition import (
 )
 from palmscale.infer.score import Score, score
 from palmscale.infer.text import encode_pair, encode_prompt
-from palmscale.infer.weights import decoding_form, form_on, variables_of
+from palmscale.infer.weights import decoding_form, form_on
 from palmscale.model import interface
 from palmscale.model.lora import adapted_shapes
 from palmscale.partition.layout import DeviceLayout, Layout
@@ -253,7 +253,7 @@ class Trained:
         """
         if interface.generates(self.model):
             return self._decoding_form(donate=donate)
-        return self.model, variables_of(self.params)
+        return self.model, interface.variables_of(self.params)
 
     def _decoding_form(self, *, quantize: str | None = None, donate: bool) -> tuple[nn.Module, Any]:
         interface.check_generates(self.model)

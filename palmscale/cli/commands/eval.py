@@ -38,6 +38,13 @@ def add(commands: Any) -> None:
         help="latest (default), best, a step, or all",
     )
     command.add_argument(
+        "--average",
+        type=at_least(int, 1),
+        default=1,
+        metavar="N",
+        help="average the parameters of the last N checkpoints",
+    )
+    command.add_argument(
         "--tasks",
         type=_names,
         default=[],
@@ -120,6 +127,7 @@ def _on_tasks_and_text(args: argparse.Namespace) -> "list[Evaluated]":
         checkpoint=args.checkpoint,
         context_length=args.context_length,
         adapter=args.adapter,
+        average=args.average,
         modules=args.modules,
         place=place_of(args),
         command=command_of(args),
@@ -137,6 +145,7 @@ def _on_held_out_text(args: argparse.Namespace) -> "list[Evaluated]":
         args.workdir,
         checkpoint=args.checkpoint,
         adapter=args.adapter,
+        average=args.average,
         place=place_of(args),
         command=command_of(args),
     )

@@ -57,6 +57,15 @@ def test_all_checkpoints_are_evaluated_oldest_first_and_recorded_at_their_steps(
     assert len(lines(workdir)) == 4
 
 
+def test_an_average_is_evaluated_and_not_recorded(workdir, opened, folder):
+    before = lines(workdir)
+    (found,) = evaluate_workdir(workdir, opened, average=2, context_length=48)
+    text = (folder / "a.txt").read_text()
+    (score,) = palmscale.load(workdir, average=2).score([text], context_length=48)
+    assert found.metrics[NAME] == pytest.approx(score.bits_per_byte, abs=1e-5)
+    assert lines(workdir) == before
+
+
 def test_the_runs_metric_writers_get_them(folder, opened, tmp_path, monkeypatch):
     from palmscale.observe.reporting import Reporting
 

@@ -26,6 +26,14 @@ def test_all_checkpoints_are_evaluated_oldest_first(small_run, result, workdir):
     assert found[1].metrics == palmscale.evaluate(small_run, workdir).metrics
 
 
+def test_the_average_of_checkpoints_is_evaluated(small_run, result, workdir):
+    (found,) = evaluate_each(small_run, workdir, average=2)  # of all: the first has none before it
+    assert found == palmscale.evaluate(small_run, workdir, average=2) and found.step == 4
+    assert found.metrics != palmscale.evaluate(small_run, workdir).metrics
+    with pytest.raises(UserError, match="average=3 is out of range"):
+        palmscale.evaluate(small_run, workdir, average=3)
+
+
 def test_perplexity_follows_each_loss_of_all_rows_and_of_each_source():
     metrics = {"eval_loss": 2.0, "eval_accuracy": 0.5, "eval_loss/books": 1.0}
     expected = {
