@@ -10,6 +10,7 @@ from palmscale.run.ending import Command
 from palmscale.run.evaluate import Evaluated, steps_of
 from palmscale.run.job import joined
 from palmscale.run.load import load
+from palmscale.run.named_classes import import_modules
 from palmscale.run.rebuild import rebuild
 from palmscale.run.record import record
 from palmscale.run.workdir import Workdir, checkpoints
@@ -48,10 +49,12 @@ def evaluate_workdir(
     Raises:
         UserError: there is no such checkpoint, or an evaluation cannot be opened.
     """
+    modules = tuple(modules)
     with joined(place, simulated_devices=None, command=command) as job:
         which: list[int | str] = [checkpoint]
         if checkpoint == "all":
             which = steps_of(checkpoints(workdir, peers=job.peers), job, average=average)
+        import_modules(modules)  # which may register tasks
         evaluations = opened()
         found = []
         for one in which:
