@@ -14,15 +14,15 @@ from palmscale.checkpoint.reader import CheckpointReader, Snapshot
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.checkpoint.warm_start import WarmStart, warm_parameters
 from palmscale.cluster.agree import Peers
-from palmscale.cluster.jointly import ALONE
+from palmscale.cluster.jointly import ALONE, led
 from palmscale.errors import UserError
 from palmscale.model.interface import is_formed
 from palmscale.model.lora import Lora, adapters_of, base_of, joined
 from palmscale.partition.trees import named_leaves
 from palmscale.run.rebuild import rebuild
 from palmscale.run.run import Run
-from palmscale.run.stored_meta import Meta, check_whole, has_adapters, parameters_digest, read_meta
-from palmscale.run.workdir import Workdir, checkpoints
+from palmscale.run.stored_meta import Meta, check_whole, has_adapters, read_meta
+from palmscale.run.workdir import Workdir, checkpoints, choose
 from palmscale.storage.typed_json import Count, checked
 
 # Returns the step and the arrays by path, in the shardings of an abstract tree of adapters alone.
@@ -193,15 +193,18 @@ def matching_step(
     reader: CheckpointReader, base: Base, source: object, checkpoint: int | str = "latest"
 ) -> int:
     """Returns the step whose parameters an adapter was trained on; see `base_checkpoint`."""
-    steps = reader.verified_steps()
-    if checkpoint == "latest":
+
+    def find() -> int | None:
         # First the step of that number, which is it unless the folder is another run's.
-        steps = sorted(steps, key=lambda step: (step != base["step"], -step))
-    elif checkpoint != "best":
-        steps = [step for step in steps if step == checkpoint]
-    for step in steps:
-        if parameters_digest(reader, step) == base["digest"]:
-            return step
+        steps = sorted(reader.verified_steps(), key=lambda step: (step != base["step"], -step))
+        if checkpoint != "latest":
+            steps = [choose(reader, checkpoint).step]
+        alike = (step for step in steps if reader.params_digest(step) == base["digest"])
+        return next(alike, None)
+
+    step = led(reader.peers, "base of an adapter", find, reader.timeout_seconds)
+    if step is not None:
+        return step
     folder = reader.directory.parent
     here = (
         f"no checkpoint in {folder} has these parameters"
@@ -244,7 +247,7 @@ class AdapterStore(CheckpointStore):
         base = CheckpointReader(
             checkpoints(self._base.workdir).directory,
             peers=self.peers,
-            timeout_seconds=self._timeout_seconds,
+            timeout_seconds=self.timeout_seconds,
         )
         return with_base(snapshot, abstract_params, base, self.directory.parent)
 
