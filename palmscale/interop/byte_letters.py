@@ -1,4 +1,4 @@
-"""The letters that byte-level BPE writes bytes as, from GPT-2: printable ones stand for themselves."""
+"""The letters that byte-level BPE writes bytes as (GPT-2); printable ones stand for themselves."""
 
 
 def byte_letters() -> list[str]:

@@ -20,10 +20,19 @@ from palmscale.interop.tensors import Tensors
 EXPORTS: dict[str, str] = {
     "hf": "palmscale.interop.hf",
     "safetensors": "palmscale.interop.palmscale_safetensors",
+    "palm_flax": "palmscale.interop.palm_flax",
+    "palm_pytorch": "palmscale.interop.palm_pytorch",
+    "palm_rlhf": "palmscale.interop.palm_rlhf",
+    "palm_jax": "palmscale.interop.palm_jax",
 }
 IMPORTS: dict[str, str] = {
     "hf": "palmscale.interop.hf",
     "safetensors": "palmscale.interop.palmscale_safetensors",
+    "palm_flax": "palmscale.interop.palm_flax",
+    "palm_pytorch": "palmscale.interop.palm_pytorch",
+    "palm_rlhf": "palmscale.interop.palm_rlhf",
+    "palm_jax": "palmscale.interop.palm_jax",
+    "t5x": "palmscale.interop.t5x",
 }
 
 

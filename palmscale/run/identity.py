@@ -133,7 +133,7 @@ def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
 
 
 def _current(stored: Any) -> Any:
-    """Returns a stored identity with the names of today, and fields added since at their default."""
+    """Returns a stored identity with the names of today; newer fields have their defaults."""
     if isinstance(stored, Mapping):
         renamed = {
             _RENAMED.get(key, key): stable_names.current(value)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import linen as nn
 
+from palmscale.checkpoint.average import restore_averaged
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE
@@ -247,6 +248,7 @@ def load(
     *,
     adapter: Workdir | None = None,
     quantize: str | None = None,
+    average: int = 1,
     modules: Iterable[str] = (),
     peers: Peers = ALONE,
 ) -> Trained:
@@ -269,6 +271,7 @@ def load(
             none.
         quantize: type of the weights, `int8`, `int4` or `fp8`, into which each parameter is brought
             before the next one is loaded; None: as they are stored. Adapters are not quantized.
+        average: of how many checkpoints, up to this one, the parameters are averaged.
         modules: to import, whose Linen modules the checkpoint may name: `my_model`.
         peers: the processes that load it together.
 
@@ -288,10 +291,17 @@ def load(
     base_meta = meta if found is None else read_meta(base, checkpoint)
     boxed = _shapes(model, base)
     weights = stored_weights(model, base_meta, quantize)
+    if average > 1 and (weights.stored or weights.wanted or found is not None):
+        raise UserError(
+            f"average={average}: quantized weights and adapters are not averaged; load them without"
+            " average, or export or merge first."
+        )
     placed_on = _layout(layout, model, boxed, base_meta, weights, peers)
     shapes = unbox(boxed) if placed_on is None else placed(boxed, placed_on)
-    snapshot = base.restore(
+    snapshot = restore_averaged(
+        base,
         None if checkpoint == "latest" else checkpoint,
+        average,
         abstract_params=weights.on_disk(shapes),
         convert=weights.convert,
     )
