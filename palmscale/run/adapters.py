@@ -6,6 +6,7 @@ the run has `lora` in its identity, and in `warm_start` the base's workdir, step
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Self, TypedDict, cast
 
 import jax
@@ -16,6 +17,8 @@ from palmscale.checkpoint.warm_start import WarmStart, warm_parameters
 from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE, led
 from palmscale.errors import UserError
+from palmscale.interop import adapter_file
+from palmscale.interop.tensors import check_names
 from palmscale.model.interface import is_formed
 from palmscale.model.lora import Lora, adapters_of, base_of, joined
 from palmscale.partition.trees import named_leaves
@@ -23,6 +26,8 @@ from palmscale.run.rebuild import rebuild
 from palmscale.run.run import Run
 from palmscale.run.stored_meta import Meta, check_whole, has_adapters, read_meta
 from palmscale.run.workdir import Workdir, checkpoints, choose
+from palmscale.storage.place import place
+from palmscale.storage.tensor import Tensor
 from palmscale.storage.typed_json import Count, checked
 
 # Returns the step and the arrays by path, in the shardings of an abstract tree of adapters alone.
@@ -169,11 +174,14 @@ def with_adapter(run: Run, workdir: Workdir, adapter: Workdir | None) -> Run:
 
 
 def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
-    """Returns the adapter of a run's folder, as its newest checkpoint has it.
+    """Returns the adapter of a run's folder, as its newest checkpoint has it, or of a file.
 
     Raises:
         UserError: there is none.
     """
+    path = place(source)
+    if isinstance(path, Path) and path.is_file():
+        return _of_file(path)
     reader = checkpoints(source, peers=peers)
     meta = read_meta(reader)
     if not has_adapters(meta):
@@ -182,6 +190,31 @@ def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
             " trained with Run.lora."
         )
     return Adapter.of_run(reader, meta)
+
+
+def _of_file(path: Path) -> Adapter:
+    facts, tensors = adapter_file.read(path)
+
+    def read(abstract: Any) -> tuple[int, dict[str, jax.Array]]:
+        wanted = named_leaves(abstract)
+        check_names(tensors, {name: leaf.shape for name, leaf in wanted.items()}, "adapter")
+        return facts["step"], {name: _placed(tensors[name], one) for name, one in wanted.items()}
+
+    checked(facts["step"], Count, f"step in {path}")
+    return Adapter(
+        source=str(path),
+        lora=cast(Lora, rebuild(facts["lora"], (), Lora)),
+        base=checked(facts["base"], Base, f"base in {path}"),
+        read=read,
+    )
+
+
+def _placed(tensor: Tensor, abstract: jax.ShapeDtypeStruct) -> jax.Array:
+    if abstract.sharding is None:
+        return jax.device_put(tensor.read())
+    return jax.make_array_from_callback(
+        abstract.shape, abstract.sharding, lambda index: tensor.read(*index)
+    )
 
 
 def lora_of(meta: Meta) -> Lora:
