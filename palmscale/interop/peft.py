@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from palmscale.interop import tensors as ts
-from palmscale.interop.expressible import check_is_cohere
+from palmscale.interop.expressible import check_is_cohere, refuse
 from palmscale.interop.hf import KERNELS, LAYER, ROTATED, as_matrix, interleaved
 from palmscale.interop.layouts import ExportLayout, Outgoing
 from palmscale.interop.safetensors_file import write_safetensors
@@ -20,6 +20,8 @@ from palmscale.interop.tensors import Tensor, Tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+# Observed with PEFT 0.21 and transformers 5: it renames these targets in the config of `cohere2_moe`.
+_EXPERTS = ("gate", "up", "down")
 
 
 def write(outgoing: Outgoing, path: Path) -> None:
@@ -56,11 +58,19 @@ def exported(model: nn.Module, adapters: Tensors) -> Tensors:
         UserError: the layout cannot express the model.
     """
     palm = check_is_cohere(model, "peft")
-    return dict(_exported(palm.depth, palm.dim_head, adapters))
-
-
-def _exported(depth: int, dim_head: int, adapters: Tensors) -> Iterator[tuple[str, Tensor]]:
     targets = sorted({path.split("/")[1] for path in adapters})
+    if experts := [name for name in targets if name in _EXPERTS]:
+        raise refuse(
+            "peft",
+            f"adapters of {', '.join(experts)}",
+            "PEFT takes them for those of a mixture of experts and leaves them out",
+        )
+    return dict(_exported(palm.depth, palm.dim_head, targets, adapters))
+
+
+def _exported(
+    depth: int, dim_head: int, targets: list[str], adapters: Tensors
+) -> Iterator[tuple[str, Tensor]]:
     for n in range(depth):
         for name in targets:
             there, inputs = KERNELS[name]
