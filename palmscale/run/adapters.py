@@ -20,7 +20,6 @@ from palmscale.interop import adapter_file
 from palmscale.interop.tensors import check_names
 from palmscale.model.interface import is_formed
 from palmscale.model.lora import Lora, adapters_of, base_of, joined
-from palmscale.partition.trees import named_leaves
 from palmscale.run.rebuild import rebuild
 from palmscale.run.run import Run
 from palmscale.run.stored_meta import Meta, check_whole, has_adapters, read_meta
@@ -28,6 +27,7 @@ from palmscale.run.workdir import Workdir, checkpoints, choose
 from palmscale.storage.place import place
 from palmscale.storage.tensor import Tensor
 from palmscale.storage.typed_json import Count, checked
+from palmscale.trees import named_leaves
 
 # Returns the step and the arrays by path, in the shardings of an abstract tree of adapters alone.
 Read = Callable[[Any], tuple[int, Mapping[str, jax.Array]]]
