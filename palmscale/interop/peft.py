@@ -20,7 +20,7 @@ from palmscale.interop.tensors import Tensor, Tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-# Observed with PEFT 0.21 and transformers 5: it renames these targets in the config of `cohere2_moe`.
+# PEFT 0.21 with transformers 5 renames these targets in the config of a `cohere2_moe` (observed).
 _EXPERTS = ("gate", "up", "down")
 
 

@@ -7,9 +7,9 @@ from palmscale.checkpoint.reader import CheckpointReader, Snapshot
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.checkpoint.warm_start import WarmStart, warm_parameters
 from palmscale.model.lora import adapters_of, base_of, joined
-from palmscale.partition.trees import named_leaves
 from palmscale.run.adapters import base_in, matching_step
 from palmscale.run.workdir import checkpoints
+from palmscale.trees import named_leaves
 
 
 class AdapterStore(CheckpointStore):
