@@ -87,10 +87,15 @@ def restore_averaged(
     snapshot = reader.restore(step, abstract_params=abstract_params, convert=convert)
     if snapshot is None or average == 1:
         return snapshot
+    if convert is not None or not _are_floats(snapshot.params):
+        raise UserError(
+            f"average={average}: quantized weights are not averaged; load the average without"
+            " quantizing, or export it and quantize that."
+        )
     params = snapshot.params
     for earlier in last_steps(reader.verified_steps(), snapshot.step, average)[1:]:
         restored = reader.restore(earlier, abstract_params=abstract_params, convert=convert)
-        assert restored is not None  # a numbered step is there, or raises
+        assert restored is not None, "a numbered step is there, or raises"
         params = _added(params, restored.params)
     return dataclasses.replace(snapshot, params=_divided(params, average))
 
@@ -103,3 +108,7 @@ def _added(total: Any, params: Any) -> Any:
 @functools.partial(jax.jit, donate_argnums=0)
 def _divided(total: Any, count: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf / count, total)
+
+
+def _are_floats(tree: Any) -> bool:
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(tree))

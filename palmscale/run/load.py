@@ -312,16 +312,13 @@ def load(
     meta = read_meta(reader, checkpoint if isinstance(checkpoint, int) else None)
     model = rebuild(meta["identity"].get("model"), modules, nn.Module)
     found, base = find_adapter(reader, meta, checkpoint, adapter)
+    if found is not None and average > 1:
+        raise UserError(f"average={average}: adapters are not averaged; load them without it.")
     if found is not None:
         checkpoint = found.base_checkpoint(base, "latest" if base is not reader else checkpoint)
     base_meta = meta if found is None else read_meta(base, checkpoint)
     boxed = _shapes(model, base)
     weights = stored_weights(model, base_meta, quantize)
-    if average > 1 and (weights.stored or weights.wanted or found is not None):
-        raise UserError(
-            f"average={average}: quantized weights and adapters are not averaged; load them without"
-            " average, or export or merge first."
-        )
     placed_on = _layout(layout, model, boxed, base_meta, weights, peers)
     shapes = unbox(boxed) if placed_on is None else placed(boxed, placed_on)
     snapshot = restore_averaged(
