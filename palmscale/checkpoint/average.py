@@ -63,7 +63,7 @@ def _average(tensors: Sequence[Tensor]) -> Tensor:
         total = tensors[0].read_part(part).astype(np.float32)
         for tensor in tensors[1:]:
             total += tensor.read_part(part).astype(np.float32)
-        return (total / np.float32(len(tensors))).astype(tensors[0].dtype)
+        return (total * np.float32(1 / len(tensors))).astype(tensors[0].dtype)
 
     return Tensor(tensors[0].shape, tensors[0].dtype, read)
 
@@ -97,7 +97,7 @@ def restore_averaged(
         restored = reader.restore(earlier, abstract_params=abstract_params, convert=convert)
         assert restored is not None, "a numbered step is there, or raises"
         params = _added(params, restored.params)
-    return dataclasses.replace(snapshot, params=_divided(params, average))
+    return dataclasses.replace(snapshot, params=_scaled(params, 1 / average))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -106,8 +106,8 @@ def _added(total: Any, params: Any) -> Any:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _divided(total: Any, count: jax.Array) -> Any:
-    return jax.tree.map(lambda leaf: leaf / count, total)
+def _scaled(total: Any, factor: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), total)
 
 
 def _are_floats(tree: Any) -> bool:
