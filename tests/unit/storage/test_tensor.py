@@ -1,4 +1,4 @@
-"""A tensor read in parts gives each part once, in the order of files, and none that is too large."""
+"""A tensor that is read in parts: each once, in the order of files, and none too large."""
 
 import math
 
@@ -19,7 +19,9 @@ def of(array):
 def test_blocks_follow_one_another_and_stay_below_their_size(shape, block_bytes):
     array = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
     blocks = [block for _, block in of(array).blocks(block_bytes)]
-    assert np.array_equal(np.concatenate([block.reshape(-1) for block in blocks]), array.reshape(-1))
+    assert np.array_equal(
+        np.concatenate([block.reshape(-1) for block in blocks]), array.reshape(-1)
+    )
     assert all(block.nbytes <= max(block_bytes, 4) for block in blocks)
 
 
