@@ -63,7 +63,7 @@ def _names_in_safetensors(path: Path) -> Iterable[str]:
 def _names_in_zip(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        for pickle in (name for name in names if name.endswith("/data.pkl")):
+        for pickle in [name for name in names if name.endswith("/data.pkl")]:
             with archive.open(pickle) as file:
                 operations = pickletools.genops(file.read(_MOST_NAME_BYTES))  # none is done
             names += [argument for _, argument, _ in operations if isinstance(argument, str)]
