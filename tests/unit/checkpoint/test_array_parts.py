@@ -14,9 +14,9 @@ from palmscale.checkpoint.array_parts import chunk_shape, stored_tensors, write_
 from palmscale.checkpoint.arrays import load_arrays, save_arrays
 from palmscale.checkpoint.summary import shapes, summarize
 from palmscale.errors import CorruptionError
-from palmscale.partition.trees import named_leaves, nested
 from palmscale.storage.place import place
 from palmscale.storage.tensor import Tensor
+from palmscale.trees import named_leaves, nested
 
 _HANDLER = "orbax.checkpoint.experimental.v1._src.handlers.pytree_handler.PyTreeHandler"
 RANDOM = np.random.default_rng(0)

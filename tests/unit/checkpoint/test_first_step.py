@@ -12,8 +12,8 @@ from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import StepFolders
 from palmscale.errors import CorruptionError, NotSaved, UserError
-from palmscale.partition.trees import named_leaves, nested
 from palmscale.storage.tensor import Tensor
+from palmscale.trees import named_leaves, nested
 
 ARRAYS = {
     "embedding": np.random.default_rng(0).standard_normal((48, 16), dtype=np.float32),

@@ -16,7 +16,7 @@ from palmscale.interop import hf
 from palmscale.interop.layouts import Options
 from palmscale.interop.safetensors_file import read_safetensors, write_shards
 from palmscale.interop.tensors import of_array
-from palmscale.partition.trees import nested
+from palmscale.trees import nested
 
 
 def changed(**fields):

@@ -16,7 +16,7 @@ from palmscale.interop.layouts import Options
 from palmscale.interop.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from palmscale.interop.tensors import of_array
 from palmscale.partition.shardings import unbox
-from palmscale.partition.trees import named_leaves
+from palmscale.trees import named_leaves
 
 FIELDS = dict(final_norm="none", rotary="xpos", remat=("gate", "up"), logit_scale=0.5)
 

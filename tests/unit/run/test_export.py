@@ -17,10 +17,10 @@ from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import CorruptionError, UserError
 from palmscale.interop import hf, layouts, palmscale_safetensors
 from palmscale.interop.safetensors_file import read_safetensors
-from palmscale.partition.trees import named_leaves
 from palmscale.run.export import export
 from palmscale.run.quantize import quantize
 from palmscale.run.workdir import checkpoints
+from palmscale.trees import named_leaves
 
 
 def test_parameters_are_written_bit_for_bit(result, workdir, tmp_path):

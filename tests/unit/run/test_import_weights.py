@@ -13,10 +13,10 @@ from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.errors import UserError
 from palmscale.interop import hf
 from palmscale.interop.layouts import ImportLayout, Options
-from palmscale.partition.trees import named_leaves
 from palmscale.run.export import export
 from palmscale.run.import_weights import import_weights
 from palmscale.run.workdir import checkpoints
+from palmscale.trees import named_leaves
 
 
 @pytest.fixture(scope="module")
