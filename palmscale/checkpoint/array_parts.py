@@ -35,6 +35,9 @@ _DATABASE = {
     "manifest_kind": "single",
 }
 
+# Uncompressed, for the reasons in `arrays`.
+_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
+
 
 def stored_tensors(folder: Place, arrays: Mapping[str, Mapping[str, Any]]) -> Tensors:
     """Returns the arrays that Orbax, or `write_arrays`, wrote to a folder.
@@ -137,7 +140,7 @@ def _created(
             "data_type": str(tensor.dtype),
             "chunk_grid": grid,
             "chunk_key_encoding": {"name": "default"},
-            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+            "codecs": _CODECS,
             "fill_value": 0.0,
         },
     }

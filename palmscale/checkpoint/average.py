@@ -1,21 +1,22 @@
-"""Averages of the parameters of several steps, summed in float32 in the order of the steps."""
+"""Averages of the parameters of several steps, summed in float32 from the newest."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palmscale.checkpoint.reader import CheckpointReader
+from palmscale.checkpoint.reader import CheckpointReader, Convert, Snapshot
 from palmscale.checkpoint.summary import mismatches
 from palmscale.errors import UserError
 from palmscale.storage.tensor import Part, Tensor, Tensors
 
 
 def last_steps(steps: Sequence[int], last: int, average: int) -> list[int]:
-    """Returns the `average` steps up to `last`, oldest first.
+    """Returns the `average` steps up to `last`, newest first.
 
     Args:
         steps: all verified ones, oldest first.
@@ -31,7 +32,7 @@ def last_steps(steps: Sequence[int], last: int, average: int) -> list[int]:
             f"average={average} is out of range: {len(found)} verified checkpoint(s) exist up to"
             f" step {last}; keep more (KeepPolicy.latest), or average fewer."
         )
-    return found[-average:]
+    return found[-average:][::-1]
 
 
 def averaged_in_parts(reader: CheckpointReader, steps: Sequence[int]) -> Tensors:
@@ -49,12 +50,12 @@ def averaged_in_parts(reader: CheckpointReader, steps: Sequence[int]) -> Tensors
         for tensors in found
     ]
     for step, shapes in zip(steps, stated, strict=True):
-        if wrong := mismatches(shapes, stated[-1]):
+        if wrong := mismatches(shapes, stated[0]):
             raise UserError(
-                f"the checkpoints of steps {step} and {steps[-1]} cannot be averaged:"
+                f"the checkpoints of steps {step} and {steps[0]} cannot be averaged:"
                 f" {'; '.join(wrong)}."
             )
-    return {name: _average([tensors[name] for tensors in found]) for name in found[-1]}
+    return {name: _average([tensors[name] for tensors in found]) for name in found[0]}
 
 
 def _average(tensors: Sequence[Tensor]) -> Tensor:
@@ -67,26 +68,36 @@ def _average(tensors: Sequence[Tensor]) -> Tensor:
     return Tensor(tensors[0].shape, tensors[0].dtype, read)
 
 
-def averaged(reader: CheckpointReader, steps: Sequence[int], abstract_params: Any) -> Any:
-    """Returns the averages of the steps' parameters, in the shardings of the abstract ones.
+def restore_averaged(
+    reader: CheckpointReader,
+    step: int | Literal["best"] | None,
+    average: int,
+    *,
+    abstract_params: Any,
+    convert: Convert | None = None,
+) -> Snapshot | None:
+    """Restores a step as `CheckpointReader.restore` does, with the averages of `average` steps.
 
-    Two copies exist at a time. All processes must call this.
+    Two copies of the parameters exist at a time. All processes must call this.
 
     Raises:
         CorruptionError: a step is damaged.
-        UserError: a step does not have these parameters.
+        UserError: there are fewer steps, or one does not have these parameters.
     """
-    total = None
-    for step in steps:
-        snapshot = reader.restore(step, abstract_params=abstract_params)
-        assert snapshot is not None  # a step of a number is there, or raises
-        total = snapshot.params if total is None else _added(total, snapshot.params)
-    return total if len(steps) == 1 else _divided(total, len(steps))
+    snapshot = reader.restore(step, abstract_params=abstract_params, convert=convert)
+    if snapshot is None or average == 1:
+        return snapshot
+    params = snapshot.params
+    for earlier in last_steps(reader.verified_steps(), snapshot.step, average)[1:]:
+        restored = reader.restore(earlier, abstract_params=abstract_params, convert=convert)
+        assert restored is not None  # a numbered step is there, or raises
+        params = _added(params, restored.params)
+    return dataclasses.replace(snapshot, params=_divided(params, average))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _added(total: Any, params: Any) -> Any:
-    return jax.tree.map(lambda a, b: a.astype(jnp.float32) + b.astype(jnp.float32), total, params)
+    return jax.tree.map(jnp.add, total, params)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -1,11 +1,12 @@
 """A fingerprint per array, the same on any mesh, which shows whether a restore was exact."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from palmscale.partition.trees import named_leaves
 
 # The multipliers and shifts of MurmurHash3's 32-bit finalizer (Austin Appleby, public domain).
 _MIX_1, _MIX_2 = 0x85EBCA6B, 0xC2B2AE35
@@ -48,26 +49,6 @@ def fingerprint(tree: Any) -> dict[str, str]:
         path: f"{int(first):08x}{int(second):08x}"
         for path, (first, second) in zip(leaves, lanes_N2, strict=True)
     }
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of `tree` by path, such as 'layers/mlp/kernel', in tree order."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the tree of dicts whose leaves have these paths: the inverse of `named_leaves`."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[name] = leaf
-    return tree
 
 
 _jitted: dict[Any, Any] = {}

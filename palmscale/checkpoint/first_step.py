@@ -9,6 +9,7 @@ from typing import Any
 from palmscale.checkpoint import commit
 from palmscale.checkpoint.array_parts import write_arrays
 from palmscale.checkpoint.lease import Lease
+from palmscale.checkpoint.malloc import return_large_buffers
 from palmscale.checkpoint.reader import OPTIMIZER, PARAMS
 from palmscale.checkpoint.steps import CURSOR, META, StepFolders
 from palmscale.cluster.jointly import ALONE
@@ -52,6 +53,7 @@ def write_first_step(
         UserError: a tensor cannot be read.
         NotSaved: the storage fails.
     """
+    return_large_buffers()
     folders = StepFolders(directory.absolute())
     path = folders.path(0)
     try:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from palmscale.infer.weights import variables_of
+from palmscale.model.interface import variables_of
 
 _LEAST_LENGTH = 128  # rows are padded to a power of two from here: one program for each
 _CHUNK_LENGTH = 128  # positions whose logits exist at a time

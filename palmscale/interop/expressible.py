@@ -13,8 +13,22 @@ def check_is_palm(model: nn.Module, layout: str) -> PaLM:
         UserError: it is a module of the user's own.
     """
     if type(model) is not PaLM:
-        raise refuse(layout, f"the module {type(model).__name__}", "it is that of PaLM")
+        raise refuse(layout, f"the module {type(model).__name__}", "it holds PaLM alone")
     return model
+
+
+def check_is_cohere(model: nn.Module, layout: str) -> PaLM:
+    """Returns the model, which is Cohere's architecture with every layer dense.
+
+    Raises:
+        UserError: it is a module of the user's own, or has what that architecture does not.
+    """
+    palm = check_is_palm(model, layout)
+    if palm.rotary != "rope":
+        raise refuse(layout, f"PaLM.rotary={palm.rotary!r}", "its positions do not decay")
+    if palm.final_norm == "none":
+        raise refuse(layout, "PaLM.final_norm='none'", "its models end with a norm")
+    return palm
 
 
 def refuse(layout: str, what: str, why: str) -> UserError:

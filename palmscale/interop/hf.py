@@ -18,7 +18,8 @@ from palmscale.errors import UserError
 from palmscale.interop import hf_config
 from palmscale.interop import tensors as ts
 from palmscale.interop.carried_vocabulary import read_vocabulary, write_vocabulary
-from palmscale.interop.expressible import check_is_palm
+from palmscale.interop.expressible import check_is_cohere
+from palmscale.interop.hf_tokenizer import write_tokenizer
 from palmscale.interop.layouts import ExportLayout, ImportLayout, Incoming, Options, Outgoing
 from palmscale.interop.model_card import model_card
 from palmscale.interop.safetensors_file import INDEX, SINGLE, Open, read_safetensors, write_shards
@@ -57,6 +58,7 @@ def write(
     config = hf_config.of_model(outgoing)
     tensors = exported(outgoing.model, outgoing.params)
     path.mkdir(parents=True)
+    write_tokenizer(vocabulary, path, context_length=outgoing.context_length)
     write_vocabulary(vocabulary, path)
     _write_json(path / CONFIG, config)
     ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -73,7 +75,7 @@ def exported(model: nn.Module, params: Tensors) -> Tensors:
     Raises:
         UserError: the layout cannot express the model.
     """
-    palm = check_is_palm(model, "hf")
+    palm = check_is_cohere(model, "hf")
     return dict(_exported(palm, params))
 
 

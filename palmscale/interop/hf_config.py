@@ -7,7 +7,7 @@ from typing import Any
 
 from palmscale.errors import UserError
 from palmscale.exit_codes import printable
-from palmscale.interop.expressible import check_is_palm, refuse
+from palmscale.interop.expressible import check_is_cohere
 from palmscale.interop.layouts import Outgoing
 from palmscale.model.palm import PaLM
 
@@ -21,9 +21,7 @@ def of_model(outgoing: Outgoing) -> dict[str, Any]:
     Raises:
         UserError: it cannot be expressed.
     """
-    model = check_is_palm(outgoing.model, "hf")
-    if model.final_norm == "none":
-        raise refuse("hf", "PaLM.final_norm='none'", "its models end with a norm")
+    model = check_is_cohere(outgoing.model, "hf")
     width = model.ff_mult * model.dim
     length = outgoing.context_length
     return {
@@ -109,12 +107,19 @@ def is_ours(config: Mapping[str, Any]) -> bool:
     return config.get("architectures") == [ARCHITECTURE] or config.get("model_type") == MODEL_TYPE
 
 
+def another_architecture(where: str | Path, config: Mapping[str, Any]) -> UserError:
+    """Returns the error for a config of an architecture that palmscale does not import."""
+    found = config.get("architectures")
+    told = ", ".join(map(str, found)) if isinstance(found, list) else str(found)
+    return UserError(
+        f"{where} describes {printable(told)[:100]}; palmscale imports {ARCHITECTURE} with every"
+        " layer dense, as it exports."
+    )
+
+
 def _check_is_dense_cohere(config: Mapping[str, Any]) -> None:
     if not is_ours(config):
-        raise UserError(
-            f"config.json describes {printable(str(config.get('architectures')))}; palmscale"
-            f" imports {ARCHITECTURE} with every layer dense, as it exports."
-        )
+        raise another_architecture("config.json", config)
     depth, length = config.get("num_hidden_layers"), config.get("max_position_embeddings")
     expected = {
         "num_key_value_heads": 1,

@@ -10,6 +10,7 @@ from flax import struct
 
 from palmscale import axes
 from palmscale.model import splash
+from palmscale.model.adapted import is_adapted, split_dims
 from palmscale.model.remat import ATTENTION, save_as
 from palmscale.partition.shardings import constrain, map_shards
 
@@ -36,9 +37,8 @@ class Cache:
     length: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def contract(
-    spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32
+    spec: str, x: jax.Array, w: Any, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> jax.Array:
     """Returns the einsum of `x` and `w`, computed in `x`'s dtype, as `dtype`.
 
@@ -47,13 +47,30 @@ def contract(
     gradient of `w` is then cast to `w`'s dtype. The incoming gradient is cast to `x`'s dtype too,
     so that with bfloat16 all three matmuls of a step run at full speed.
 
-    In generation `w` may be quantized, a `qwix.QArray`, which has no gradient.
+    `w` may have an adapter, be an `Adapted`, whose product is added. In generation it may be
+    quantized, a `qwix.QArray`, which has no gradient.
     """
+    if not is_adapted(w):
+        return _product(spec, x, w, dtype)
+    inputs, output = spec.split("->")
+    left, right = inputs.split(",")
+    summed, others = split_dims(right, w.summed)
+    low = "".join(letter for letter in left if letter not in summed) + "R"
+    x_low = w.scale * _product(f"{left},{summed}R->{low}", x, w.down, x.dtype)
+    return _product(spec, x, w.kernel, dtype) + _product(
+        f"{low},R{others}->{output}", x_low, w.up, dtype
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _product(spec: str, x: jax.Array, w: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     return _einsum(spec, x, dense(w, x.dtype), dtype)
 
 
 def dense(w: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Returns a weight as `dtype`: an array, or a `qwix.QArray` times its scales."""
+    """Returns a weight as `dtype`: an array, a `qwix.QArray` times its scales, or an `Adapted`."""
+    if is_adapted(w):
+        return dense(w.kernel, dtype) + w.change().astype(dtype)
     w = w.astype(dtype)  # of a quantized weight: its scales
     if not hasattr(w, "qvalue"):
         return w
@@ -65,16 +82,21 @@ def dense(w: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     return qwix.dequantize(w)
 
 
-def _contract_forward(spec, x, w, dtype):
-    return contract(spec, x, w, dtype), (x, w)
+def _forward(spec, x, w, dtype):
+    w_trains = any(primal.perturbed for primal in jax.tree.leaves(w))
+    x, w = jax.tree.map(lambda primal: primal.value, (x, w))
+    # A frozen weight needs no gradient, and its `x` is not saved for one: only its dtype is.
+    return _product(spec, x, w, dtype), (x if w_trains else jnp.zeros(0, x.dtype), w)
 
 
-def _contract_backward(spec, dtype, saved, g):
+def _backward(spec, dtype, saved, g):
     x, w = saved
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
     g = g.astype(x.dtype)
-    dx = _einsum(f"{output},{right}->{left}", g, w.astype(x.dtype), x.dtype)
+    dx = _einsum(f"{output},{right}->{left}", g, dense(w, x.dtype), x.dtype)
+    if not x.size:
+        return dx, None
     dw = _einsum(f"{left},{output}->{right}", x, g, x.dtype, w.dtype)
     return dx, dw
 
@@ -99,7 +121,7 @@ def _einsum(spec, a, b, dtype, result_dtype=None):
     return jax.lax.platform_dependent(a, b, cpu=rounded_once, default=rounded_inside)
 
 
-contract.defvjp(_contract_forward, _contract_backward)
+_product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def rotate(x_BLHK: jax.Array, position_BL: jax.Array, *, xpos: int = 0) -> jax.Array:

@@ -7,6 +7,7 @@ from palmscale.cluster.join import ProcessPlace
 from palmscale.data.sources.source import VALIDATION
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.run.adapters import restored, with_adapter
 from palmscale.run.ending import Command
 from palmscale.run.job import joined
 from palmscale.run.run import Run
@@ -36,6 +37,7 @@ def evaluate(
     workdir: Workdir,
     *,
     checkpoint: int | str = "latest",
+    adapter: Workdir | None = None,
     place: ProcessPlace | None = None,
     command: Command | None = None,
 ) -> Evaluated:
@@ -45,6 +47,7 @@ def evaluate(
         run: whose data, layout and model to evaluate with.
         workdir: the folder of the run that trained.
         checkpoint: `latest`, `best` or a step.
+        adapter: to evaluate it with; see `palmscale.load`.
         place: coordinator and rank; None: as the environment tells.
         command: that this process runs; None: a program.
 
@@ -52,6 +55,7 @@ def evaluate(
         UserError: there is no such checkpoint, its arrays are not those of the model, or nothing is
             held out.
     """
+    run = with_adapter(run, workdir, adapter)
     layout, deadlines = run.layout, run.deadlines
     with (
         joined(
@@ -66,7 +70,7 @@ def evaluate(
         reader = checkpoints(workdir, peers=job.peers)
         check_trainable(reader.read_meta(), reader)
         which = None if checkpoint == "latest" else checkpoint
-        snapshot = reader.restore(which, abstract_params=session.state_plan.abstract.params)
+        snapshot = restored(reader, which, session.state_plan.abstract.params, adapter)
         if snapshot is None:
             raise UserError(f"there is no checkpoint in {workdir}; train first.")
         evaluation = eval_loss(run, session, max_sequences=None)

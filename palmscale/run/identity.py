@@ -55,6 +55,11 @@ def identity(run: Run, digests: Mapping[str, str]) -> dict[str, Any]:
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "data": data,
     }
+    # Named only where they are set: identities that were stored before have neither.
+    if run.trainable:
+        parts["trainable"] = run.trainable
+    if run.lora is not None:
+        parts["lora"] = run.lora
     return {name: describe(value) for name, value in parts.items()}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 
-from palmscale.checkpoint.fingerprint import nested
 from palmscale.data.sources.text_files import TextFiles
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
@@ -14,6 +13,7 @@ from palmscale.infer.score import score
 from palmscale.infer.text import encode_prompt
 from palmscale.interop.layouts import Incoming
 from palmscale.observe import log
+from palmscale.partition.trees import nested
 
 _MOST_TOKENS = 8192
 _TEXT_TOKENS = 1024

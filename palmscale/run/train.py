@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -17,6 +17,7 @@ from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
 from palmscale.optim.learning_rate import LearningRate
+from palmscale.run.adapters import AdapterStore
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss
@@ -114,6 +115,8 @@ def train(
     ) as job:
         with _opened(run, folder, job) as (preemption, session, store):
             parameters = f"{session.counts.stored:,} parameters"
+            if session.trained < session.counts.stored:
+                parameters += f", of which {session.trained:,} train,"
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(
                 run, session, job, folder, store, writers, preemption, config, debugging
@@ -163,7 +166,7 @@ def _opened(
             stale_seconds=run.deadlines.heartbeat_seconds,
         ) as lease,
         open_session(run, job.watchdog.beat) as session,
-        CheckpointStore(
+        _store(run)(
             folder / CHECKPOINTS,
             keep=run.saving.keep,
             lease=lease,
@@ -174,6 +177,12 @@ def _opened(
     ):
         job.watchdog.rest()
         yield preemption, session, store
+
+
+def _store(run: Run) -> Callable[..., CheckpointStore]:
+    if run.lora is None:
+        return CheckpointStore
+    return functools.partial(AdapterStore, base=run.warm_start)
 
 
 def _trainer(
@@ -214,7 +223,7 @@ def _trainer(
         learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
-            flops_per_token=session.flops_per_token,
+            flops_per_token=sum(session.flops_per_token),
             device_kind=jax.devices()[0].device_kind,
             devices=mesh.size,
         ),

@@ -6,18 +6,25 @@ from typing import Any
 import jax
 
 from palmscale import axes
-from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.warm_start import WarmStart, not_fresh, warm_parameters
 from palmscale.cluster.job import Job
 from palmscale.errors import UserError
 from palmscale.exit_codes import printable
+from palmscale.model.lora import base_of, base_paths
 from palmscale.observe import log
 from palmscale.partition.shardings import logical_axes
+from palmscale.partition.trees import named_leaves
 from palmscale.run.identity import describe
 from palmscale.run.run import Run
 from palmscale.run.session import Session
-from palmscale.run.stored_meta import Meta, check_trainable, read_meta
+from palmscale.run.stored_meta import (
+    Meta,
+    check_trainable,
+    check_whole,
+    parameters_digest,
+    read_meta,
+)
 from palmscale.run.workdir import checkpoints
 from palmscale.train.trainer import InitialParams
 
@@ -30,15 +37,23 @@ def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
 
     def given() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         reader = _reader(warm, run, job)
-        check_trainable(reader.read_meta(), reader)
-        params = named_leaves(session.state_plan.abstract.params)
+        stored = reader.read_meta()
+        check_trainable(stored, reader)
+        check_whole(stored, reader)
+        abstract = session.state_plan.abstract.params
+        params = named_leaves(base_of(abstract))
         step, found = warm_parameters(warm, reader, params)
         fresh = len(params) - len(found)
         log.say(
             f"Warm start: {len(found)} arrays of parameters from step {step:,} of {warm.workdir}"
             f"{f'; {fresh} initialized' if fresh else ''}."
         )
-        return found, {**describe(warm), "step": step}
+        own = base_paths(abstract)
+        digest = parameters_digest(reader, step)
+        return (
+            {own[name]: array for name, array in found.items()},
+            {**describe(warm), "step": step, "digest": digest},
+        )
 
     warm = run.warm_start
     return nothing if warm is None else given

@@ -12,6 +12,7 @@ from palmscale.cli.commands import (
     checkpoint_diff,
     checkpoint_export,
     checkpoint_import,
+    checkpoint_merge,
     checkpoint_quantize,
 )
 from palmscale.cli.parser import add_checkpoint_choice, add_command, add_workdir
@@ -46,6 +47,7 @@ def add(commands: Any) -> None:
     )
     checkpoint_diff.add(inner)
     checkpoint_quantize.add(inner)
+    checkpoint_merge.add(inner)
     checkpoint_export.add(inner)
     checkpoint_import.add(inner)
     for name, function, summary in (

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from palmscale.cli.parser import (
+    add_adapter,
     add_checkpoint_choice,
     add_command,
     add_modules,
@@ -23,6 +24,7 @@ def add(commands: Any) -> None:
     )
     add_workdir(command)
     add_checkpoint_choice(command)
+    add_adapter(command)
     add_modules(command)
     add_place(command)
 
@@ -40,6 +42,7 @@ def evaluate(args: argparse.Namespace) -> None:
         run,
         args.workdir,
         checkpoint=args.checkpoint,
+        adapter=args.adapter,
         place=place_of(args),
         command=command_of(args),
     )
