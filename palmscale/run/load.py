@@ -85,8 +85,6 @@ def load(
     meta = read_meta(reader, checkpoint if isinstance(checkpoint, int) else None)
     model = rebuild(meta["identity"].get("model"), modules, nn.Module)
     found, base = find_adapter(reader, meta, checkpoint, adapter)
-    if found is not None and average > 1:
-        raise UserError(f"average={average}: adapters are not averaged; load them without it.")
     if found is not None:
         checkpoint = found.base_checkpoint(base, "latest" if base is not reader else checkpoint)
     base_meta = meta if found is None else read_meta(base, checkpoint)
@@ -123,6 +121,11 @@ def load(
 
 
 def _check_averages(average: int, weights: StoredWeights, is_adapted: bool) -> None:
+    if average > 1 and (weights.stored or weights.wanted or is_adapted):
+        raise UserError(
+            f"average={average}: quantized weights and adapters are not averaged; load them without"
+            " average, or export or merge first."
+        )
 
 
 def _layout(
