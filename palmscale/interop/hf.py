@@ -154,7 +154,8 @@ def _stacked(tensors: Tensors, model: PaLM, name: str) -> Tensor:
 
 
 def read(path: Path, options: Options) -> list[Incoming]:
-    """Returns what a folder holds; see `palmscale.interop.layouts.ImportLayout`."""
+    """Returns what a folder, also named by a file in it, holds; see `ImportLayout`."""
+    path = path if path.is_dir() else path.parent
     if not (path / CONFIG).is_file():
         raise UserError(
             f"{path} is not a folder of Hugging Face's layout ({CONFIG} is missing); name one with"
