@@ -14,8 +14,10 @@ from palmscale.interop.layouts import Outgoing
 from palmscale.interop.reference import Architecture
 from palmscale.storage.tensor import Tensors
 
-# The most that log-probabilities may differ by, by the dtype of the written weights.
+# The most that log-probabilities may differ by, by the dtype of the written weights, while logits
+# are at most 5, as in a model that was just initialized; larger ones move in proportion.
 BOUNDS = {"bfloat16": 0.05, "q8_0": 0.2, "q4_0": 2.0}
+_LARGE_LOGIT = 5.0
 # Of float32 weights, logits may differ by this share of the largest one: rounding makes 2e-6 in 8
 # layers, and more in more of them.
 _ROUNDING, _ROUNDING_LAYERS = 1e-5, 8
@@ -58,11 +60,14 @@ def compare(
     ours_LV = layerwise.logits(outgoing.model, outgoing.params, tokens_L)
     exact = written if outgoing.dtype == "float32" else exported
     found_LV = reference.logits(architecture, exact, tokens_L)
-    bound = _ROUNDING * np.abs(ours_LV).max() * max(1.0, architecture.layers / _ROUNDING_LAYERS)
+    largest = np.abs(ours_LV).max()
+    bound = _ROUNDING * largest * max(1.0, architecture.layers / _ROUNDING_LAYERS)
     worst = _difference("logits", found_LV, ours_LV, bound)
     said = f"the logits of {len(tokens_L)} tokens, computed from what was written as"
     said += f" {engine_name} does, differ from the model's by at most {worst:.1e}"
-    most = BOUNDS.get(outgoing.dtype, 2 * bound)
+    most = 2 * bound
+    if outgoing.dtype in BOUNDS:
+        most = BOUNDS[outgoing.dtype] * max(1.0, largest / _LARGE_LOGIT)
     ours_LV = log_softmax(ours_LV)
     if outgoing.dtype != "float32":
         found_LV = log_softmax(reference.logits(architecture, written, tokens_L))

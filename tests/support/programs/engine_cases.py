@@ -13,7 +13,7 @@ CASES = {
     "rms_narrow": dict(norm="rms", heads=2, dim_head=16, final_norm="scaled"),
     "rms_square": dict(norm="rms", heads=4, dim_head=16, final_norm="unscaled", padded_tokens=272),
     "rms_wide": dict(norm="rms", heads=5, dim_head=32, final_norm="scaled", logit_scale=0.2),
-    "layer_narrow": dict(norm="layer", heads=3, dim_head=16, final_norm="scaled", logit_scale=0.1),
+    "layer_narrow": dict(norm="layer", heads=1, dim_head=32, final_norm="scaled", logit_scale=0.1),
     "layer_square": dict(norm="layer", heads=2, dim_head=32, final_norm="unscaled"),
     "layer_wide": dict(
         norm="layer", norm_eps=1e-5, norm_scale_offset=0.0, heads=6, dim_head=32, ff_mult=2,
