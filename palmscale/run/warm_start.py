@@ -16,7 +16,6 @@ from palmscale.exit_codes import printable
 from palmscale.model.lora import base_of, base_paths
 from palmscale.observe import log
 from palmscale.partition.shardings import logical_axes
-from palmscale.partition.trees import named_leaves
 from palmscale.run.identity import describe
 from palmscale.run.run import Run
 from palmscale.run.session import Session
@@ -29,6 +28,7 @@ from palmscale.run.stored_meta import (
 from palmscale.run.workdir import checkpoints
 from palmscale.storage.place import Place, place
 from palmscale.train.trainer import InitialParams
+from palmscale.trees import named_leaves
 
 
 def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
