@@ -37,7 +37,7 @@ def compare(
     engine: Engine,
     engine_name: str,
 ) -> str:
-    """Returns a sentence that says what was compared, and how far it differs.
+    """Returns what was compared, and how far it differs, as a sentence.
 
     Args:
         outgoing: what was exported.
@@ -50,12 +50,8 @@ def compare(
     Raises:
         RuntimeError: the logits differ by more than rounding.
     """
-    needed, available = 3 * layerwise.layer_bytes(outgoing.params), _available_bytes()
-    if available is not None and needed > available:
-        return (
-            f"its logits were not checked: that takes {needed / 2**30:.1f} GiB of memory, and"
-            f" {available / 2**30:.1f} GiB are free."
-        )
+    if said := too_large(3 * layerwise.layer_bytes(outgoing.params)):
+        return said
     tokens_L = sample_tokens(outgoing.model.num_tokens, min(_TOKENS, outgoing.context_length))
     ours_LV = layerwise.logits(outgoing.model, outgoing.params, tokens_L)
     exact = written if outgoing.dtype == "float32" else exported
@@ -63,7 +59,7 @@ def compare(
     largest = np.abs(ours_LV).max()
     bound = _ROUNDING * largest * max(1.0, architecture.layers / _ROUNDING_LAYERS)
     worst = _difference("logits", found_LV, ours_LV, bound)
-    said = f"the logits of {len(tokens_L)} tokens, computed from what was written as"
+    said = f"The logits of {len(tokens_L)} tokens, computed from what was written as"
     said += f" {engine_name} does, differ from the model's by at most {worst:.1e}"
     most = 2 * bound
     if outgoing.dtype in BOUNDS:
@@ -75,9 +71,20 @@ def compare(
         said += f" before rounding to {outgoing.dtype}; log-probabilities after it by {worst:.1e}"
     found_V = engine(tokens_L)
     if found_V is None:
-        return f"{said}. {engine_name} itself is not installed here and did not run."
+        return f"{said}; {engine_name} itself is not installed here and did not run."
     worst = _difference(f"log-probabilities of {engine_name}", found_V, ours_LV[-1], most)
-    return f"{said}. {engine_name} itself ran: its log-probabilities differ by at most {worst:.1e}."
+    return f"{said}; {engine_name} itself ran, and its log-probabilities differ by {worst:.1e}."
+
+
+def too_large(needed_bytes: int) -> str | None:
+    """Returns why logits are not checked if that takes more memory than is free; None: it fits."""
+    available = _available_bytes()
+    if available is None or needed_bytes <= available:
+        return None
+    return (
+        f"The logits were not checked, which takes {needed_bytes / 2**30:.1f} GiB of memory;"
+        f" {available / 2**30:.1f} GiB are free."
+    )
 
 
 def sample_tokens(num_tokens: int, length: int) -> np.ndarray:
