@@ -6,7 +6,7 @@ import engine_exports
 import numpy as np
 import pytest
 
-from palmscale.interop import check, gguf_file, hf, hf_config, layerwise
+from palmscale.interop import check, gguf_file, hf, hf_config
 
 WRITERS = {"hf": hf, "gguf": gguf_file}
 
@@ -105,16 +105,6 @@ def test_an_engine_that_differs_fails_the_check(tmp_path, monkeypatch):
     monkeypatch.setattr("palmscale.interop.engines.run_llama_cpp", lambda *a, **k: np.zeros(259))
     with pytest.raises(RuntimeError, match="log-probabilities of llama.cpp"):
         gguf_file.check(outgoing, path)
-
-
-@pytest.mark.parametrize("case", ["rms_square", "layer_wide"])
-def test_layer_by_layer_the_logits_are_those_of_the_model(case):
-    outgoing = engine_exports.outgoing(case)
-    tokens_L = check.sample_tokens(outgoing.model.num_tokens, 16)
-    whole = outgoing.model.apply(engine_exports.variables(case), tokens_L[None])[0]
-    found = layerwise.logits(outgoing.model, outgoing.params, tokens_L)
-    assert found.shape == (16, outgoing.model.num_tokens)
-    np.testing.assert_allclose(found, whole[:, : found.shape[1]], rtol=0, atol=1e-5)
 
 
 def test_tokens_are_drawn_from_all_of_the_vocabulary_after_bos():
