@@ -226,7 +226,7 @@ class Trained:
         """
         if interface.generates(self.model):
             return self._decoding_form(donate=donate)
-        return self.model, variables_of(self.params)
+        return self.model, interface.variables_of(self.params)
 
     def _decoding_form(self, *, quantize: str | None = None, donate: bool) -> tuple[nn.Module, Any]:
         interface.check_generates(self.model)
