@@ -14,6 +14,8 @@ _FUNCTIONS = {
     "load": "palmscale.run.load",
     "generate": "palmscale.run.generate",
     "history": "palmscale.run.history",
+    "export": "palmscale.run.export",
+    "import_weights": "palmscale.run.import_weights",
     "TextRequest": "palmscale.infer.continuation",
 }
 # Packages that can be called: `palmscale.train(run, workdir)`; `palmscale.train.step` is a module.

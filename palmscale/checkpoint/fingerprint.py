@@ -1,11 +1,12 @@
 """A fingerprint per array, the same on any mesh, which shows whether a restore was exact."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from palmscale.partition.trees import named_leaves
 
 # The multipliers and shifts of MurmurHash3's 32-bit finalizer (Austin Appleby, public domain).
 _MIX_1, _MIX_2 = 0x85EBCA6B, 0xC2B2AE35
@@ -50,26 +51,6 @@ def fingerprint(tree: Any) -> dict[str, str]:
     }
 
 
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of `tree` by path, such as 'layers/mlp/kernel', in tree order."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the tree of dicts whose leaves have these paths: the inverse of `named_leaves`."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[name] = leaf
-    return tree
-
-
 _jitted: dict[Any, Any] = {}
 
 
@@ -84,7 +65,29 @@ def _fingerprint_leaves(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([_fingerprint_array(jnp.asarray(leaf)) for leaf in leaves])
 
 
-def _fingerprint_array(array: jax.Array) -> jax.Array:
+class BlockFingerprint:
+    """The fingerprint of an array of which blocks are added one after another."""
+
+    def __init__(self) -> None:
+        self._lanes = np.zeros(2, np.uint32)
+
+    def add(self, block: np.ndarray, start: tuple[int, ...]) -> None:
+        """Adds a block whose first element is the array's at the position `start`."""
+        self._lanes += np.asarray(_fingerprint_block(block, start))  # wraps modulo 2^32
+
+    @property
+    def text(self) -> str:
+        """As `fingerprint` returns it."""
+        first, second = self._lanes.tolist()
+        return f"{first:08x}{second:08x}"
+
+
+@jax.jit
+def _fingerprint_block(block: jax.Array, start: tuple[jax.Array, ...]) -> jax.Array:
+    return _fingerprint_array(block, start)
+
+
+def _fingerprint_array(array: jax.Array, start: tuple[jax.Array, ...] | None = None) -> jax.Array:
     bits = _bits(array)
     if bits.ndim > len(_ODD_STEPS):
         raise ValueError(
@@ -97,7 +100,10 @@ def _fingerprint_array(array: jax.Array) -> jax.Array:
         position = jnp.full(bits.shape, seed, jnp.uint32)
         for dim in range(bits.ndim):
             step = jnp.uint32(_ODD_STEPS[(dim + lane) % len(_ODD_STEPS)])
-            position += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, dim) * step
+            index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, dim)
+            if start is not None:
+                index += jnp.uint32(start[dim])
+            position += index * step
         lanes.append(jnp.sum(_mix(bits ^ _mix(position)), dtype=jnp.uint32))
     return jnp.stack(lanes)
 

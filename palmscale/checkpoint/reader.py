@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeVar
 import jax
 
 from palmscale.checkpoint import digest
+from palmscale.checkpoint.array_parts import stored_tensors
 from palmscale.checkpoint.arrays import load_arrays
-from palmscale.checkpoint.fingerprint import fingerprint, named_leaves, nested
+from palmscale.checkpoint.fingerprint import fingerprint
 from palmscale.checkpoint.manifest import check_room_for, stored_arrays
 from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.steps import CORRUPT, CURSOR, META, StepFolders, StepInfo
@@ -18,8 +19,10 @@ from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE, jointly, led
 from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
+from palmscale.partition.trees import named_leaves, nested
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import place
+from palmscale.storage.tensor import Tensors
 
 PARAMS, OPTIMIZER = "params", "optimizer"
 Convert = Callable[[str, jax.Array], Any]
@@ -60,7 +63,7 @@ class CheckpointReader:
         self._folders = StepFolders(self.directory)
         self._keep = keep
         self._marks_damage = marks_damage
-        self._peers = peers
+        self.peers = peers
         self._timeout_seconds = timeout_seconds
 
     def steps(self) -> list[StepInfo]:
@@ -87,7 +90,7 @@ class CheckpointReader:
         Raises:
             CorruptionError: the file is damaged.
         """
-        return led(self._peers, "meta", lambda: self._read_meta(step), self._timeout_seconds)
+        return led(self.peers, "meta", lambda: self._read_meta(step), self._timeout_seconds)
 
     def _read_meta(self, step: int | None) -> dict[str, Any] | None:
         for candidate, is_last in _with_last(self._candidates(step)):
@@ -97,6 +100,15 @@ class CheckpointReader:
                 if is_last:
                     raise
         return None
+
+    def arrays(self, step: int) -> dict[str, Any]:
+        """Returns {'shape', 'dtype', 'fingerprint'} of each parameter of a verified step, by path.
+
+        Raises:
+            CorruptionError: the manifest is damaged.
+        """
+        path = self._folders.path(step)
+        return stored_arrays(digest.read_manifest(path), PARAMS, path)
 
     def restore(
         self,
@@ -147,6 +159,18 @@ class CheckpointReader:
 
         return self._first_good(step, load)
 
+    def params_in_parts(self, step: int) -> Tensors:
+        """Returns the parameters of a verified step by path, which are read in parts.
+
+        All files of the step are verified first, as by `restore`; the arrays' fingerprints are not.
+
+        Raises:
+            CorruptionError: the step is damaged.
+        """
+        manifest, _ = self._checked(step)
+        folder = self._folders.path(step)
+        return stored_tensors(folder / PARAMS, stored_arrays(manifest, PARAMS, folder))
+
     def _first_good(
         self, step: int | Literal["best"] | None, read: Callable[[int], _Read]
     ) -> _Read | None:
@@ -159,7 +183,7 @@ class CheckpointReader:
                 self._tell_ignored()
             return found
 
-        candidates = led(self._peers, "choice of a step", choose, self._timeout_seconds)
+        candidates = led(self.peers, "choice of a step", choose, self._timeout_seconds)
         for candidate, is_last in _with_last(candidates):
             try:
                 return read(candidate)
@@ -168,7 +192,7 @@ class CheckpointReader:
                     self._folders.mark_corrupt(candidate)
                 if is_last:
                     raise
-                if self._peers.index == 0:
+                if self.peers.index == 0:
                     log.warn(f"the checkpoint of step {candidate} is not used: {error}")
         return None
 
@@ -238,7 +262,7 @@ class CheckpointReader:
 
     def _checked(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Verifies every file of a step; returns its manifest and its JSON files."""
-        peers, path = self._peers, self._folders.path(step)
+        peers, path = self.peers, self._folders.path(step)
         manifest: dict[str, Any] = {}
 
         def check() -> None:
@@ -295,9 +319,9 @@ class CheckpointReader:
             log.warn(f"the folder {self.directory / name} is not used: {why}.")
 
     def _check_peers(self) -> None:
-        if self._peers.count != jax.process_count():
+        if self.peers.count != jax.process_count():
             raise RuntimeError(
-                f"this checkpoint store was given {self._peers.count} process(es) but JAX has"
+                f"this checkpoint store was given {self.peers.count} process(es) but JAX has"
                 f" {jax.process_count()}; pass it the job's peers"
             )
 

@@ -103,7 +103,7 @@ class CheckpointStore(CheckpointReader):
         """Closes while another error, the one to report, is propagating."""
         if self._pending is not None:
             # Another process may be gone; waiting for it here would hide the cause.
-            patience = None if self._peers.count == 1 else _PATIENCE_SECONDS
+            patience = None if self.peers.count == 1 else _PATIENCE_SECONDS
             concurrent.futures.wait([self._pending[1]], patience)
             if self._pending[1].done():
                 try:
@@ -160,7 +160,7 @@ class CheckpointStore(CheckpointReader):
         """Returns an error message unless the storage now lists `step` as verified."""
         try:
             listed_now = led(
-                self._peers,
+                self.peers,
                 "last save",
                 lambda: step in self.verified_steps(),
                 self._timeout_seconds,
@@ -198,7 +198,7 @@ class CheckpointStore(CheckpointReader):
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
         try:
             is_there = led(
-                self._peers,
+                self.peers,
                 "start of a save",
                 lambda: self._prepare(step, manifest["arrays"], texts[CURSOR], num_bytes),
                 self._timeout_seconds,
@@ -243,7 +243,7 @@ class CheckpointStore(CheckpointReader):
             is_retry = self._failures > 0 and waited >= self._retries.wait_seconds
             return is_retry or (every_seconds is not None and waited >= every_seconds)
 
-        return led(self._peers, "clock of the saves", is_due, self._timeout_seconds)
+        return led(self.peers, "clock of the saves", is_due, self._timeout_seconds)
 
     def protect(self, steps: Collection[int]) -> None:
         """Sets the steps that the keep policy must not delete, such as a rewind target."""
@@ -288,7 +288,7 @@ class CheckpointStore(CheckpointReader):
                 f" Retries.failures={self._retries.failures} allows. Fix the storage and restart:"
                 " the run resumes from the last good checkpoint"
             )
-        if self._peers.index == 0:
+        if self.peers.index == 0:
             log.warn(f"{message}; {rest}. The run continues and will save again.")
 
     def _last_good(self) -> str:
@@ -330,7 +330,7 @@ class CheckpointStore(CheckpointReader):
             texts,
             manifest,
             lease=self._lease,
-            peers=self._peers,
+            peers=self.peers,
             timeout_seconds=self._timeout_seconds,
         )
         if self._leads:

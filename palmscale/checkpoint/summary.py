@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from palmscale.checkpoint.fingerprint import fingerprint, named_leaves
+from palmscale.checkpoint.fingerprint import fingerprint
 from palmscale.exit_codes import printable
+from palmscale.partition.trees import named_leaves
 
 _NAMES_SHOWN = 8
 

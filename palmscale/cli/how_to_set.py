@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 
@@ -10,10 +11,12 @@ from palmscale.exit_codes import FAULT, INTERRUPTED, one_line
 _FIELD = re.compile(r"(?<![\w.])[A-Za-z]\w*\.[a-z]\w*(?!\w|\.\w|\()")
 _ADVICE = re.compile(r"\bset ([A-Z]\w*\.[a-z]\w*)=(\(.*?\))(?=\.?$)")
 _KEYWORD = re.compile(r"(?<![\w.-])([a-z]\w*)=")
+_IMPORT = re.compile(r"import_weights\('(.*)', '(\w+)', workdir\)$")
 
 
 def explained(args: argparse.Namespace, code: int, message: str) -> str:
     """Returns the line of an error that ends a command, with what the user can do about it."""
+    message = _IMPORT.sub(_import_command, message)
     if code != INTERRUPTED:
         message += hint(message, args.parser.flags())
     elif args.command == "train":
@@ -21,6 +24,14 @@ def explained(args: argparse.Namespace, code: int, message: str) -> str:
     if code == FAULT and not args.debug:
         message += "; run again with --debug for the traceback"
     return one_line(message)
+
+
+def _import_command(call: re.Match[str]) -> str:
+    source, layout = call.groups()
+    return (
+        f"palmscale checkpoint import --from={layout} --input={shlex.quote(source)}"
+        " --workdir=runs/imported"
+    )
 
 
 def hint(message: str, flags: Mapping[str, str]) -> str:

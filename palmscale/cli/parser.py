@@ -153,6 +153,16 @@ def add_checkpoint_choice(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_adapter(command: argparse.ArgumentParser) -> None:
+    """Adds --adapter."""
+    command.add_argument(
+        "--adapter",
+        type=workdir,
+        metavar="DIR",
+        help="the folder of a run that trained adapters for this one, or a file with one",
+    )
+
+
 def add_modules(command: argparse.ArgumentParser) -> None:
     """Adds --module."""
     command.add_argument(

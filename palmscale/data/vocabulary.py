@@ -168,6 +168,11 @@ class SentencePieceVocabulary:
     def save(self, directory: Place) -> None:
         (directory / self._FILE).write_bytes(self._model)
 
+    @property
+    def content(self) -> bytes:
+        """The model, as its file holds it."""
+        return self._model
+
     def pieces(self) -> list[str]:
         """Returns the piece of each id, with U+2581 in place of spaces."""
         return self._processor.id_to_piece(list(range(self.size)))

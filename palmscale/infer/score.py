@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from palmscale.infer.weights import variables_of
+from palmscale.model.interface import variables_of
 
 _LEAST_LENGTH = 128  # rows are padded to a power of two from here: one program for each
 _CHUNK_LENGTH = 128  # positions whose logits exist at a time
@@ -58,12 +58,9 @@ def score(
     parts = [np.zeros(0, np.float32)]
     for start, first, end in windows(len(row) - 1, context_length or len(row)):
         window = row[start : end + 1]
-        length = _LEAST_LENGTH
-        while length < len(window) - 1:
-            length *= 2
-        padded_BL = np.zeros((1, length + 1), np.int32)
+        padded_BL = np.zeros((1, padded_length(len(window) - 1) + 1), np.int32)
         padded_BL[0, : len(window)] = window
-        scored_L = np.asarray(_log_probabilities(model, params, padded_BL))[0]
+        scored_L = np.asarray(scores_of(model, params, padded_BL)[0])[0]
         parts.append(scored_L[first - start : end - start])
     log_probabilities_L = np.concatenate(parts)
     nats = -float(log_probabilities_L.sum(dtype=np.float64))
@@ -93,21 +90,41 @@ def windows(length: int, context_length: int) -> Iterator[tuple[int, int, int]]:
         yield max(0, end - context_length), first, end
 
 
+def padded_length(length: int) -> int:
+    """Returns the length of a row with room for `length` tokens: one program serves many."""
+    return max(_LEAST_LENGTH, 1 << (length - 1).bit_length())
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _log_probabilities(model: nn.Module, params: Any, row_BL: jax.Array) -> jax.Array:
-    """Returns the log-probability, float32 [B, L], of each of row_BL[:, 1:] given those before."""
+def scores_of(model: nn.Module, params: Any, row_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns what a model says of each of row_BL[:, 1:] given those before.
+
+    Args:
+        model: offers `hidden` and `unembed`.
+        params: of the model; they may be quantized.
+        row_BL: 1 + `padded_length(...)` ids a row.
+
+    Returns:
+        (log-probabilities, float32 [B, L]; whether no other id is likelier, bool [B, L]).
+    """
     variables = variables_of(params)
     x_BLD = model.apply(variables, row_BL[:, :-1], method="hidden")
     B, L, D = x_BLD.shape
 
-    def of_chunk(x_and_target: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def of_chunk(x_and_target: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x_BCD, target_BC = x_and_target
-        logits_BCV = model.apply(variables, x_BCD, method="unembed").astype(jnp.float32)
-        chosen_BC = jnp.take_along_axis(logits_BCV, target_BC[..., None], axis=-1)[..., 0]
-        return chosen_BC - jax.nn.logsumexp(logits_BCV, axis=-1)
+        return of_targets(model.apply(variables, x_BCD, method="unembed"), target_BC)
 
     chunks = L // _CHUNK_LENGTH
     x_NBCD = jnp.moveaxis(x_BLD.reshape(B, chunks, _CHUNK_LENGTH, D), 1, 0)
     target_NBC = jnp.moveaxis(row_BL[:, 1:].reshape(B, chunks, _CHUNK_LENGTH), 1, 0)
-    log_probabilities_NBC = jax.lax.map(of_chunk, (x_NBCD, target_NBC))
-    return jnp.moveaxis(log_probabilities_NBC, 0, 1).reshape(B, L)
+    scores_NBC = jax.lax.map(of_chunk, (x_NBCD, target_NBC))
+    return jax.tree.map(lambda x_NBC: jnp.moveaxis(x_NBC, 0, 1).reshape(B, L), scores_NBC)
+
+
+def of_targets(logits_BLV: jax.Array, target_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the log-probability of each target, and whether no other id is likelier."""
+    logits_BLV = logits_BLV.astype(jnp.float32)
+    chosen_BL = jnp.take_along_axis(logits_BLV, target_BL[..., None], axis=-1)[..., 0]
+    log_p_BL = chosen_BL - jax.nn.logsumexp(logits_BLV, axis=-1)
+    return log_p_BL, chosen_BL >= jnp.max(logits_BLV, axis=-1)

@@ -13,10 +13,10 @@ from palmscale.infer.quantized import (
     check_quantizes,
     is_quantized,
     quantize_leaf,
-    quantized_leaves,
 )
 from palmscale.model import interface
-from palmscale.model.interface import DECODING
+from palmscale.model.adapted import is_adapted
+from palmscale.model.interface import DECODING, is_formed
 from palmscale.partition.shardings import path_name
 
 
@@ -46,7 +46,7 @@ def decoding_form(
 
     Args:
         model: the module that was trained.
-        params: its parameters, which may be quantized already.
+        params: its parameters, which may be quantized already, and have adapters.
         dtype: to compute in; None: the module's own.
         apart: whether each layer's weights become arrays of their own. A loop over stacked weights
             copies a layer's slice each step where XLA does not fuse it into the product: on one CPU
@@ -69,10 +69,14 @@ def decoding_form(
     if dtype is not None:
         model = model.clone(dtype=dtype)
 
+    def quantized(name: str, leaf: Any) -> Any:
+        if is_adapted(leaf):
+            return leaf.replace(kernel=quantized(name, leaf.kernel))
+        return leaf if is_quantized(leaf) else quantize_leaf(model, name, leaf, quantize)
+
     def formed(path: Any, leaf: Any) -> Any:
         name = path_name(path)
-        quantizes = quantize is not None and not is_quantized(leaf)
-        new = quantize_leaf(model, name, leaf, quantize) if quantizes else leaf
+        new = leaf if quantize is None else quantized(name, leaf)
         is_kept = is_quantized(new) or name.rpartition("/")[2] in weights.kept
         split = apart and name.partition("/")[0] == weights.stacked
         new = _formed(new, None if is_kept else model.dtype, split)
@@ -80,7 +84,7 @@ def decoding_form(
             _free(leaf, jax.block_until_ready(new))
         return new
 
-    formed_params = jax.tree_util.tree_map_with_path(formed, params, is_leaf=is_quantized)
+    formed_params = jax.tree_util.tree_map_with_path(formed, params, is_leaf=is_formed)
     if apart:
         formed_params = {
             **formed_params,
@@ -126,12 +130,6 @@ def abstract_form(
     return formed[0][0], jax.tree_util.tree_map_with_path(placed, shapes)
 
 
-def variables_of(params: Any) -> dict[str, Any]:
-    """Returns the variables of a module from its parameters, which may be quantized."""
-    # Flax checks the shapes of `params`, which quantized weights do not have.
-    return {DECODING if any(quantized_leaves(params)) else "params": params}
-
-
 def _formed(leaf: Any, dtype: str | None, split: bool) -> Any:
     if not split and dtype in (None, str(leaf.dtype)):
         return leaf
@@ -149,7 +147,7 @@ def _convert(leaf: Any, dtype: str | None, split: bool) -> Any:
 
 def _by_layer(stacked: Any, split: Any) -> tuple[Any, ...]:
     """Returns a tree a layer, from a tree like `stacked` whose leaves are tuples of N."""
-    outer = jax.tree.structure(stacked, is_leaf=is_quantized)
+    outer = jax.tree.structure(stacked, is_leaf=is_formed)
     leaves = outer.flatten_up_to(split)
     return tuple(outer.unflatten(layer) for layer in zip(*leaves, strict=True))
 

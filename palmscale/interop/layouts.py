@@ -17,8 +17,23 @@ from palmscale.errors import UserError
 from palmscale.interop.tensors import Tensors
 
 # The module that defines `EXPORT` or `IMPORT` for each layout.
-EXPORTS: dict[str, str] = {}
-IMPORTS: dict[str, str] = {}
+EXPORTS: dict[str, str] = {
+    "hf": "palmscale.interop.hf",
+    "safetensors": "palmscale.interop.palmscale_safetensors",
+    "palm_flax": "palmscale.interop.palm_flax",
+    "palm_pytorch": "palmscale.interop.palm_pytorch",
+    "palm_rlhf": "palmscale.interop.palm_rlhf",
+    "palm_jax": "palmscale.interop.palm_jax",
+}
+IMPORTS: dict[str, str] = {
+    "hf": "palmscale.interop.hf",
+    "safetensors": "palmscale.interop.palmscale_safetensors",
+    "palm_flax": "palmscale.interop.palm_flax",
+    "palm_pytorch": "palmscale.interop.palm_pytorch",
+    "palm_rlhf": "palmscale.interop.palm_rlhf",
+    "palm_jax": "palmscale.interop.palm_jax",
+    "t5x": "palmscale.interop.t5x",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

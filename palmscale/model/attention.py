@@ -10,11 +10,14 @@ from flax import struct
 
 from palmscale import axes
 from palmscale.model import splash
+from palmscale.model.adapted import is_adapted, split_dims
 from palmscale.model.remat import ATTENTION, save_as
 from palmscale.partition.shardings import constrain, map_shards
 
 # Finite, so that the softmax of a fully masked row is uniform rather than NaN.
 MASKED_LOGIT = -1e10
+# Keeps the largest factor in float32's range: (1.4 / 0.4) ^ (32,768 / 512) is 7e34.
+XPOS_MOST_POSITIONS = 32_768
 # Of all devices; fewer are computed at once, since a loop in each layer takes long to compile.
 _MOST_SCORES = 2**30
 
@@ -34,9 +37,8 @@ class Cache:
     length: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def contract(
-    spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32
+    spec: str, x: jax.Array, w: Any, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> jax.Array:
     """Returns the einsum of `x` and `w`, computed in `x`'s dtype, as `dtype`.
 
@@ -45,13 +47,30 @@ def contract(
     gradient of `w` is then cast to `w`'s dtype. The incoming gradient is cast to `x`'s dtype too,
     so that with bfloat16 all three matmuls of a step run at full speed.
 
-    In generation `w` may be quantized, a `qwix.QArray`, which has no gradient.
+    `w` may have an adapter, be an `Adapted`, whose product is added. In generation it may be
+    quantized, a `qwix.QArray`, which has no gradient.
     """
+    if not is_adapted(w):
+        return _product(spec, x, w, dtype)
+    inputs, output = spec.split("->")
+    left, right = inputs.split(",")
+    summed, others = split_dims(right, w.summed)
+    low = "".join(letter for letter in left if letter not in summed) + "R"
+    x_low = w.scale * _product(f"{left},{summed}R->{low}", x, w.down, x.dtype)
+    return _product(spec, x, w.kernel, dtype) + _product(
+        f"{low},R{others}->{output}", x_low, w.up, dtype
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _product(spec: str, x: jax.Array, w: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     return _einsum(spec, x, dense(w, x.dtype), dtype)
 
 
 def dense(w: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Returns a weight as `dtype`: an array, or a `qwix.QArray` times its scales."""
+    """Returns a weight as `dtype`: an array, a `qwix.QArray` times its scales, or an `Adapted`."""
+    if is_adapted(w):
+        return dense(w.kernel, dtype) + w.change().astype(dtype)
     w = w.astype(dtype)  # of a quantized weight: its scales
     if not hasattr(w, "qvalue"):
         return w
@@ -63,16 +82,21 @@ def dense(w: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     return qwix.dequantize(w)
 
 
-def _contract_forward(spec, x, w, dtype):
-    return contract(spec, x, w, dtype), (x, w)
+def _forward(spec, x, w, dtype):
+    w_trains = any(primal.perturbed for primal in jax.tree.leaves(w))
+    x, w = jax.tree.map(lambda primal: primal.value, (x, w))
+    # A frozen weight needs no gradient, and its `x` is not saved for one: only its dtype is.
+    return _product(spec, x, w, dtype), (x if w_trains else jnp.zeros(0, x.dtype), w)
 
 
-def _contract_backward(spec, dtype, saved, g):
+def _backward(spec, dtype, saved, g):
     x, w = saved
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
     g = g.astype(x.dtype)
-    dx = _einsum(f"{output},{right}->{left}", g, w.astype(x.dtype), x.dtype)
+    dx = _einsum(f"{output},{right}->{left}", g, dense(w, x.dtype), x.dtype)
+    if not x.size:
+        return dx, None
     dw = _einsum(f"{left},{output}->{right}", x, g, x.dtype, w.dtype)
     return dx, dw
 
@@ -97,20 +121,39 @@ def _einsum(spec, a, b, dtype, result_dtype=None):
     return jax.lax.platform_dependent(a, b, cpu=rounded_once, default=rounded_inside)
 
 
-contract.defvjp(_contract_forward, _contract_backward)
+_product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def rotate(x_BLHK: jax.Array, position_BL: jax.Array) -> jax.Array:
+def rotate(x_BLHK: jax.Array, position_BL: jax.Array, *, xpos: int = 0) -> jax.Array:
     """Returns `x` with pair i (dims i and i + K/2) rotated by position * 10000^(-2i/K) radians.
 
     RoPE (Su et al. 2021) over the whole head. Angles are float32: bfloat16 rounds 257 to 256.
+
+    Args:
+        x_BLHK: queries or keys.
+        position_BL: of each token, from 0.
+        xpos: 1 for the queries and -1 for the keys of xPos; 0: RoPE alone. See `xpos_scale`.
     """
     half = x_BLHK.shape[-1] // 2
     frequency_K = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle_BL1K = position_BL[:, :, None, None].astype(jnp.float32) * frequency_K
     cos, sin = jnp.cos(angle_BL1K), jnp.sin(angle_BL1K)
+    if xpos:
+        scale_BL1K = xpos_scale(position_BL, half, xpos)[:, :, None]
+        cos, sin = cos * scale_BL1K, sin * scale_BL1K
     a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BLHK.dtype)
+
+
+def xpos_scale(position_BL: jax.Array, pairs: int, power: int) -> jax.Array:
+    """Returns zeta_i ^ (power * position / 512) [B, L, pairs], the factor of pair i in xPos.
+
+    Queries have power 1 and keys -1 (Sun et al. 2022, arXiv:2212.10554), so that pair i of their
+    product decays by zeta_i^(distance / 512), where zeta_i = (i / pairs + 0.4) / 1.4. Only the
+    distance counts: positions from 0 give the same as those from the middle of a sequence.
+    """
+    log_zeta_K = jnp.log((jnp.arange(pairs, dtype=jnp.float32) / pairs + 0.4) / 1.4)
+    return jnp.exp(position_BL[:, :, None].astype(jnp.float32) * (power / 512) * log_zeta_K)
 
 
 def attend(

@@ -28,9 +28,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from flax import linen as nn
 
 from palmscale.errors import UserError
+from palmscale.model.adapted import is_adapted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class CacheSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodingWeights:
-    """Which parameters generation may hold in another form, in the collection `DECODING`.
+    """Which parameters may have another form, in the collection `DECODING`.
 
     Attributes:
         stacked: the parameter whose leaves are [N, ...], one entry a layer; `extend` also takes a
@@ -61,8 +63,9 @@ class DecodingWeights:
         kept: names of parameters that stay as they are, such as norm scales; all others are cast to
             the module's `dtype`.
         summed: the dims of a weight that its products sum over, from its last (-1), by its name:
-            those named here may be quantized, with a scale for each index of the other dims. The
-            module passes them to `attention.contract` or `attention.dense`.
+            those named here may be quantized, with a scale for each index of the other dims, and
+            may have adapters (LoRA). The module passes them to `attention.contract` or
+            `attention.dense`.
     """
 
     stacked: str
@@ -70,8 +73,20 @@ class DecodingWeights:
     summed: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
-# The collection of variables that takes the place of `params` in generation.
+# The collection of variables that takes the place of `params` where weights have another form.
 DECODING = "decoding"
+
+
+def is_formed(leaf: Any) -> bool:
+    """Returns whether a leaf of a parameter tree is quantized, or has an adapter."""
+    return is_adapted(leaf) or hasattr(leaf, "qvalue")
+
+
+def variables_of(params: Any) -> dict[str, Any]:
+    """Returns the variables of a module from its parameters, some of which may be `is_formed`."""
+    # Flax checks the shapes of `params`, which such weights do not have.
+    formed = any(map(is_formed, jax.tree.leaves(params, is_leaf=is_formed)))
+    return {DECODING if formed else "params": params}
 
 
 def check_trainable(model: nn.Module) -> None:

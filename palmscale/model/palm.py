@@ -30,7 +30,7 @@ from palmscale.model.attention import (
 )
 from palmscale.model.embedding import logits_table, lookup
 from palmscale.model.interface import DECODING, CacheSpec, DecodingWeights
-from palmscale.model.palm_fields import check_fields
+from palmscale.model.palm_fields import check_fields, check_positions
 from palmscale.model.remat import (
     GATE,
     KEY,
@@ -72,6 +72,8 @@ class PaLM(nn.Module):
         norm_scale_offset: a stored scale s acts as s + offset. With Google's 1, weight decay pulls
             a scale toward 1; with another, norm scales do not decay.
         final_norm: `scaled`, `unscaled` (Google's checkpoints) or `none`.
+        rotary: `rope`, the paper's positions, or `xpos`, which also lets attention decay with
+            distance, as the models of PaLM-rlhf-pytorch; it sees 32,768 positions at most.
         logit_scale: factor of the logits; None: 1 / sqrt(D), since embeddings are N(0, 1).
         embedding_std: standard deviation of the initial embeddings.
         kernel_init: `normal` or `truncated_normal`, with variance 1 / fan-in.
@@ -100,6 +102,7 @@ class PaLM(nn.Module):
     norm_eps: float = 1e-6
     norm_scale_offset: float = 1.0
     final_norm: str = "scaled"
+    rotary: str = "rope"
     logit_scale: float | None = None
     embedding_std: float = 1.0
     kernel_init: str = "normal"
@@ -215,6 +218,7 @@ class PaLM(nn.Module):
                 one document per row.
             position_BL: position within the document; None: position within the row.
         """
+        check_positions(self, tokens_BL.shape[1])
         if position_BL is None:
             position_BL = jnp.arange(tokens_BL.shape[1])[None]
 
@@ -247,6 +251,7 @@ class PaLM(nn.Module):
         A sequence continues at its own length; keys and values past the cache's end are dropped.
         """
         B, L = tokens_BL.shape
+        check_positions(self, cache.k_NBSK[0].shape[1])
         start_B = jnp.broadcast_to(cache.length, B)
         # Like the queries, or each layer would gather the rotations of other devices' sequences.
         position_BL = constrain(start_B[:, None] + jnp.arange(L), (axes.BATCH, axes.LENGTH))
@@ -313,8 +318,9 @@ class PaLM(nn.Module):
         q_BLHK = constrain(q_BLHK, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, axes.ACT_KV))
         k_BLK = contract("bld,dk->blk", part_BLD, layer["key"], y_BLD.dtype)
         v_BLK = contract("bld,dk->blk", part_BLD, layer["value"], y_BLD.dtype)
-        k_BLK = rotate(k_BLK[:, :, None], position_BL)[:, :, 0]
-        q_BLHK = save_as(QUERY, rotate(q_BLHK, position_BL))
+        xpos = 1 if self.rotary == "xpos" else 0
+        k_BLK = rotate(k_BLK[:, :, None], position_BL, xpos=-xpos)[:, :, 0]
+        q_BLHK = save_as(QUERY, rotate(q_BLHK, position_BL, xpos=xpos))
         return q_BLHK, save_as(KEY, k_BLK), save_as(VALUE, v_BLK), y_BLD
 
     @nn.nowrap

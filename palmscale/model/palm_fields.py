@@ -3,10 +3,12 @@
 from typing import Any
 
 from palmscale.errors import UserError
+from palmscale.model.attention import XPOS_MOST_POSITIONS
 
 _CHOICES = {
     "norm": ("rms", "layer"),
     "final_norm": ("scaled", "unscaled", "none"),
+    "rotary": ("rope", "xpos"),
     "kernel_init": ("normal", "truncated_normal"),
     "output_fan_in": ("separate", "fused"),
     "dtype": ("float32", "bfloat16"),
@@ -38,3 +40,16 @@ def check_fields(model: Any) -> None:
             raise UserError(
                 f"PaLM.{field}={getattr(model, field)!r} must be one of {', '.join(choices)}."
             )
+
+
+def check_positions(model: Any, positions: int) -> None:
+    """Checks that a PaLM can tell so many positions apart.
+
+    Raises:
+        UserError: there are more than xPos's factors can express in float32.
+    """
+    if model.rotary == "xpos" and positions > XPOS_MOST_POSITIONS:
+        raise UserError(
+            f"PaLM.rotary='xpos' sees {XPOS_MOST_POSITIONS:,} positions at most, and these are"
+            f" {positions:,}; use shorter sequences or a shorter context."
+        )

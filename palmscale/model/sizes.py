@@ -71,19 +71,21 @@ def count_parameters(boxed_params: Any, model: nn.Module) -> ParameterCounts:
 
 
 def training_flops_per_token(
-    model: nn.Module, num_params: int, sequence_length: int
+    model: nn.Module, num_params: int, sequence_length: int, *, trained: int | None = None
 ) -> tuple[int, int]:
     """Returns the model FLOPs of training per token: (matmuls with weights, attention).
 
     This is the paper's count (appendix B): 6 per parameter, and 12 N H K L for attention, half of
-    which a causal mask would leave.
+    which a causal mask would leave. A frozen parameter counts 4: it has no gradient of its own.
 
     Args:
         model: the module.
         num_params: `ParameterCounts.model`.
         sequence_length: L.
+        trained: of `num_params`, those that train; None: all.
     """
-    return 6 * num_params, interface.attention_flops_per_token(model, sequence_length)
+    frozen = 0 if trained is None else num_params - trained
+    return 6 * num_params - 2 * frozen, interface.attention_flops_per_token(model, sequence_length)
 
 
 def _is_box(leaf: Any) -> bool:

@@ -110,6 +110,6 @@ def measure(run: Run, sequences: int | None = None) -> Measurement:
     peak = run.reporting.peak_flops_per_device or peak_flops_per_device(device.device_kind)
     if peak is None:
         return measured
-    flops = measured.tokens * session.flops_per_token
+    flops = measured.tokens * sum(session.flops_per_token)
     mfu = flops / measured.median_seconds / (peak * measured.devices)
     return dataclasses.replace(measured, mfu=mfu)

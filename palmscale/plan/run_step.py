@@ -6,7 +6,7 @@ import jax
 
 from palmscale.data.feed import batch_shapes
 from palmscale.data.open import is_packed
-from palmscale.model import interface, sizes
+from palmscale.model import interface
 from palmscale.plan.hardware.libtpu import devices_of
 from palmscale.plan.hardware.topology import Topology
 from palmscale.plan.program.flops import matmul_flops
@@ -35,7 +35,7 @@ def lowered_step(run: Run, topology: Topology, sequences: int) -> Step:
         lowered = traced.lower()
     layers = interface.depth(run.model)
     shapes = {leaf.shape for leaf in jax.tree.leaves(state_plan.abstract.params)}
-    weights, attention = sizes.training_flops_per_token(run.model, session.counts.model, length)
+    weights, attention = session.flops_per_token
     return Step(
         compile=functools.partial(step.compile, lowered),
         digest=digest(lowered),

@@ -1,19 +1,24 @@
 """Evaluates the checkpoints of a run on its held-out rows."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import numpy as np
+
+from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.cluster.join import ProcessPlace
+from palmscale.cluster.jointly import led
 from palmscale.data.sources.source import VALIDATION
 from palmscale.errors import UserError
 from palmscale.observe import log
+from palmscale.run.adapters import restored, with_adapter
 from palmscale.run.ending import Command
 from palmscale.run.job import joined
 from palmscale.run.run import Run
 from palmscale.run.session import Session, open_session
 from palmscale.run.stored_meta import check_trainable
-from palmscale.run.workdir import Workdir, checkpoints
-from palmscale.train.evaluate import HeldOutLoss, make_eval_step
+from palmscale.run.workdir import Workdir, checkpoints, choose, saved_steps
+from palmscale.train.evaluate import Evaluation, HeldOutLoss, Subject, make_eval_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,7 @@ def evaluate(
     workdir: Workdir,
     *,
     checkpoint: int | str = "latest",
+    adapter: Workdir | None = None,
     place: ProcessPlace | None = None,
     command: Command | None = None,
 ) -> Evaluated:
@@ -45,6 +51,7 @@ def evaluate(
         run: whose data, layout and model to evaluate with.
         workdir: the folder of the run that trained.
         checkpoint: `latest`, `best` or a step.
+        adapter: to evaluate it with; see `palmscale.load`.
         place: coordinator and rank; None: as the environment tells.
         command: that this process runs; None: a program.
 
@@ -52,6 +59,27 @@ def evaluate(
         UserError: there is no such checkpoint, its arrays are not those of the model, or nothing is
             held out.
     """
+    (found,) = evaluate_each(
+        run, workdir, checkpoint=checkpoint, adapter=adapter, place=place, command=command
+    )
+    return found
+
+
+def evaluate_each(
+    run: Run,
+    workdir: Workdir,
+    *,
+    checkpoint: int | str = "all",
+    adapter: Workdir | None = None,
+    place: ProcessPlace | None = None,
+    command: Command | None = None,
+) -> list[Evaluated]:
+    """Returns the evaluations of all checkpoints, oldest first; see `evaluate`.
+
+    Args:
+        checkpoint: `all`, or one of them as in `evaluate`.
+    """
+    run = with_adapter(run, workdir, adapter)
     layout, deadlines = run.layout, run.deadlines
     with (
         joined(
@@ -65,15 +93,51 @@ def evaluate(
         job.watchdog.rest()
         reader = checkpoints(workdir, peers=job.peers)
         check_trainable(reader.read_meta(), reader)
-        which = None if checkpoint == "latest" else checkpoint
-        snapshot = reader.restore(which, abstract_params=session.state_plan.abstract.params)
-        if snapshot is None:
-            raise UserError(f"there is no checkpoint in {workdir}; train first.")
+        # Of one checkpoint, `restore` may fall back to an older one that is intact.
+        which: list[int | str | None] = [None if checkpoint == "latest" else checkpoint]
+        if checkpoint == "all":
+            seconds = deadlines.agree_seconds
+            which = led(job.peers, "steps", lambda: steps_of(reader, "all"), seconds)
         evaluation = eval_loss(run, session, max_sequences=None)
-        metrics = evaluation(snapshot)
-        if not metrics:
-            raise UserError("nothing is held out in this data; see Corpus.held_out_fraction.")
-        return Evaluated(step=snapshot.step, metrics=metrics, leads=job.leads)
+        found = []
+        for step in which:
+            snapshot = restored(reader, step, session.state_plan.abstract.params, adapter)
+            if snapshot is None:
+                raise UserError(f"there is no checkpoint in {workdir}; train first.")
+            metrics = evaluation(snapshot)
+            if not metrics:
+                raise UserError("nothing is held out in this data; see Corpus.held_out_fraction.")
+            metrics = with_perplexity(metrics)
+            found.append(Evaluated(step=snapshot.step, metrics=metrics, leads=job.leads))
+        return found
+
+
+def steps_of(reader: CheckpointReader, checkpoint: int | str) -> list[int]:
+    """Returns the verified steps that `latest`, `best`, a number or `all` names, oldest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    if checkpoint == "all":
+        steps = [info.step for info in saved_steps(reader) if info.verified]
+        return steps or [choose(reader, "latest").step]  # which says what is wrong
+    return [choose(reader, checkpoint).step]
+
+
+def with_perplexity(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Returns the metrics with `eval_perplexity` after each `eval_loss`, of a component or all."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        found[name] = value
+        if name.partition("/")[0] == "eval_loss":
+            found[name.replace("eval_loss", "eval_perplexity", 1)] = perplexity(value)
+    return found
+
+
+def perplexity(loss: float) -> float:
+    """Returns e to a loss in nats; infinity where that is no float."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(loss))
 
 
 def eval_loss(
@@ -105,3 +169,20 @@ def eval_loss(
         max_sequences=max_sequences,
         beat=beat,
     )
+
+
+def opened_evaluations(run: Run, session: Session, beat: Callable[[], None]) -> list[Evaluation]:
+    """Returns the evaluations that a run describes, ready to be called.
+
+    Raises:
+        UserError: one cannot be followed.
+    """
+    subject = Subject(
+        model=run.model,
+        params=session.state_plan.boxed.params,
+        vocabulary=session.vocabulary,
+        layout=session.layout,
+        sequence_length=run.data.sequence_length,
+        beat=beat,
+    )
+    return [described.open(subject) for described in run.evaluations]

@@ -12,6 +12,7 @@ def generate(
     prompt: str = "",
     *,
     checkpoint: int | str = "latest",
+    adapter: Workdir | None = None,
     modules: Iterable[str] = (),
     **fields: Any,
 ) -> str:
@@ -23,6 +24,7 @@ def generate(
         workdir: the run's folder.
         prompt: the text to continue.
         checkpoint: `latest`, `best` or a step.
+        adapter: to generate with; see `palmscale.load`.
         modules: to import, whose Linen modules the checkpoint may name; see `palmscale.load`.
         **fields: of `palmscale.infer.continuation.TextRequest`, such as `max_tokens`,
             `temperature`, `stop` and `seed`.
@@ -30,4 +32,5 @@ def generate(
     Raises:
         UserError: there is no such checkpoint, or the model cannot generate.
     """
-    return load(workdir, checkpoint, modules=modules).generate(prompt, **fields)
+    trained = load(workdir, checkpoint, adapter=adapter, modules=modules)
+    return trained.generate(prompt, **fields)

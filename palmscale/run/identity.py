@@ -55,6 +55,11 @@ def identity(run: Run, digests: Mapping[str, str]) -> dict[str, Any]:
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "data": data,
     }
+    # Named only where they are set: identities that were stored before have neither.
+    if run.trainable:
+        parts["trainable"] = run.trainable
+    if run.lora is not None:
+        parts["lora"] = run.lora
     return {name: describe(value) for name, value in parts.items()}
 
 
@@ -128,12 +133,26 @@ def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
 
 
 def _current(stored: Any) -> Any:
-    """Returns a stored identity with the names of today."""
+    """Returns a stored identity with the names of today; newer fields have their defaults."""
     if isinstance(stored, Mapping):
-        return {
+        renamed = {
             _RENAMED.get(key, key): stable_names.current(value)
             if key == "class" and isinstance(value, str)
             else _current(value)
             for key, value in stored.items()
         }
+        return _defaults(renamed.get("class")) | renamed
     return [_current(item) for item in stored] if isinstance(stored, (list, tuple)) else stored
+
+
+def _defaults(name: Any) -> dict[str, Any]:
+    if name not in stable_names.MODULES:
+        return {}
+    kind = stable_names.find(name)
+    if not dataclasses.is_dataclass(kind):
+        return {}
+    return {
+        field.name: describe(field.default)
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING and field.name not in ("parent", "name")
+    }

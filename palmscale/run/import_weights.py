@@ -3,12 +3,26 @@
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from flax import linen as nn
 
+from palmscale import axes
+from palmscale.checkpoint.first_step import write_first_step
+from palmscale.checkpoint.lease import Lease
+from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from palmscale.errors import UserError
 from palmscale.interop import layouts
-from palmscale.interop.layouts import Options
-from palmscale.run.workdir import Workdir
+from palmscale.interop.layouts import ImportLayout, Incoming, Options
+from palmscale.model import interface
+from palmscale.run import devices
+from palmscale.run.identity import describe
+from palmscale.run.likeliest import likeliest
+from palmscale.run.versions import versions
+from palmscale.run.workdir import CHECKPOINTS, VOCABULARY, Workdir
+from palmscale.storage.place import local_path, place
+
+_CONTEXT_LENGTH = 2048  # where neither the file nor the user says it: the paper's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,12 +32,14 @@ class Imported:
     Attributes:
         model: the module.
         num_params: in all.
-        vocabulary: a description in words.
+        vocabulary: of its tokens.
+        choice: the options that the text decided; None: the file left nothing open.
     """
 
     model: nn.Module
     num_params: int
-    vocabulary: str
+    vocabulary: Vocabulary
+    choice: Options | None
 
 
 def import_weights(
@@ -32,6 +48,7 @@ def import_weights(
     workdir: Workdir,
     *,
     vocabulary: str | None = None,
+    context_length: int | None = None,
     text_files: Iterable[str] = (),
     options: Options = Options(),
 ) -> Imported:
@@ -46,13 +63,80 @@ def import_weights(
         workdir: the run's folder, which has no checkpoints.
         vocabulary: `bytes`, `raw_bytes`, or the path of a SentencePiece model or tokenizer.json;
             None: the source's own.
-        text_files: text whose perplexity decides what the file leaves open.
-        options: what the file does not say of its model.
+        context_length: tokens that the model was trained to see at once; None: as the source says,
+            or 2048.
+        text_files: glob patterns of text whose perplexity decides what the source leaves open.
+        options: what the source does not say of its model.
 
     Raises:
         UserError: the source is not of this layout or not whole, the vocabulary does not fit the
             model, or `workdir` has checkpoints.
         NotSaved: it could not be written.
     """
+    if (place(workdir) / CHECKPOINTS).is_dir():
+        raise UserError(f"{workdir} has checkpoints already; choose a folder that has none.")
     found = layouts.import_layout(layout)
-    raise NotImplementedError(found)
+    _check_options(found, layout, options)
+    path = local_path(source)
+    if not path.exists():
+        raise UserError(f"source={source} does not exist; correct the path.")
+    candidates = found.read(path, options)
+    opened = _vocabulary(vocabulary, candidates[0])
+    _check_sizes(opened, candidates[0].model)
+    devices.start(None)
+    chosen = likeliest(candidates, opened, tuple(text_files))
+    meta = _meta(chosen, opened, context_length) | {
+        "imported": {"layout": layout, "source": path.absolute().name}
+    }
+    with Lease(workdir) as lease:
+        folder = place(workdir) / VOCABULARY
+        folder.mkdir(parents=True, exist_ok=True)
+        opened.save(folder)
+        write_first_step(place(workdir) / CHECKPOINTS, chosen.params, meta=meta, lease=lease)
+    return Imported(
+        model=chosen.model,
+        num_params=meta["num_params"],
+        vocabulary=opened,
+        choice=chosen.choice if len(candidates) > 1 else None,
+    )
+
+
+def _check_options(found: ImportLayout, layout: str, options: Options) -> None:
+    given = [name for name, value in dataclasses.asdict(options).items() if value is not None]
+    if unknown := [name for name in given if name not in found.options]:
+        known = ", ".join(found.options) or "none"
+        raise UserError(
+            f"the layout {layout} does not take the option {', '.join(unknown)}; it takes: {known}."
+        )
+
+
+def _vocabulary(name: str | None, incoming: Incoming) -> Vocabulary:
+    if name is None and incoming.vocabulary is None:
+        raise UserError(
+            "the source has no vocabulary that palmscale knows; choose one: vocabulary=bytes, or"
+            " the path of a SentencePiece model or tokenizer.json."
+        )
+    if name is None:
+        return incoming.vocabulary
+    return ByteVocabulary() if name == "bytes" else SentencePieceVocabulary(name)
+
+
+def _check_sizes(vocabulary: Vocabulary, model: nn.Module) -> None:
+    num_tokens = interface.num_tokens(model)
+    if num_tokens is not None and vocabulary.size > num_tokens:
+        raise UserError(
+            f"the vocabulary {vocabulary.name} has {vocabulary.size:,} tokens, and the model's"
+            f" table has {num_tokens:,} rows; choose the vocabulary that it was trained with."
+        )
+
+
+def _meta(incoming: Incoming, vocabulary: Vocabulary, length: int | None) -> dict[str, Any]:
+    return {
+        "identity": {"model": describe(incoming.model)},
+        "vocabulary": vocabulary.description(),
+        "sequence_length": length or incoming.context_length or _CONTEXT_LENGTH,
+        "num_params": sum(tensor.size for tensor in incoming.params.values()),
+        "operative_config": "",
+        "mesh": {name: 1 for name in (axes.REPLICA, axes.DATA, axes.MODEL)},
+        "versions": versions(),
+    }

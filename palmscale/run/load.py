@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import linen as nn
 
+from palmscale.checkpoint.average import restore_averaged
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE
@@ -24,6 +25,7 @@ from palmscale.infer.continuation import (
 )
 from palmscale.infer.engine import Engine
 from palmscale.infer.layouts import stored_rules
+from palmscale.infer.likelihoods import Likelihood, Pair, likelihoods
 from palmscale.infer.partition import (
     generation_layout,
     generation_rules,
@@ -31,18 +33,21 @@ from palmscale.infer.partition import (
     placed,
 )
 from palmscale.infer.score import Score, score
-from palmscale.infer.text import encode_prompt
+from palmscale.infer.text import encode_pair, encode_prompt
 from palmscale.infer.weights import decoding_form, form_on
 from palmscale.model import interface
+from palmscale.model.interface import variables_of
+from palmscale.model.lora import adapted_shapes
 from palmscale.partition.layout import DeviceLayout, Layout
 from palmscale.partition.mesh import make_mesh
 from palmscale.partition.rules import TABLES, MeshAxes
 from palmscale.partition.shardings import unbox
 from palmscale.run import devices
+from palmscale.run.adapters import find_adapter
 from palmscale.run.named_classes import import_modules
 from palmscale.run.rebuild import rebuild
 from palmscale.run.stored_meta import Meta, read_meta
-from palmscale.run.stored_weights import stored_weights
+from palmscale.run.stored_weights import StoredWeights, stored_weights
 from palmscale.run.workdir import VOCABULARY, Workdir, checkpoints
 from palmscale.storage.place import on_disk, place
 from palmscale.train.state import abstract_params
@@ -64,7 +69,7 @@ class Trained:
 
     Attributes:
         model: the module.
-        params: its parameters.
+        params: its parameters; with an adapter, `Adapted` weights among them.
         vocabulary: of its tokens.
         step: at which it was saved.
         meta: what the checkpoint says of its run.
@@ -226,6 +231,31 @@ class Trained:
                 for text in texts
             ]
 
+    def likelihoods(self, pairs: Iterable[tuple[str, str]]) -> list[Likelihood]:
+        """Returns the log-probability of each continuation, and whether it is the greedy one.
+
+        Pairs are computed in batches; a context that several share is computed once.
+
+        Args:
+            pairs: (context, continuation). An empty context is the beginning of a document.
+
+        Raises:
+            UserError: a text is not UTF-8.
+        """
+        encoded = [Pair(*encode_pair(self.vocabulary, *pair)) for pair in pairs]
+        model, variables = self.scoring_form()
+        return likelihoods(model=model, variables=variables, pairs=encoded, layout=self.layout)
+
+    def scoring_form(self, *, donate: bool = False) -> tuple[nn.Module, Any]:
+        """Returns a module and variables that score text, and generate it if the model can.
+
+        Args:
+            donate: see `engine`.
+        """
+        if interface.generates(self.model):
+            return self._decoding_form(donate=donate)
+        return self.model, variables_of(self.params)
+
     def _decoding_form(self, *, quantize: str | None = None, donate: bool) -> tuple[nn.Module, Any]:
         interface.check_generates(self.model)
         leaf = jax.tree.leaves(self.params)[0]
@@ -243,28 +273,38 @@ def load(
     checkpoint: int | str = "latest",
     layout: Layout | None = None,
     *,
+    adapter: Workdir | None = None,
     quantize: str | None = None,
+    average: int = 1,
     modules: Iterable[str] = (),
     peers: Peers = ALONE,
 ) -> Trained:
     """Returns the model of a run's folder, as its checkpoint describes it.
+
+    A run that trained adapters (`Run.lora`) is loaded with the run that it adapts, and neither is
+    merged into the other: their parameters are used side by side.
 
     A checkpoint is data: no code that it names runs, except classes of palmscale's own and Linen
     modules of the user's: of `modules`, and of files that the program has imported.
 
     Args:
         workdir: the run's folder.
-        checkpoint: `latest`, `best` or a step.
+        checkpoint: `latest`, `best` or a step; beside an adapter, `latest` is the step that it was
+            trained on.
         layout: mesh and rules, over all devices; the axes of a user's own module that it does not
             name lie as in training. None: one device; or all of them, where the parameters exceed
             2 GiB or there are several processes, laid out for generation.
+        adapter: the folder of a run that trained adapters for this one, or a file with one; None:
+            none.
         quantize: type of the weights, `int8`, `int4` or `fp8`, into which each parameter is brought
-            before the next one is loaded; None: as they are stored.
+            before the next one is loaded; None: as they are stored. Adapters are not quantized.
+        average: of how many checkpoints, up to this one, the parameters are averaged.
         modules: to import, whose Linen modules the checkpoint may name: `my_model`.
         peers: the processes that load it together.
 
     Raises:
-        UserError: there is no such checkpoint, or it names a class that it may not.
+        UserError: there is no such checkpoint, it names a class that it may not, or the adapter was
+            trained on other parameters.
     """
     devices.start(None)
     modules = tuple(modules)
@@ -272,35 +312,64 @@ def load(
     import_modules(modules)
     meta = read_meta(reader, checkpoint if isinstance(checkpoint, int) else None)
     model = rebuild(meta["identity"].get("model"), modules, nn.Module)
-    boxed = _shapes(model, reader)
-    weights = stored_weights(model, meta, quantize)
-    placed_on = None
-    if layout is not None:
-        mesh = make_mesh(layout.mesh)
-        rules = stored_rules(_trained_rules(meta) | layout.table())
-        placed_on = DeviceLayout(mesh=mesh, rules=generation_rules(rules, boxed, mesh.shape))
-    elif peers.count > 1 or parameter_bytes(weights.held(unbox(boxed))) > ONE_DEVICE_BYTES:
-        placed_on = generation_layout(
-            model, boxed, trained_mesh=meta["mesh"], trained_rules=_trained_rules(meta)
+    found, base = find_adapter(reader, meta, checkpoint, adapter)
+    if found is not None:
+        checkpoint = found.base_checkpoint(base, "latest" if base is not reader else checkpoint)
+    base_meta = meta if found is None else read_meta(base, checkpoint)
+    boxed = _shapes(model, base)
+    weights = stored_weights(model, base_meta, quantize)
+    if average > 1 and (weights.stored or weights.wanted or found is not None):
+        raise UserError(
+            f"average={average}: quantized weights and adapters are not averaged; load them without"
+            " average, or export or merge first."
         )
+    placed_on = _layout(layout, model, boxed, base_meta, weights, peers)
     shapes = unbox(boxed) if placed_on is None else placed(boxed, placed_on)
-    snapshot = reader.restore(
+    snapshot = restore_averaged(
+        base,
         None if checkpoint == "latest" else checkpoint,
+        average,
         abstract_params=weights.on_disk(shapes),
         convert=weights.convert,
     )
     if snapshot is None:
         raise UserError(f"there is no checkpoint in {workdir}; train first, or name another.")
+    step, params = snapshot.step, weights.loaded(shapes, snapshot.params)
+    if found is not None:
+        boxed = adapted_shapes(found.lora, model, boxed)
+        abstract = unbox(boxed) if placed_on is None else placed(boxed, placed_on)
+        adapter_step, params = found.added(abstract, params)
+        step = step if base is reader else adapter_step
     with on_disk(place(workdir) / VOCABULARY) as folder:
         vocabulary = load_vocabulary(meta["vocabulary"], folder)
     return Trained(
         model=model,
-        params=weights.loaded(shapes, snapshot.params),
+        params=params,
         vocabulary=vocabulary,
-        step=snapshot.step,
-        meta=snapshot.meta,
+        step=step,
+        meta=snapshot.meta if base is reader else meta,
         layout=placed_on,
     )
+
+
+def _layout(
+    wanted: Layout | None,
+    model: nn.Module,
+    boxed: Any,
+    meta: Meta,
+    weights: StoredWeights,
+    peers: Peers,
+) -> DeviceLayout | None:
+    """Returns the layout of the parameters; see `load`."""
+    if wanted is not None:
+        mesh = make_mesh(wanted.mesh)
+        rules = stored_rules(_trained_rules(meta) | wanted.table())
+        return DeviceLayout(mesh=mesh, rules=generation_rules(rules, boxed, mesh.shape))
+    if peers.count > 1 or parameter_bytes(weights.held(unbox(boxed))) > ONE_DEVICE_BYTES:
+        return generation_layout(
+            model, boxed, trained_mesh=meta["mesh"], trained_rules=_trained_rules(meta)
+        )
+    return None
 
 
 def _shapes(model: nn.Module, reader: CheckpointReader) -> Any:

@@ -9,6 +9,7 @@ from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import UserError
 from palmscale.infer.partition import parameter_bytes
 from palmscale.run.load import load
+from palmscale.run.stored_meta import parameters_digest
 from palmscale.run.stored_weights import as_stored
 from palmscale.run.workdir import CHECKPOINTS, VOCABULARY, Workdir, checkpoints, choose
 from palmscale.storage.place import place
@@ -68,7 +69,11 @@ def quantize(
             params=as_stored(trained.params),
             optimizer_state={},
             cursor=StepFolders(reader.directory).read_json(info.step, CURSOR),
-            meta={**trained.meta, "quantized": weights},
+            meta={
+                **trained.meta,
+                "quantized": weights,
+                "digest": parameters_digest(reader, info.step),
+            },
             metrics=info.metrics,
         )
     return Quantized(step=info.step, bytes=parameter_bytes(trained.params))

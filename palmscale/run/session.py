@@ -38,8 +38,10 @@ class Session:
         caches: by component; that of a run without a mixture is named ""; empty in a plan.
         vocabulary: of the rows.
         state_plan: shapes and shardings of parameters and optimizer state.
-        counts: of the parameters.
-        flops_per_token: model FLOPs of training on a token, attention included.
+        counts: of the parameters, adapters included.
+        trained: number of the parameters that train.
+        flops_per_token: model FLOPs of training on a token: of the matmuls with weights, and of
+            attention.
     """
 
     layout: DeviceLayout
@@ -47,7 +49,8 @@ class Session:
     vocabulary: Vocabulary
     state_plan: StatePlan
     counts: ParameterCounts
-    flops_per_token: int
+    trained: int
+    flops_per_token: tuple[int, int]
 
 
 @contextlib.contextmanager
@@ -108,7 +111,12 @@ def _state_plan(run: Run, entered: DeviceLayout) -> StatePlan:
 
 def _planned(run: Run, entered: DeviceLayout) -> StatePlan:
     return plan_state(
-        model=run.model, optimizer=run.optimizer, mesh=entered.mesh, rules=entered.rules
+        model=run.model,
+        optimizer=run.optimizer,
+        mesh=entered.mesh,
+        rules=entered.rules,
+        lora=run.lora,
+        trainable=run.trainable,
     )
 
 
@@ -154,14 +162,18 @@ def _session(
             " many."
         )
     counts = sizes.count_parameters(state_plan.boxed.params, run.model)
-    flops = sizes.training_flops_per_token(run.model, counts.model, run.data.sequence_length)
+    trained = sizes.count_parameters(state_plan.trainable.part(state_plan.boxed.params), run.model)
+    flops = sizes.training_flops_per_token(
+        run.model, counts.model, run.data.sequence_length, trained=trained.model
+    )
     return Session(
         layout=entered,
         caches=caches,
         vocabulary=vocabulary,
         state_plan=state_plan,
         counts=counts,
-        flops_per_token=sum(flops),
+        trained=trained.stored,
+        flops_per_token=flops,
     )
 
 

@@ -12,6 +12,7 @@ from palmscale.errors import UserError
 # Every class and function that a gin file or a checkpoint may name. Names are never reused.
 MODULES: dict[str, str] = {
     "PaLM": "palmscale.model.palm",
+    "Lora": "palmscale.model.lora",
     "padded_tokens": "palmscale.model.sizes",
     "base_model": "palmscale.run.base",
     "base_vocabulary": "palmscale.run.base",
@@ -46,6 +47,7 @@ MODULES: dict[str, str] = {
     "WarmStart": "palmscale.checkpoint.warm_start",
     "Reporting": "palmscale.observe.reporting",
     "Deadlines": "palmscale.cluster.join",
+    "LmEval": "palmscale.evals.in_training",
 }
 
 

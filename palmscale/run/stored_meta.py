@@ -1,5 +1,7 @@
 """The form of meta.json, what a checkpoint says of its run; `session.meta` writes it."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -25,6 +27,13 @@ class History(TypedDict):
     rewinds: list[Rewind]
 
 
+class Imported(TypedDict):
+    """Where weights came from: the layout of the source, and its name."""
+
+    layout: str
+    source: str
+
+
 class Meta(TypedDict):
     """What a checkpoint says of its run.
 
@@ -42,6 +51,8 @@ class Meta(TypedDict):
         warm_start: where the first parameters came from.
         quantized: the type of its weights, such as `int8`, in a copy that `palmscale.run.quantize`
             wrote.
+        digest: of the parameters that these were made from; see `parameters_digest`.
+        imported: where the weights came from, if not from training here.
     """
 
     identity: dict[str, Any]
@@ -57,6 +68,8 @@ class Meta(TypedDict):
     course: NotRequired[History]
     warm_start: NotRequired[dict[str, Any] | None]
     quantized: NotRequired[str]
+    digest: NotRequired[str]
+    imported: NotRequired[Imported]
 
 
 def read_meta(reader: CheckpointReader, step: int | None = None) -> Meta:
@@ -85,15 +98,46 @@ def checked_meta(meta: Mapping[str, Any], reader: CheckpointReader) -> Meta:
     return cast(Meta, checked(meta, Meta, f"{META} in {reader.directory}"))
 
 
+def parameters_digest(reader: CheckpointReader, step: int) -> str:
+    """Returns a digest of the parameters of a step, the same in every copy of them and on any mesh.
+
+    That of a quantized copy is that of what it was made from.
+    """
+    meta = reader.read_meta(step)
+    if meta is not None and meta.get("quantized") and "digest" in meta:
+        return str(meta["digest"])
+    arrays = json.dumps(reader.arrays(step), sort_keys=True)
+    return hashlib.sha256(arrays.encode()).hexdigest()
+
+
 def check_trainable(meta: Mapping[str, Any] | None, reader: CheckpointReader) -> None:
-    """Checks that the checkpoints of which `reader` has read the meta hold whole parameters.
+    """Checks that the weights of checkpoints, of which `reader` has read the meta, can be trained.
 
     Raises:
-        UserError: their weights are quantized.
+        UserError: they are quantized.
     """
     if meta is not None and (quantized := meta.get("quantized")):
         raise UserError(
             f"the weights in {reader.directory.parent} are {printable(str(quantized))}: they"
-            " generate, score and serve, and cannot be trained or evaluated; use the run that they"
-            " were made from."
+            " generate, score and serve, and cannot be trained, evaluated or exported; use the run"
+            " that they were made from."
         )
+
+
+def check_whole(meta: Mapping[str, Any] | None, reader: CheckpointReader) -> None:
+    """Checks that the checkpoints of which `reader` has read the meta hold whole parameters.
+
+    Raises:
+        UserError: they hold adapters alone.
+    """
+    if meta is not None and has_adapters(meta):
+        raise UserError(
+            f"the run in {reader.directory.parent} trained adapters (Run.lora), and its"
+            " checkpoints hold nothing else; name the run that they adapt, or merge both into a new"
+            " one."
+        )
+
+
+def has_adapters(meta: Mapping[str, Any]) -> bool:
+    """Returns whether checkpoints with this meta hold adapters alone; see `Run.lora`."""
+    return "lora" in meta.get("identity", {})

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from palmscale.checkpoint.fingerprint import named_leaves, nested
 from palmscale.checkpoint.reader import Convert
 from palmscale.errors import UserError
 from palmscale.infer.quantized import abstract_tree, check_quantizes, quantize_leaf
 from palmscale.partition.shardings import path_name
+from palmscale.partition.trees import named_leaves, nested
 from palmscale.run.stored_meta import Meta
 
 

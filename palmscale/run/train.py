@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -17,9 +17,10 @@ from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
 from palmscale.optim.learning_rate import LearningRate
+from palmscale.run.adapters import AdapterStore
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
-from palmscale.run.evaluate import eval_loss
+from palmscale.run.evaluate import eval_loss, opened_evaluations
 from palmscale.run.identity import check_same_run, describe, flat
 from palmscale.run.job import joined
 from palmscale.run.place import environment
@@ -94,7 +95,7 @@ def train(
         run: what to train.
         workdir: the run's folder, on storage that all hosts share.
         place: coordinator and rank; None: as the environment tells, see `place_from`.
-        evaluations: to run at their periods besides the held-out loss.
+        evaluations: to run at their periods besides the held-out loss and `Run.evaluations`.
         config: the run as text, kept in the folder and in every checkpoint; the command line's.
         command: that this process runs, and a second Ctrl-C ends; None: a program.
         debugging: faults and logs, for tests.
@@ -115,11 +116,16 @@ def train(
     ) as job:
         with _opened(run, folder, job) as (preemption, session, store):
             parameters = f"{session.counts.stored:,} parameters"
+            if session.trained < session.counts.stored:
+                parameters += f", of which {session.trained:,} train,"
             writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
             trainer = _trainer(
                 run, session, job, folder, store, writers, preemption, config, debugging
             )
-            trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
+            described = opened_evaluations(run, session, job.watchdog.go_on)
+            trainer = dataclasses.replace(
+                trainer, evaluations=[*trainer.evaluations, *described, *evaluations]
+            )
             trainer.agree(_facts(run, session, folder))
             if not _resumes(run, session, store):
                 check_base(run, session, job)
@@ -164,7 +170,7 @@ def _opened(
             stale_seconds=run.deadlines.heartbeat_seconds,
         ) as lease,
         open_session(run, job.watchdog.beat) as session,
-        CheckpointStore(
+        _store(run)(
             folder / CHECKPOINTS,
             keep=run.saving.keep,
             lease=lease,
@@ -175,6 +181,12 @@ def _opened(
     ):
         job.watchdog.rest()
         yield preemption, session, store
+
+
+def _store(run: Run) -> Callable[..., CheckpointStore]:
+    if run.lora is None:
+        return CheckpointStore
+    return functools.partial(AdapterStore, base=run.warm_start)
 
 
 def _trainer(
@@ -215,7 +227,7 @@ def _trainer(
         learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,
-            flops_per_token=session.flops_per_token,
+            flops_per_token=sum(session.flops_per_token),
             device_kind=jax.devices()[0].device_kind,
             devices=mesh.size,
         ),

@@ -8,18 +8,19 @@ from typing import Any
 import jax
 
 from palmscale import axes
-from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.warm_start import WarmStart, not_fresh, warm_parameters
 from palmscale.cluster.job import Job
 from palmscale.errors import UserError
 from palmscale.exit_codes import printable
+from palmscale.model.lora import base_of, base_paths
 from palmscale.observe import log
 from palmscale.partition.shardings import logical_axes
+from palmscale.partition.trees import named_leaves
 from palmscale.run.identity import describe
 from palmscale.run.run import Run
 from palmscale.run.session import Session
-from palmscale.run.stored_meta import check_trainable, read_meta
+from palmscale.run.stored_meta import check_trainable, check_whole, parameters_digest, read_meta
 from palmscale.run.workdir import checkpoints
 from palmscale.storage.place import Place, place
 from palmscale.train.trainer import InitialParams
@@ -33,14 +34,20 @@ def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
 
     def given() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         reader = _reader(warm, run, job)
-        params = named_leaves(session.state_plan.abstract.params)
+        abstract = session.state_plan.abstract.params
+        params = named_leaves(base_of(abstract))
         step, found = warm_parameters(warm, reader, params)
         fresh = len(params) - len(found)
         log.say(
             f"Warm start: {len(found)} arrays of parameters from step {step:,} of {warm.workdir}"
             f"{f'; {fresh} initialized' if fresh else ''}."
         )
-        return found, {**describe(warm), "step": step}
+        own = base_paths(abstract)
+        digest = parameters_digest(reader, step)
+        return (
+            {own[name]: array for name, array in found.items()},
+            {**describe(warm), "step": step, "digest": digest},
+        )
 
     warm = run.warm_start
     return nothing if warm is None else given
@@ -71,6 +78,7 @@ def check_base(run: Run, session: Session, job: Job) -> None:
     reader = _reader(warm, run, job)
     stored = read_meta(reader)
     check_trainable(stored, reader)
+    check_whole(stored, reader)
     there = stored["vocabulary"]
     here = session.vocabulary.description()
     tables = not_fresh(warm, _token_tables(session))
@@ -100,8 +108,9 @@ def _reader(warm: WarmStart, run: Run, job: Job) -> CheckpointReader:
 def _token_tables(session: Session) -> list[str]:
     """Returns the names of the parameters with a dim of the vocabulary."""
     plan = session.state_plan
-    names = named_leaves(plan.abstract.params)
-    named = jax.tree.leaves(logical_axes(plan.boxed.params), is_leaf=lambda x: type(x) is tuple)
+    names = named_leaves(base_of(plan.abstract.params))
+    boxed = logical_axes(base_of(plan.boxed.params))
+    named = jax.tree.leaves(boxed, is_leaf=lambda x: type(x) is tuple)
     return [name for name, dims in zip(names, named, strict=True) if axes.VOCAB in dims]
 
 

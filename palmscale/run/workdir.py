@@ -1,6 +1,7 @@
 """A run's folder: every name in it, and which of its checkpoints is meant."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from palmscale.checkpoint.object_lease import LEASE
@@ -8,6 +9,7 @@ from palmscale.checkpoint.policy import KeepPolicy, ranked_by_metric
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.steps import StepInfo
 from palmscale.errors import UserError
+from palmscale.interop.foreign import foreign_layout
 from palmscale.observe.reporting import METRICS, TENSORBOARD
 from palmscale.storage.inside import inside
 from palmscale.storage.objects import ObjectPath
@@ -28,10 +30,18 @@ def checkpoints(workdir: Workdir, **options: Any) -> CheckpointReader:
     """
     directory = place(workdir) / CHECKPOINTS
     if not directory.is_dir():
-        raise UserError(
-            f"there is no run in {workdir} ({CHECKPOINTS}/ is missing); name its folder."
-        )
+        raise _no_run(workdir)
     return CheckpointReader(directory, **options)
+
+
+def _no_run(workdir: Workdir) -> UserError:
+    folder = place(workdir)
+    if isinstance(folder, Path) and (layout := foreign_layout(folder)):
+        return UserError(
+            f"{workdir} holds weights in the layout {layout} and no run; first make a run's folder"
+            f" of them: import_weights({str(workdir)!r}, {layout!r}, workdir)"
+        )
+    return UserError(f"there is no run in {workdir} ({CHECKPOINTS}/ is missing); name its folder.")
 
 
 def own_folder(workdir: Workdir) -> Place:

@@ -23,6 +23,7 @@ def load_served(
     workdir: Workdir,
     checkpoint: int | str = "latest",
     *,
+    adapter: Workdir | None = None,
     modules: Iterable[str] = (),
     peers: Peers = ALONE,
     name: str | None = None,
@@ -38,6 +39,7 @@ def load_served(
     Args:
         workdir: the run's folder.
         checkpoint: `latest`, `best` or a step.
+        adapter: to serve it with; see `palmscale.load`.
         modules: to import, whose Linen modules the checkpoint may name.
         peers: the processes that load it together.
         name: under which clients ask for it; None: the folder's name.
@@ -49,7 +51,9 @@ def load_served(
     Raises:
         UserError: there is no such checkpoint, or its model cannot generate text.
     """
-    trained = load(workdir, checkpoint, modules=modules, peers=peers, quantize=quantize)
+    trained = load(
+        workdir, checkpoint, adapter=adapter, modules=modules, peers=peers, quantize=quantize
+    )
     engine = trained.engine(
         slots=slots,
         context_length=context_length,

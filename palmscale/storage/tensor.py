@@ -25,9 +25,14 @@ class Tensor:
     read_part: Callable[[Part], np.ndarray]
 
     @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
     def bytes(self) -> int:
         """Of the whole."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
 
     def read(self, *slices: slice) -> np.ndarray:
         """Returns the part that the slices select; dims without one are read whole."""

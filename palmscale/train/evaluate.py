@@ -1,4 +1,4 @@
-"""Evaluation: what training calls at a period, and the loss on held-out rows.
+"""Evaluation: what training calls at a period, how it is described, and the held-out loss.
 
 The loss is in nats per token and in bits per byte, which are comparable across vocabularies.
 """
@@ -16,7 +16,9 @@ from jax.sharding import NamedSharding
 from palmscale.data.feed import held_out_batches
 from palmscale.data.row_cache import Split
 from palmscale.data.stream import Batch
+from palmscale.data.vocabulary import Vocabulary
 from palmscale.model.loss import TokenLoss
+from palmscale.partition.layout import DeviceLayout
 from palmscale.train.step import batch_loss, token_weights
 
 EvalStep = Callable[[Any, Batch], tuple[TokenLoss, jax.Array]]
@@ -29,6 +31,44 @@ class Evaluation(Protocol):
 
     def __call__(self, state: Any) -> dict[str, float]:
         """Returns the metrics of a state, which has `step` and `params`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What an evaluation is told of the model in training, before the first step.
+
+    Attributes:
+        model: the module.
+        params: shapes of its parameters with their logical axes.
+        vocabulary: of its tokens.
+        layout: of the parameters, which is entered when the evaluation is called.
+        sequence_length: tokens of a row.
+        beat: to be called whenever there is progress: a job that stands still is ended.
+    """
+
+    model: nn.Module
+    params: Any
+    vocabulary: Vocabulary
+    layout: DeviceLayout
+    sequence_length: int
+    beat: Callable[[], None]
+
+
+class DescribedEvaluation(Protocol):
+    """A frozen description of an evaluation, as `Run.evaluations` has them.
+
+    It is a dataclass of JSON values, which checkpoints store. It is not part of the run's identity:
+    it may change when a run resumes.
+    """
+
+    def open(self, subject: Subject) -> Evaluation:
+        """Returns the evaluation; what it reads is read here, so that mistakes are told early.
+
+        Called once by all processes.
+
+        Raises:
+            UserError: the description cannot be followed.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

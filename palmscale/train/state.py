@@ -1,7 +1,7 @@
 """The training state, created sharded: no device or host ever holds a full copy."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +12,18 @@ from flax import struct
 from jax.sharding import Mesh
 
 from palmscale.errors import UserError
+from palmscale.model.lora import Lora, adapted_shapes, adapters_of, initial_adapters, joined
 from palmscale.model.tracing import abstract_variables
 from palmscale.optim.interface import AnyOptimizer, transformation
+from palmscale.optim.trainable import Trainable
+from palmscale.optim.trainable import trainable as choose
 from palmscale.partition.rules import MeshAxes
 from palmscale.partition.shardings import logical_axes, make_shardings, path_name, unbox
+from palmscale.partition.trees import filled, named_leaves
 from palmscale.train.optimizer_axes import boxed_like
+
+# Of the key of adapters: parameters of a seed are the same with and without them.
+_ADAPTERS = 1
 
 
 @struct.dataclass
@@ -35,12 +42,14 @@ class StatePlan:
     Attributes:
         boxed: TrainState of shapes, each boxed with its logical axes.
         abstract: the same without boxes, each shape with its sharding, as a restore needs it.
-        transformation: the optimizer, built for the parameters' layer axes.
+        transformation: the optimizer, built for the layer axes of the parameters that train.
+        trainable: which parameters these are.
     """
 
     boxed: TrainState
     abstract: TrainState
     transformation: optax.GradientTransformationExtraArgs
+    trainable: Trainable = Trainable()
 
     @property
     def shardings(self) -> TrainState:
@@ -49,40 +58,67 @@ class StatePlan:
 
 
 def plan_state(
-    *, model: nn.Module, optimizer: AnyOptimizer, mesh: Mesh, rules: Mapping[str, MeshAxes]
+    *,
+    model: nn.Module,
+    optimizer: AnyOptimizer,
+    mesh: Mesh,
+    rules: Mapping[str, MeshAxes],
+    lora: Lora | None = None,
+    trainable: Sequence[str] = (),
 ) -> StatePlan:
     """Returns the state plan of `model` and `optimizer`, by tracing only.
+
+    Args:
+        model: a module that can be trained.
+        optimizer: of the parameters that train.
+        mesh: the devices.
+        rules: logical axis to mesh axis.
+        lora: adapters, which then train alone; None: none.
+        trainable: patterns of the parameters that train; none: all.
 
     Raises:
         UserError: a parameter has no logical axes, or does not divide over the mesh.
     """
-    boxed, rule = abstract_state(model, optimizer)
+    boxed, rule, chosen = abstract_state(model, optimizer, lora=lora, trainable=trainable)
     shardings = make_shardings(boxed, mesh, rules)
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         unbox(boxed),
         shardings,
     )
-    return StatePlan(boxed=boxed, abstract=abstract, transformation=rule)
+    return StatePlan(boxed=boxed, abstract=abstract, transformation=rule, trainable=chosen)
 
 
 def abstract_state(
-    model: nn.Module, optimizer: AnyOptimizer
-) -> tuple[TrainState, optax.GradientTransformationExtraArgs]:
-    """Returns the shapes of the state, boxed with their logical axes, and the optimizer.
+    model: nn.Module,
+    optimizer: AnyOptimizer,
+    *,
+    lora: Lora | None = None,
+    trainable: Sequence[str] = (),
+) -> tuple[TrainState, optax.GradientTransformationExtraArgs, Trainable]:
+    """Returns the boxed shapes of the state, the optimizer, and which parameters train.
+
+    The arguments are those of `plan_state`.
 
     Raises:
         UserError: a parameter has no logical axes, or the optimizer cannot update the parameters.
     """
     boxed_params = abstract_params(model)
-    rule = transformation(optimizer, logical_axes(boxed_params))
-    optimizer_state = abstract_optimizer_state(rule, unbox(boxed_params))
+    if lora is not None:
+        boxed_params = adapted_shapes(lora, model, boxed_params)
+    shapes = unbox(boxed_params)
+    chosen = choose(trainable, named_leaves(shapes))
+    if lora is not None:
+        chosen = Trainable(frozenset(named_leaves(adapters_of(shapes))))
+    trained = chosen.part(boxed_params)
+    rule = transformation(optimizer, logical_axes(trained))
+    optimizer_state = abstract_optimizer_state(rule, unbox(trained))
     boxed = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=boxed_params,
-        optimizer_state=boxed_like(boxed_params, optimizer_state),
+        optimizer_state=boxed_like(trained, optimizer_state),
     )
-    return boxed, rule
+    return boxed, rule, chosen
 
 
 def abstract_optimizer_state(rule: optax.GradientTransformationExtraArgs, params: Any) -> Any:
@@ -160,31 +196,31 @@ def init_state(
     Parameters that are `given`, by path and in their shardings, replace the initialized ones.
     """
 
-    def init_params() -> Any:
-        tokens_BL = jnp.zeros((1, 1), jnp.int32)
-        return unbox(model.init({"params": jax.random.key(seed)}, tokens_BL)["params"])
+    abstract = plan.abstract.params
+
+    def init_params() -> dict[str, jax.Array]:
+        key, tokens_BL = jax.random.key(seed), jnp.zeros((1, 1), jnp.int32)
+        params = named_leaves(unbox(model.init({"params": key}, tokens_BL)["params"]))
+        adapters = initial_adapters(abstract, jax.random.fold_in(key, _ADAPTERS))
+        return named_leaves(joined(abstract, params, adapters))
 
     def init() -> TrainState:
-        params = init_params()
-        return TrainState(jnp.zeros((), jnp.int32), params, plan.transformation.init(params))
+        params = filled(abstract, init_params())
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer_state(params))
+
+    def optimizer_state(params: Any) -> Any:
+        return plan.transformation.init(plan.trainable.part(params))
 
     if not given:
         return jax.jit(init, out_shardings=plan.shardings)()
-    paths = [
-        path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(plan.abstract.params)
-    ]
-    structure = jax.tree.structure(plan.abstract.params)
-    shardings = dict(zip(paths, jax.tree.leaves(plan.shardings.params), strict=True))
+    shardings = named_leaves(plan.shardings.params)
 
     def rest() -> dict[str, jax.Array]:
-        made = dict(zip(paths, jax.tree.leaves(init_params()), strict=True))
-        return {path: made[path] for path in paths if path not in given}
+        return {path: leaf for path, leaf in init_params().items() if path not in given}
 
-    missing = {path: shardings[path] for path in paths if path not in given}
+    missing = {path: sharding for path, sharding in shardings.items() if path not in given}
     made = jax.jit(rest, out_shardings=missing)() if missing else {}
-    params = jax.tree.unflatten(structure, [(made | {**given})[path] for path in paths])
+    params = filled(abstract, made | {**given})
     step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=plan.shardings.step)()
-    optimizer_state = jax.jit(
-        plan.transformation.init, out_shardings=plan.shardings.optimizer_state
-    )(params)
-    return TrainState(step, params, optimizer_state)
+    state = jax.jit(optimizer_state, out_shardings=plan.shardings.optimizer_state)(params)
+    return TrainState(step, params, state)

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from palmscale import axes
 from palmscale.data.stream import Batch
+from palmscale.model.interface import variables_of
 from palmscale.model.loss import TokenLoss, token_loss
 from palmscale.partition.shardings import constrain
 from palmscale.train.state import StatePlan, TrainState
@@ -40,7 +41,7 @@ def batch_loss(
         starts_BL = jnp.diff(batch.segment_BL, axis=1, prepend=-1) != 0
         input_BL = jnp.where(starts_BL, bos_id, input_BL)
     given = {name: value for name, value in packing.items() if value is not None}
-    variables = {"params": params}
+    variables = variables_of(params)
     x_BLD = model.apply(variables, input_BL, rngs=rngs, method="hidden", **given)
     return token_loss(
         lambda x_BCD: model.apply(variables, x_BCD, method="unembed"),
@@ -66,8 +67,8 @@ def make_train_step(
     """Returns the step, not compiled yet; jit it with the state donated.
 
     If the loss or a gradient is not finite, the step keeps the old parameters and optimizer state
-    and sets the metric `skipped` to 1. Losses are means per token of the batch; all metrics are
-    float32 scalars.
+    and sets the metric `skipped` to 1. Losses are means per token of the batch, norms those of the
+    parameters that train; all metrics are float32 scalars.
 
     Args:
         model: a module with `hidden` and `unembed`.
@@ -81,10 +82,12 @@ def make_train_step(
         edit_gradients: applied to the mean gradients before they are used.
     """
 
-    def objective(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, TokenLoss]:
+    def objective(
+        trained: Any, params: Any, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, TokenLoss]:
         loss = batch_loss(
             model,
-            params,
+            plan.trainable.joined(trained, params),
             batch,
             bos_id=bos_id,
             z_loss=z_loss,
@@ -95,16 +98,17 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradients = functools.partial(jax.grad(objective, has_aux=True), state.params)
+        trained = plan.trainable.part(state.params)
+        gradients = functools.partial(jax.grad(objective, has_aux=True), trained, state.params)
         grads, loss = sum_over_parts(gradients, batch, key, gradient_accumulation_steps)
         tokens = jnp.sum(token_weights(batch))
         grads, loss = jax.tree.map(lambda a: a / jnp.maximum(tokens, 1.0), (grads, loss))
         grads = edit_gradients(grads)
         grad_norm = optax.tree.norm(grads)
         updates, optimizer_state = plan.transformation.update(
-            grads, state.optimizer_state, state.params, value=loss.objective
+            grads, state.optimizer_state, trained, value=loss.objective
         )
-        params = optax.apply_updates(state.params, updates)
+        new_trained = optax.apply_updates(trained, updates)
         ok = jnp.isfinite(loss.objective) & jnp.isfinite(grad_norm)
 
         def keep_old_unless_ok(new, old):
@@ -112,7 +116,7 @@ def make_train_step(
 
         new = TrainState(
             step=state.step + 1,
-            params=keep_old_unless_ok(params, state.params),
+            params=plan.trainable.joined(keep_old_unless_ok(new_trained, trained), state.params),
             optimizer_state=keep_old_unless_ok(optimizer_state, state.optimizer_state),
         )
         metrics = {
@@ -120,7 +124,7 @@ def make_train_step(
             "z_loss": loss.z_loss,
             "accuracy": loss.correct,
             "grad_norm": grad_norm,
-            "param_norm": optax.tree.norm(new.params),
+            "param_norm": optax.tree.norm(plan.trainable.part(new.params)),
             "update_norm": optax.tree.norm(updates),
             "tokens": tokens,
             "skipped": 1.0 - ok,

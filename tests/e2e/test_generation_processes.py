@@ -1,4 +1,4 @@
-"""An engine on two processes of a job tells what one device tells."""
+"""An engine and likelihoods on two processes of a job tell what one device tells."""
 
 import json
 import os

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from palmscale.cli.argument_values import checkpoint_or_all
-from palmscale.cli.commands import checkpoint_diff, checkpoint_quantize
+from palmscale.cli.commands import (
+    checkpoint_diff,
+    checkpoint_export,
+    checkpoint_import,
+    checkpoint_merge,
+    checkpoint_quantize,
+)
 from palmscale.cli.parser import add_checkpoint_choice, add_command, add_workdir
 from palmscale.errors import UserError
 from palmscale.observe.controls import escaped
@@ -16,7 +22,7 @@ from palmscale.observe.controls import escaped
 
 def add(commands: Any) -> None:
     """Adds the checkpoint commands and their flags."""
-    summary = "List, inspect, verify, compare and pin checkpoints."
+    summary = "List, inspect, verify, compare, pin, export and import checkpoints."
     top = commands.add_parser("checkpoint", help=summary, description=summary)
     inner = top.add_subparsers(
         title="commands", metavar="COMMAND", dest="subcommand", required=True
@@ -41,6 +47,9 @@ def add(commands: Any) -> None:
     )
     checkpoint_diff.add(inner)
     checkpoint_quantize.add(inner)
+    checkpoint_merge.add(inner)
+    checkpoint_export.add(inner)
+    checkpoint_import.add(inner)
     for name, function, summary in (
         ("pin", pin, "Keep a checkpoint until it is unpinned."),
         ("unpin", unpin, "Return a checkpoint to the run's keep policy."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from palmscale.cli.argument_values import at_least, path, share
 from palmscale.cli.commands.lines_flags import add_lines, lines_of, read_text, write_text
 from palmscale.cli.parser import (
+    add_adapter,
     add_checkpoint_choice,
     add_command,
     add_modules,
@@ -35,6 +36,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "generate", generate, "Write text with a trained model.")
     add_workdir(command)
     add_checkpoint_choice(command)
+    add_adapter(command)
     add_modules(command)
     prompt = command.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", help="the text to continue (default: none)")
@@ -117,7 +119,13 @@ def generate(args: argparse.Namespace) -> None:
     with joined(place_of(args), simulated_devices=None, command=command_of(args)) as job:
 
         def trained() -> "Trained":
-            return load(args.workdir, args.checkpoint, modules=args.modules, peers=job.peers)
+            return load(
+                args.workdir,
+                args.checkpoint,
+                adapter=args.adapter,
+                modules=args.modules,
+                peers=job.peers,
+            )
 
         if args.jsonl is not None:
             keywords = {name: getattr(args, name) for name in ("slots", "reuse_prefixes")}

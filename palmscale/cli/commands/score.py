@@ -6,6 +6,7 @@ from typing import Any
 from palmscale.cli.argument_values import at_least
 from palmscale.cli.commands.lines_flags import add_lines, lines_of
 from palmscale.cli.parser import (
+    add_adapter,
     add_checkpoint_choice,
     add_command,
     add_modules,
@@ -21,6 +22,7 @@ def add(commands: Any) -> None:
     )
     add_workdir(command)
     add_checkpoint_choice(command)
+    add_adapter(command)
     add_modules(command)
     add_lines(command, command, '{"id": ..., "text": ...}', required=True)
     command.add_argument(
@@ -45,7 +47,12 @@ def score(args: argparse.Namespace) -> None:
         lines_of(
             *(args, job.peers, TextLine),
             lambda lines, done: score_lines(
-                lambda: load(args.workdir, args.checkpoint, modules=args.modules, peers=job.peers),
+                lambda: load(
+                    *(args.workdir, args.checkpoint),
+                    adapter=args.adapter,
+                    modules=args.modules,
+                    peers=job.peers,
+                ),
                 *(lines, done),
                 context_length=args.context_length,
             ),

@@ -9,6 +9,7 @@ from typing import Any
 
 from palmscale.cli.argument_values import at_least, path
 from palmscale.cli.parser import (
+    add_adapter,
     add_checkpoint_choice,
     add_command,
     add_modules,
@@ -25,6 +26,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "serve", serve, "Serve a trained model over HTTP.")
     add_workdir(command)
     add_checkpoint_choice(command)
+    add_adapter(command)
     add_modules(command)
     number = at_least(int, 1)
     command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine")
@@ -95,6 +97,7 @@ def serve(args: argparse.Namespace) -> None:
             load_served,
             args.workdir,
             args.checkpoint,
+            adapter=args.adapter,
             modules=args.modules,
             peers=job.peers,
             name=args.model_name,

@@ -14,12 +14,12 @@ from small_state import (
     truncate,
 )
 
-from palmscale.checkpoint.fingerprint import named_leaves
 from palmscale.checkpoint.lease import Lease
 from palmscale.checkpoint.policy import KeepPolicy
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import CorruptionError, UserError
+from palmscale.partition.trees import named_leaves
 
 
 @pytest.fixture(scope="module")

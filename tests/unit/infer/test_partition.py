@@ -11,6 +11,7 @@ from eight_devices import facts_on_eight_devices
 from palmscale import PaLM, axes
 from palmscale.infer.engine import Engine
 from palmscale.infer.layouts import stored_rules
+from palmscale.infer.likelihoods import Pair, likelihoods
 from palmscale.infer.partition import (
     generation_layout,
     generation_rules,
@@ -88,7 +89,10 @@ def cached_logits(model, layout, params, tokens_BL, prefill_table):
 
 
 def told(variables, layout=None):
-    """(tokens, log-probabilities) of prompts side by side, the second of which begins alike."""
+    """(tokens, log-probabilities) of prompts side by side, the second of which begins alike.
+
+    The last log-probabilities are those of whole continuations, as `likelihoods` gives them.
+    """
     engine = Engine(
         model=MODEL, variables=variables, layout=layout, slots=8, context_length=32,
         prefill_chunk=16,
@@ -101,7 +105,12 @@ def told(variables, layout=None):
     tokens = []
     for _, output in engine.run(requests):
         tokens += [*(output.prompt or ()), *output.tokens]
-    return [token.id for token in tokens], [token.log_probability for token in tokens]
+    pairs = [Pair(range(1, 2 + n % 3), range(2, 2 + n)) for n in range(1, 9)]
+    found = likelihoods(
+        model=MODEL, variables=variables, layout=layout, pairs=pairs, sequences=8
+    )  # fmt: skip
+    log_p = [one.log_probability for one in (*tokens, *found)]
+    return [*(token.id for token in tokens), *(one.is_greedy for one in found)], log_p
 
 
 CASES = {
@@ -192,7 +201,7 @@ def test_cached_decode_equals_the_full_forward_pass(facts, case):
 
 
 @pytest.mark.parametrize("case", ENGINES)
-def test_an_engine_tells_the_tokens_and_log_probabilities_of_one_device(facts, case):
+def test_an_engine_and_likelihoods_tell_the_tokens_and_log_probabilities_of_one_device(facts, case):
     same_tokens, difference = facts[f"engine, {case}"]
     assert same_tokens and difference < 1e-5
 

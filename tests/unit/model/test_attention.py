@@ -56,6 +56,29 @@ def test_attention_keeps_the_dtype_and_sums_in_float32(qkv):
     assert jnp.abs(out - exact).max() < 0.03
 
 
+def test_xpos_multiplies_the_products_by_a_decay_of_the_distance_at_any_origin(qkv):
+    q_BLHK, k_BLK, _ = qkv
+    half = K // 2
+    zeta = (np.arange(half) / half + 0.4) / 1.4
+    for origin in (0, 8_192, 32_000):
+        position_BL = jnp.broadcast_to(origin + 40 * jnp.arange(L), (B, L))
+        rope = [rotate(x, position_BL) for x in (q_BLHK, k_BLK[:, :, None])]
+        xpos = [
+            rotate(x, position_BL, xpos=power)
+            for x, power in ((q_BLHK, 1), (k_BLK[:, :, None], -1))
+        ]
+
+        def pair_products(q_BLHK, k_BLK):
+            product = np.einsum("blhk,bsk->blshk", np.float64(q_BLHK), np.float64(k_BLK[:, :, 0]))
+            return product[..., :half] + product[..., half:]
+
+        distance_LS = 40 * (np.arange(L)[:, None] - np.arange(L))
+        decay = zeta ** (distance_LS[:, :, None, None] / 512)
+        np.testing.assert_allclose(
+            pair_products(*xpos), pair_products(*rope) * decay, rtol=1e-4, atol=1e-4
+        )
+
+
 def test_rotation_keeps_position_0_and_lengths(qkv):
     position_BL = jnp.broadcast_to(jnp.arange(L), (B, L))
     turned = rotate(qkv[0], position_BL)

@@ -163,6 +163,31 @@ def test_cached_decode_equals_the_full_forward():
     assert jnp.all(jnp.any(cache.k_NBSK[:, :, :L] != 0, axis=-1))
 
 
+def test_cached_decode_with_xpos_equals_the_full_forward():
+    model = PaLM(**TINY, rotary="xpos")
+    shape = (TINY["depth"], B, L, TINY["dim_head"])
+    cache = Cache(jnp.zeros(shape), jnp.zeros(shape), jnp.int32(0))
+    extend = jax.jit(functools.partial(model.apply, method="extend"))
+    pieces = []
+    for start, stop in ((0, 6), (6, 12)):
+        x_BLD, cache = extend({"params": params()}, TOKENS_BL[:, start:stop], cache)
+        pieces.append(x_BLD)
+    whole = jax.jit(functools.partial(model.apply, method="hidden"))(
+        {"params": params()}, TOKENS_BL
+    )
+    np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), whole, atol=1e-5)
+    rope = compiled("hidden")({"params": params()}, TOKENS_BL)
+    assert jnp.abs(whole - rope).max() > 1e-3
+
+
+def test_xpos_refuses_what_its_factors_cannot_express():
+    model = PaLM(**TINY, rotary="xpos")
+    with pytest.raises(UserError, match="xpos.* 32,768 positions at most, and these are 32,769"):
+        jax.eval_shape(
+            lambda p: model.apply({"params": p}, jnp.zeros((1, 32_769), jnp.int32)), params()
+        )
+
+
 def test_sequences_of_different_lengths_are_extended_together():
     slots, lengths = L, jnp.array([3, 6])
     shape = (TINY["depth"], B, slots, TINY["dim_head"])

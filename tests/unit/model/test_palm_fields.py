@@ -21,6 +21,7 @@ TINY = dict(num_tokens=23, dim=16, depth=2, heads=2, dim_head=8, ff_mult=2)
         ("final_norm", "scale"),
         ("kernel_init", "uniform"),
         ("output_fan_in", "both"),
+        ("rotary", "alibi"),
         ("dtype", "float16"),
         ("remat", "all"),
     ],

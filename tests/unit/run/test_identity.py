@@ -146,6 +146,15 @@ def test_an_identity_of_0_1_0_with_python_paths_and_old_names_is_the_same_run():
     ]
 
 
+def test_a_field_that_a_later_version_added_had_its_default():
+    old = identity(RUN, {"": "d"})
+    del old["model"]["rotary"]
+    assert check_same_run(old, identity(RUN, {"": "d"}), ()) == {}
+    with pytest.raises(UserError, match="model.rotary: 'rope' -> 'xpos'"):
+        new = identity(changed(model=MODEL.clone(rotary="xpos")), {"": "d"})
+        check_same_run(old, new, ())
+
+
 def test_weights_and_rows_of_each_component_are_part_of_a_mixtures_identity():
     def run(weight=1.0):
         parts = (

@@ -1,0 +1,275 @@
+"""Adapters that are stored apart from their base: in a run's checkpoints, and read from there.
+
+A checkpoint of a run with `Run.lora` holds the adapters and their optimizer state. What it says of
+the run has `lora` in its identity, and in `warm_start` the base's workdir, step and digest.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypedDict, cast
+
+import jax
+
+from palmscale.checkpoint.reader import CheckpointReader, Snapshot
+from palmscale.checkpoint.store import CheckpointStore
+from palmscale.checkpoint.warm_start import WarmStart, warm_parameters
+from palmscale.cluster.agree import Peers
+from palmscale.cluster.jointly import ALONE
+from palmscale.errors import UserError
+from palmscale.model.interface import is_formed
+from palmscale.model.lora import Lora, adapters_of, base_of, joined
+from palmscale.partition.trees import named_leaves
+from palmscale.run.rebuild import rebuild
+from palmscale.run.run import Run
+from palmscale.run.stored_meta import Meta, check_whole, has_adapters, parameters_digest, read_meta
+from palmscale.run.workdir import Workdir, checkpoints
+from palmscale.storage.typed_json import Count, checked
+
+# Returns the step and the arrays by path, in the shardings of an abstract tree of adapters alone.
+Read = Callable[[Any], tuple[int, Mapping[str, jax.Array]]]
+
+
+class Base(TypedDict):
+    """The parameters that an adapter was trained on.
+
+    Attributes:
+        workdir: of their run, when the adapter was trained.
+        step: of their checkpoint.
+        digest: of their fingerprints, the same in every copy.
+    """
+
+    workdir: str
+    step: Count
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A stored adapter.
+
+    Attributes:
+        source: where it is stored.
+        lora: its description.
+        base: the parameters that it was trained on.
+        read: reads it.
+    """
+
+    source: str
+    lora: Lora
+    base: Base
+    read: Read
+
+    @classmethod
+    def of_run(cls, reader: CheckpointReader, meta: Meta, checkpoint: int | str = "latest") -> Self:
+        """Returns the adapter in a checkpoint of a run with `lora`, which has `meta`."""
+
+        def read(abstract: Any) -> tuple[int, dict[str, jax.Array]]:
+            which = None if checkpoint == "latest" else checkpoint
+            snapshot = reader.restore(which, abstract_params=abstract)
+            return snapshot.step, named_leaves(snapshot.params)
+
+        return cls(
+            source=str(reader.directory.parent),
+            lora=lora_of(meta),
+            base=_base(meta.get("warm_start"), reader),
+            read=read,
+        )
+
+    def base_checkpoint(self, reader: CheckpointReader, checkpoint: int | str = "latest") -> int:
+        """Returns the step among a base's checkpoints that the adapter was trained on.
+
+        Args:
+            reader: of the base's checkpoints.
+            checkpoint: the step that it must be; `latest`: any.
+
+        Raises:
+            UserError: it is not there.
+        """
+        return matching_step(reader, self.base, self.source, checkpoint)
+
+    def added(self, abstract: Any, base: Any) -> tuple[int, Any]:
+        """Returns the step of the adapter, and the base's parameters with it.
+
+        Args:
+            abstract: shapes with shardings of a tree with adapters.
+            base: the module's parameters, which may be quantized.
+        """
+        step, found = self.read(adapters_of(abstract))
+        return step, joined(abstract, named_leaves(base, is_leaf=is_formed), found)
+
+
+def find_adapter(
+    reader: CheckpointReader, meta: Meta, checkpoint: int | str, adapter: Workdir | None
+) -> tuple[Adapter | None, CheckpointReader]:
+    """Returns the adapter to load a run with, and the checkpoints of whole parameters.
+
+    Args:
+        reader: of the run.
+        meta: of its checkpoint.
+        checkpoint: of the run.
+        adapter: to load it with; None: that of its own checkpoints, if they hold one.
+
+    Raises:
+        UserError: there is no such adapter, or its base is not where it was.
+    """
+    if adapter is not None:
+        check_whole(meta, reader)
+        return open_adapter(adapter, reader.peers), reader
+    if not has_adapters(meta):
+        return None, reader
+    found = Adapter.of_run(reader, meta, checkpoint)
+    try:
+        return found, checkpoints(found.base["workdir"], peers=reader.peers)
+    except UserError:
+        raise UserError(
+            f"the run in {found.source} trained adapters for the run in {found.base['workdir']},"
+            " which is not there; name the folder where that run is now, with this one as its"
+            " adapter."
+        ) from None
+
+
+def restored(
+    reader: CheckpointReader,
+    checkpoint: int | str | None,
+    abstract_params: Any,
+    adapter: Workdir | None = None,
+) -> Snapshot | None:
+    """Returns a checkpoint with whole parameters, those of its base included.
+
+    Args:
+        reader: of the run.
+        checkpoint: as `CheckpointReader.restore` takes it.
+        abstract_params: shapes with shardings of the parameters, with adapters if there are any.
+        adapter: see `find_adapter`.
+
+    Raises:
+        UserError: there is no such checkpoint, or no base with the parameters of the adapter.
+    """
+    which = "latest" if checkpoint is None else checkpoint
+    found, base = find_adapter(reader, read_meta(reader), which, adapter)
+    if found is None:
+        return reader.restore(checkpoint, abstract_params=abstract_params)
+    step = found.base_checkpoint(base, which if base is reader else "latest")
+    snapshot = base.restore(step, abstract_params=base_of(abstract_params))
+    step, params = found.added(abstract_params, snapshot.params)
+    return dataclasses.replace(snapshot, step=step, params=params)
+
+
+def with_adapter(run: Run, workdir: Workdir, adapter: Workdir | None) -> Run:
+    """Returns a run as one of its workdir's parameters with an adapter; itself without one.
+
+    Raises:
+        UserError: there is no such adapter.
+    """
+    if adapter is None:
+        return run
+    lora = open_adapter(adapter).lora
+    base = WarmStart(workdir=str(workdir))
+    return dataclasses.replace(run, lora=lora, trainable=(), warm_start=base)
+
+
+def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
+    """Returns the adapter of a run's folder, as its newest checkpoint has it.
+
+    Raises:
+        UserError: there is none.
+    """
+    reader = checkpoints(source, peers=peers)
+    meta = read_meta(reader)
+    if not has_adapters(meta):
+        raise UserError(
+            f"adapter={str(source)!r} is a run of whole parameters; name the folder of a run that"
+            " trained with Run.lora."
+        )
+    return Adapter.of_run(reader, meta)
+
+
+def lora_of(meta: Meta) -> Lora:
+    """Returns the description of a checkpoint's adapters."""
+    return cast(Lora, rebuild(meta["identity"]["lora"], (), Lora))
+
+
+def matching_step(
+    reader: CheckpointReader, base: Base, source: object, checkpoint: int | str = "latest"
+) -> int:
+    """Returns the step whose parameters an adapter was trained on; see `base_checkpoint`."""
+    steps = reader.verified_steps()
+    if checkpoint == "latest":
+        # First the step of that number, which is it unless the folder is another run's.
+        steps = sorted(steps, key=lambda step: (step != base["step"], -step))
+    elif checkpoint != "best":
+        steps = [step for step in steps if step == checkpoint]
+    for step in steps:
+        if parameters_digest(reader, step) == base["digest"]:
+            return step
+    folder = reader.directory.parent
+    here = (
+        f"no checkpoint in {folder} has these parameters"
+        if checkpoint == "latest"
+        else f"checkpoint {checkpoint} in {folder} has other parameters"
+    )
+    raise UserError(
+        f"the adapter in {source} was trained on step {base['step']} of {base['workdir']}, but"
+        f" {here}; name the run that it was trained on."
+    )
+
+
+class AdapterStore(CheckpointStore):
+    """The checkpoints of a run with `Run.lora`: their base is neither saved nor restored.
+
+    Trees of parameters are whole for whoever saves and restores.
+    """
+
+    def __init__(self, *arguments: Any, base: WarmStart, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._base = base
+
+    def save(self, step: int, *, params: Any, **state: Any) -> None:
+        """Starts saving; see `CheckpointStore.save`."""
+        super().save(step, params=adapters_of(params), **state)
+
+    def save_last(self, step: int, *, params: Any, **state: Any) -> None:
+        """Saves; see `CheckpointStore.save_last`."""
+        super().save_last(step, params=adapters_of(params), **state)
+
+    def restore(self, step: Any = None, *, abstract_params: Any, **state: Any) -> Snapshot | None:
+        """Restores the adapters, and reads their base anew; see `CheckpointStore.restore`.
+
+        Raises:
+            UserError: the base is gone, or has other parameters.
+        """
+        snapshot = super().restore(step, abstract_params=adapters_of(abstract_params), **state)
+        if snapshot is None:
+            return None
+        base = CheckpointReader(
+            checkpoints(self._base.workdir).directory,
+            peers=self.peers,
+            timeout_seconds=self._timeout_seconds,
+        )
+        return with_base(snapshot, abstract_params, base, self.directory.parent)
+
+
+def with_base(
+    snapshot: Snapshot, abstract_params: Any, base: CheckpointReader, source: object
+) -> Snapshot:
+    """Returns a restored checkpoint of adapters with the parameters that they were trained on.
+
+    Args:
+        snapshot: with adapters alone.
+        abstract_params: shapes with shardings of the parameters with adapters.
+        base: the checkpoints of the run that they were trained on.
+        source: where the snapshot is stored, for messages.
+
+    Raises:
+        UserError: the base is gone, or has other parameters.
+    """
+    step = matching_step(base, _base(snapshot.meta.get("warm_start"), base), source)
+    warm = WarmStart(workdir=str(base.directory.parent), checkpoint=step)
+    _, found = warm_parameters(warm, base, named_leaves(base_of(abstract_params)))
+    params = joined(abstract_params, found, named_leaves(snapshot.params))
+    return dataclasses.replace(snapshot, params=params)
+
+
+def _base(stored: Any, reader: CheckpointReader) -> Base:
+    """Returns what a checkpoint says of its base."""
+    return checked(stored, Base, f"warm_start in {reader.directory}")
