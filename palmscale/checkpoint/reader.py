@@ -19,10 +19,10 @@ from palmscale.cluster.agree import Peers
 from palmscale.cluster.jointly import ALONE, jointly, led
 from palmscale.errors import CorruptionError, UserError
 from palmscale.observe import log
-from palmscale.partition.trees import named_leaves, nested
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import place
 from palmscale.storage.tensor import Tensors
+from palmscale.trees import named_leaves, nested
 
 PARAMS, OPTIMIZER = "params", "optimizer"
 Convert = Callable[[str, jax.Array], Any]

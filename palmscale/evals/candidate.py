@@ -16,7 +16,7 @@ from palmscale.infer.request import Request
 from palmscale.model import interface
 from palmscale.observe import log
 from palmscale.partition.layout import DeviceLayout
-from palmscale.run.load import Trained
+from palmscale.run.trained import Trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from palmscale.evals.suite import SuiteTasks, suite_tasks
 from palmscale.infer.layouts import stored_rules
 from palmscale.infer.partition import generation_rules
 from palmscale.partition.layout import DeviceLayout
-from palmscale.run.load import Trained
+from palmscale.run.trained import Trained
 from palmscale.train.evaluate import Evaluation, Subject
 
 

@@ -18,12 +18,12 @@ from palmscale.cluster.jointly import ALONE
 from palmscale.errors import UserError
 from palmscale.model.interface import is_formed
 from palmscale.model.lora import Lora, adapters_of, base_of, joined
-from palmscale.partition.trees import named_leaves
 from palmscale.run.rebuild import rebuild
 from palmscale.run.run import Run
 from palmscale.run.stored_meta import Meta, check_whole, has_adapters, parameters_digest, read_meta
 from palmscale.run.workdir import Workdir, checkpoints
 from palmscale.storage.typed_json import Count, checked
+from palmscale.trees import named_leaves
 
 # Returns the step and the arrays by path, in the shardings of an abstract tree of adapters alone.
 Read = Callable[[Any], tuple[int, Mapping[str, jax.Array]]]

@@ -115,13 +115,8 @@ def train(
         command=command,
     ) as job:
         with _opened(run, folder, job) as (preemption, session, store):
-            parameters = f"{session.counts.stored:,} parameters"
-            if session.trained < session.counts.stored:
-                parameters += f", of which {session.trained:,} train,"
-            writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
-            trainer = _trainer(
-                run, session, job, folder, store, writers, preemption, config, debugging
-            )
+            parameters = _told_parameters(session)
+            trainer = _trainer(run, session, job, folder, store, preemption, config, debugging)
             described = opened_evaluations(run, session, job.watchdog.go_on)
             trainer = dataclasses.replace(
                 trainer, evaluations=[*trainer.evaluations, *described, *evaluations]
@@ -183,6 +178,14 @@ def _opened(
         yield preemption, session, store
 
 
+def _told_parameters(session: Session) -> str:
+    """Returns how many parameters there are and train, as a person reads it."""
+    whole = f"{session.counts.stored:,} parameters"
+    if session.trained == session.counts.stored:
+        return whole
+    return f"{whole}, of which {session.trained:,} train,"
+
+
 def _store(run: Run) -> Callable[..., CheckpointStore]:
     if run.lora is None:
         return CheckpointStore
@@ -195,7 +198,6 @@ def _trainer(
     job: Job,
     workdir: Place,
     store: CheckpointStore,
-    writers: Writers,
     preemption: Preemption,
     config: str,
     debugging: Debugging,
@@ -223,7 +225,7 @@ def _trainer(
         stream=stream,
         batch_sharding=session.layout.batch_sharding,
         store=store,
-        writers=writers,
+        writers=metric_writers(run.reporting, workdir) if job.leads else Writers([]),
         learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,

@@ -16,14 +16,19 @@ from palmscale.exit_codes import printable
 from palmscale.model.lora import base_of, base_paths
 from palmscale.observe import log
 from palmscale.partition.shardings import logical_axes
-from palmscale.partition.trees import named_leaves
 from palmscale.run.identity import describe
 from palmscale.run.run import Run
 from palmscale.run.session import Session
-from palmscale.run.stored_meta import check_trainable, check_whole, parameters_digest, read_meta
+from palmscale.run.stored_meta import (
+    check_trainable,
+    check_whole,
+    parameters_digest,
+    read_meta,
+)
 from palmscale.run.workdir import checkpoints
 from palmscale.storage.place import Place, place
 from palmscale.train.trainer import InitialParams
+from palmscale.trees import named_leaves
 
 
 def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
@@ -109,8 +114,8 @@ def _token_tables(session: Session) -> list[str]:
     """Returns the names of the parameters with a dim of the vocabulary."""
     plan = session.state_plan
     names = named_leaves(base_of(plan.abstract.params))
-    boxed = logical_axes(base_of(plan.boxed.params))
-    named = jax.tree.leaves(boxed, is_leaf=lambda x: type(x) is tuple)
+    axes_of = logical_axes(base_of(plan.boxed.params))
+    named = jax.tree.leaves(axes_of, is_leaf=lambda x: type(x) is tuple)
     return [name for name, dims in zip(names, named, strict=True) if axes.VOCAB in dims]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from palmscale.checkpoint import fingerprint as module
 from palmscale.checkpoint.fingerprint import fingerprint
-from palmscale.partition.trees import named_leaves, nested
+from palmscale.trees import named_leaves, nested
 
 DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool"]
 

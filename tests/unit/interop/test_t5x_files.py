@@ -17,7 +17,8 @@ def spec(path, dtype="<f4"):
     return {
         "driver": "zarr",
         "kvstore": {"driver": "file", "path": path},
-        "metadata": {"shape": [4, 6], "chunks": [2, 6], "dtype": dtype, "compressor": {"id": "gzip"}},
+        "metadata": {"shape": [4, 6], "chunks": [2, 6], "dtype": dtype,
+                     "compressor": {"id": "gzip"}},
     }  # fmt: skip
 
 
