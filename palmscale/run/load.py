@@ -19,14 +19,7 @@ from palmscale.infer.partition import (
     parameter_bytes,
     placed,
 )
-<<<<<<< HEAD
-from palmscale.infer.score import Score, score
-from palmscale.infer.text import encode_pair, encode_prompt
-from palmscale.infer.weights import decoding_form, form_on
-=======
->>>>>>> main
 from palmscale.model import interface
-from palmscale.model.interface import variables_of
 from palmscale.model.lora import adapted_shapes
 from palmscale.partition.layout import DeviceLayout, Layout
 from palmscale.partition.mesh import make_mesh
