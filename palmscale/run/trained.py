@@ -24,7 +24,6 @@ from palmscale.infer.score import Score, score
 from palmscale.infer.text import encode_pair, encode_prompt
 from palmscale.infer.weights import decoding_form, form_on
 from palmscale.model import interface
-from palmscale.model.interface import variables_of
 from palmscale.partition.layout import DeviceLayout
 
 

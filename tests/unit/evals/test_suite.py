@@ -10,7 +10,6 @@ from palmscale.evals import suite
 from palmscale.evals.lm_eval_tasks import builtin_tasks
 from palmscale.evals.suite import MISSING, NLG, NLU, PALM_29, averages, suite_tasks
 
-
 # Of lm-eval's thousands of task files; reading all takes as long as ten other tests.
 FOLDERS = (
     "anli", "arc", "coqa", "drop", "glue", "hellaswag", "lambada", "nq_open", "openbookqa", "piqa",

@@ -3,11 +3,11 @@ import dataclasses
 import engine_exports
 import pytest
 import tiny_sentencepiece
+from palmscale.interop.byte_letters import byte_letters
 
 from palmscale.data.vocabulary import SentencePieceVocabulary
 from palmscale.errors import UserError
 from palmscale.interop import gguf_file
-from palmscale.interop.byte_letters import byte_letters
 
 KINDS = {"NORMAL": 1, "UNKNOWN": 2, "CONTROL": 3, "UNUSED": 5, "BYTE": 6}
 
