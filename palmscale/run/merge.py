@@ -69,7 +69,7 @@ def merge(
     meta = read_meta(reader, step)
     if not has_adapters(meta):
         raise UserError(
-            f"the run in {workdir} has no adapters to merge; name one that trained Lora."
+            f"the run in {workdir} has no adapters to merge; name one that trained some (Lora)."
         )
     modules = tuple(modules)
     import_modules(modules)
