@@ -19,6 +19,7 @@ from palmscale.interop.tensors import Tensors
 # The module that defines `EXPORT` or `IMPORT` for each layout.
 EXPORTS: dict[str, str] = {
     "hf": "palmscale.interop.hf",
+    "gguf": "palmscale.interop.gguf_file",
     "safetensors": "palmscale.interop.palmscale_safetensors",
     "palm_flax": "palmscale.interop.palm_flax",
     "palm_pytorch": "palmscale.interop.palm_pytorch",
@@ -26,6 +27,7 @@ EXPORTS: dict[str, str] = {
     "palm_jax": "palmscale.interop.palm_jax",
     "adapter": "palmscale.interop.adapter_file",
     "peft": "palmscale.interop.peft",
+    "stablehlo": "palmscale.interop.stablehlo",
 }
 IMPORTS: dict[str, str] = {
     "hf": "palmscale.interop.hf",
