@@ -26,6 +26,8 @@ EXPORTS: dict[str, str] = {
     "palm_rlhf": "palmscale.interop.palm_rlhf",
     "palm_jax": "palmscale.interop.palm_jax",
     "stablehlo": "palmscale.interop.stablehlo",
+    "adapter": "palmscale.interop.adapter_file",
+    "peft": "palmscale.interop.peft",
 }
 IMPORTS: dict[str, str] = {
     "hf": "palmscale.interop.hf",
@@ -44,7 +46,8 @@ class Outgoing:
 
     Attributes:
         model: the module.
-        params: its float32 parameters by path: `embedding`, `layers/query` [N, D, H, K], ...
+        params: its float32 parameters by path: `embedding`, `layers/query` [N, D, H, K], ...; or
+            adapters by path, which `origin` describes (`lora`, `base`).
         vocabulary: of its tokens.
         context_length: tokens per row in training.
         dtype: of the written weights, one of the layout's.
@@ -69,11 +72,13 @@ class ExportLayout:
         check: reads what was written as its engine would, compares logits with the model's, and
             returns a sentence of what it compared. Raises RuntimeError where they differ. None:
             there is nothing to compare.
+        holds_adapters: whether it holds adapters (LoRA) alone, and not whole parameters.
     """
 
     dtypes: tuple[str, ...]
     write: Callable[[Outgoing, Path], None]
     check: Callable[[Outgoing, Path], str] | None = None
+    holds_adapters: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,9 @@ from palmscale.infer.engine import Engine
 from palmscale.infer.likelihoods import Likelihood, Pair, likelihoods
 from palmscale.infer.score import Score, score
 from palmscale.infer.text import encode_pair, encode_prompt
-from palmscale.infer.weights import decoding_form, form_on, variables_of
+from palmscale.infer.weights import decoding_form, form_on
 from palmscale.model import interface
+from palmscale.model.interface import variables_of
 from palmscale.partition.layout import DeviceLayout
 
 
