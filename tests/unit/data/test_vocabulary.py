@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from tiny_sentencepiece import train
 
 from palmscale.data import vocabulary as vocabulary_module
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, load_vocabulary
+from palmscale.data.vocabulary import (
+    ByteVocabulary,
+    SentencePieceVocabulary,
+    load_vocabulary,
+    vocabulary_named,
+)
 from palmscale.errors import CorruptionError, UserError
 
 HARD = [
