@@ -89,7 +89,7 @@ def test_an_imported_layout_generates_text_and_comes_back(layout, tmp_path, toke
     ids = scores[0, 0, 2 : trained.vocabulary.size]
     first = trained.vocabulary.decode([int(ids.argmax()) + 2])
     text = trained.generate("", max_tokens=8, temperature=0.0, logit_bias={0: -100, 1: -100})
-    assert text.startswith(first) and len(text) >= 8
+    assert text.startswith(first)
     assert np.isfinite(trained.score(["def f(x):"])[0].log_probability)
     if layout == "t5x":
         return
