@@ -85,7 +85,7 @@ def served(size: str, slots: int) -> Any:
     from palmscale import PaLM
     from palmscale.data.vocabulary import ByteVocabulary
     from palmscale.partition.shardings import unbox
-    from palmscale.run.load import Trained
+    from palmscale.run.trained import Trained
     from palmscale.serve.load import warm
     from palmscale.serve.served import Served
 

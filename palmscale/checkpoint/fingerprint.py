@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palmscale.partition.trees import named_leaves
+from palmscale.trees import named_leaves
 
 # The multipliers and shifts of MurmurHash3's 32-bit finalizer (Austin Appleby, public domain).
 _MIX_1, _MIX_2 = 0x85EBCA6B, 0xC2B2AE35

@@ -7,7 +7,7 @@ import numpy as np
 
 from palmscale.checkpoint.fingerprint import fingerprint
 from palmscale.exit_codes import printable
-from palmscale.partition.trees import named_leaves
+from palmscale.trees import named_leaves
 
 _NAMES_SHOWN = 8
 

@@ -28,6 +28,13 @@ class Group(TypedDict):
     utf8_bytes: Count
 
 
+class Completions(TypedDict):
+    """Tokens with loss, eods included, and the bytes of their text, of whole examples."""
+
+    tokens: Count
+    utf8_bytes: Count
+
+
 class StoredSplit(TypedDict):
     """The rows of a split, and the text that they were made of."""
 
@@ -36,6 +43,9 @@ class StoredSplit(TypedDict):
     tokens: Count
     utf8_bytes: Count
     dropped_tail_tokens: NotRequired[Count]
+    truncated_documents: NotRequired[Count]
+    dropped_documents: NotRequired[Count]
+    completions: NotRequired[Completions]
     groups: dict[str, Group]
     length_histogram: list[Count]
     rows_sha256: str

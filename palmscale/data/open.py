@@ -64,6 +64,8 @@ def open_caches(
             f"Rows of {cache.sequence_length} tokens: {train:,} to train on, {held_out:,} held out"
             f" ({100 * cache.held_out_share:.3g}% of the text), in {cache.directory}."
         )
+        if cache.too_long:
+            log.warn(f"{cache.too_long}; to keep them whole, increase Data.sequence_length.")
     check_alike(opened)
     return opened
 

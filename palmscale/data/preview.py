@@ -1,6 +1,8 @@
 """Rows of a cache as text for a person, and statistics of their tokens."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,32 +32,60 @@ class TokenStatistics:
     frequent: tuple[tuple[int, float], ...]
 
 
-def token_statistics(rows_RL: np.ndarray, vocabulary: Vocabulary) -> TokenStatistics:
-    """Returns the statistics of rows [rows, sequence_length] of token ids."""
-    ids, counts = np.unique(rows_RL, return_counts=True)
+class Row(NamedTuple):
+    """A row without its padding: token ids [n], and the weights of their losses [n]."""
+
+    ids: np.ndarray
+    weights: np.ndarray
+
+
+def token_statistics(rows: Sequence[np.ndarray], vocabulary: Vocabulary) -> TokenStatistics:
+    """Returns the statistics of the token ids [n] of rows."""
+    tokens = sum(map(len, rows))
+    ids, counts = np.unique(np.concatenate(rows), return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_FREQUENT]
     return TokenStatistics(
-        rows=len(rows_RL),
-        tokens=rows_RL.size,
+        rows=len(rows),
+        tokens=tokens,
         distinct=len(ids),
         documents=int(counts[ids == vocabulary.eod_id].sum()),
-        frequent=tuple((int(ids[i]), counts[i] / rows_RL.size) for i in order),
+        frequent=tuple((int(ids[i]), counts[i] / tokens) for i in order),
     )
 
 
-def first_rows(split: Split, count: int) -> np.ndarray:
-    """Returns the first `count` stored rows, or all if there are fewer, [rows, sequence_length]."""
-    return split.read(np.arange(min(count, split.num_rows)))["target"]
+def first_rows(split: Split, count: int) -> list[Row]:
+    """Returns the first `count` stored rows, or all if there are fewer."""
+    return rows_of(split.read(np.arange(min(count, split.num_rows))))
 
 
-def row_text(row_L: np.ndarray, vocabulary: Vocabulary) -> str:
+def rows_of(fields: Mapping[str, np.ndarray]) -> list[Row]:
+    """Returns the rows of a split's or mixture's `read`, [rows, sequence_length] by field."""
+    ids_RL = fields["target"]
+    weights_RL = fields.get("weight", np.ones(ids_RL.shape))
+    is_token_RL = fields.get("segment", np.ones(ids_RL.shape)) > 0
+    return [
+        Row(ids_L[is_token_L], weights_L[is_token_L])
+        for ids_L, weights_L, is_token_L in zip(ids_RL, weights_RL, is_token_RL)
+    ]
+
+
+def row_text(row: Row, vocabulary: Vocabulary) -> str:
     """Returns the text of a row, with a line `[eod]` at the end of each document.
 
-    Control characters, which a terminal would interpret, appear as `\\x1b`.
+    A line `[completion]` follows each prompt. Control characters, which a terminal would interpret,
+    appear as `\\x1b`.
     """
-    documents = np.split(row_L, np.flatnonzero(row_L == vocabulary.eod_id) + 1)
-    text = "\n[eod]\n".join(vocabulary.decode(ids[ids != vocabulary.eod_id]) for ids in documents)
-    return escaped(text)
+    ends = np.flatnonzero(row.ids == vocabulary.eod_id) + 1
+    starts_loss = np.flatnonzero(np.diff(row.weights, prepend=1) > 0)
+    lines = []
+    for part in np.split(np.arange(len(row.ids)), np.union1d(ends, starts_loss)):
+        ids = row.ids[part]
+        lines.append(vocabulary.decode(ids[ids != vocabulary.eod_id]))
+        if len(part) and part[-1] + 1 in starts_loss:
+            lines.append("[completion]")
+        elif len(ids) and ids[-1] == vocabulary.eod_id:
+            lines.append("[eod]")
+    return escaped("\n".join(lines))
 
 
 def token_text(token_id: int, vocabulary: Vocabulary) -> str:

@@ -38,6 +38,8 @@ class Split:
         documents: number of documents.
         utf8_bytes: of the text of all documents.
         dropped_tail_tokens: tokens of the last documents that did not fill a row.
+        truncated_documents: packed examples that are longer than a row, cut at its end.
+        dropped_documents: packed examples left out because their prompt alone fills a row.
         is_packed: whether rows hold whole examples side by side, each a segment of its own.
         fields: name and stored type of each value of a row.
     """
@@ -52,6 +54,9 @@ class Split:
         self.tokens: int = stored["tokens"]
         self.utf8_bytes: int = stored["utf8_bytes"]
         self.dropped_tail_tokens: int = stored.get("dropped_tail_tokens", 0)
+        self.truncated_documents: int = stored.get("truncated_documents", 0)
+        self.dropped_documents: int = stored.get("dropped_documents", 0)
+        self._completions: Mapping[str, int] | None = stored.get("completions")
         self.fields = tuple((field, np.dtype(dtype)) for field, dtype in manifest["fields"])
         self._files = stored["shards"]
         self._starts = np.cumsum([0] + [file["rows"] for file in self._files])
@@ -62,6 +67,18 @@ class Split:
     def bytes_per_token(self) -> float:
         """UTF-8 bytes per token, eods included: converts nats per token into bits per byte."""
         return self.utf8_bytes / max(1, self.tokens + self.dropped_tail_tokens)
+
+    @property
+    def loss_bytes_per_token(self) -> float | None:
+        """UTF-8 bytes per token with loss: of packed rows, those of completions.
+
+        None: 0.1.0 packed the rows, and did not count them.
+        """
+        if not self.is_packed:
+            return self.bytes_per_token
+        if self._completions is None:
+            return None
+        return self._completions["utf8_bytes"] / max(1, self._completions["tokens"])
 
     def read(self, row_indices: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the rows in the requested order, [n, sequence_length] by field.
@@ -172,6 +189,18 @@ class RowCache:
         told = [f"{of}{count:,} {what}{'s' * (count > 1)}" for count, of, what in counts if count]
         return f"{' and '.join(told)}, such as {bad['first'][0]}" if told else ""
 
+    @property
+    def too_long(self) -> str:
+        """Which examples did not fit packed rows: "of 55 examples ..."; empty: all did."""
+        splits = self._splits.values()
+        truncated = sum(split.truncated_documents for split in splits)
+        dropped = sum(split.dropped_documents for split in splits)
+        told = [f"{truncated:,} longer ones are truncated"] if truncated else []
+        told += [f"{dropped:,} whose prompt fills a row are left out"] if dropped else []
+        documents = sum(split.documents for split in splits)
+        of = f"of {documents:,} examples in rows of {self.sequence_length:,} tokens"
+        return f"{of}, {' and '.join(told)}" if told else ""
+
     def split(self, name: str) -> Split:
         """Returns "train" or "validation"; the latter has no rows if nothing is held out."""
         return self._splits[name]
@@ -215,8 +244,9 @@ def damaged(what: str) -> CorruptionError:
 
 def rows_digest(manifest: Mapping[str, Any]) -> str:
     """Returns the digest of what determines the rows of a manifest and how they are read."""
+    apart = ("shards", "completions")  # counts that 0.1.0 did not have
     rows = {
-        name: {key: value for key, value in split.items() if key != "shards"}
+        name: {key: value for key, value in split.items() if key not in apart}
         for name, split in manifest["splits"].items()
     }
     what = [manifest["format"], manifest["vocabulary"]["digest"], manifest["vocabulary"]["size"]]

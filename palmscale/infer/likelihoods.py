@@ -19,7 +19,7 @@ from palmscale.errors import UserError
 from palmscale.infer.cache import empty_cache
 from palmscale.infer.partition import entered, phase
 from palmscale.infer.programs import extend, layers_apart
-from palmscale.infer.score import of_targets, padded_length, scores_of
+from palmscale.infer.score import of_targets, padded_length, scores_of, windows
 from palmscale.model import interface
 from palmscale.model.attention import Cache
 from palmscale.partition.layout import DeviceLayout
@@ -39,6 +39,19 @@ class Pair(NamedTuple):
 
     context: Sequence[int]
     continuation: Sequence[int]
+
+
+def rolling(row: Sequence[int], context_length: int) -> list[Pair]:
+    """Returns pairs that score each token of a text once; see `palmscale.infer.score.windows`.
+
+    Args:
+        row: the bos id, then the text's ids.
+        context_length: tokens that the model sees at once.
+    """
+    return [
+        Pair(row[start : first + 1], row[first + 1 : end + 1])
+        for start, first, end in windows(len(row) - 1, context_length)
+    ]
 
 
 class Likelihood(NamedTuple):

@@ -28,6 +28,23 @@ def encode_prompt(vocabulary: Vocabulary, prompt: str) -> np.ndarray:
     return np.concatenate([[vocabulary.bos_id], ids]).astype(np.int32)
 
 
+def encode_pair(
+    vocabulary: Vocabulary, context: str, continuation: str
+) -> tuple[list[int], list[int]]:
+    """Returns the ids of a context, after the bos id, and of the text that continues it.
+
+    Both are encoded as one text and then split. Spaces at the end of the context belong to the
+    continuation, as in lm-eval.
+
+    Raises:
+        UserError: one is not text.
+    """
+    stripped = context.rstrip()
+    whole = encode_prompt(vocabulary, context + continuation).tolist()
+    length = len(encode_prompt(vocabulary, stripped))
+    return whole[:length], whole[length:]
+
+
 class TextStream:
     """The text after a prompt as its tokens come, up to the first stop string.
 

@@ -17,7 +17,7 @@ from palmscale import axes
 from palmscale.errors import UserError
 from palmscale.model import interface
 from palmscale.model.adapted import PARTS, Adapted, is_adapted
-from palmscale.partition.trees import named_leaves, nested
+from palmscale.trees import named_leaves, nested
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

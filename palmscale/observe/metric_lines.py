@@ -48,6 +48,24 @@ def lines_before(step: float, content: bytes, name: str) -> tuple[bytes, int]:
     return b"".join(kept), last
 
 
+def with_metrics(content: bytes, step: int, metrics: Mapping[str, float]) -> bytes:
+    """Returns the readable lines with more metrics of one step, which may have no line yet."""
+    lines, last, added = [], -1, json_line(step, metrics, after=step)
+    for line in _whole_lines(content):
+        values = _values(line)
+        if values is None:
+            continue
+        if values["step"] == step:
+            line = json.dumps({**values, **json.loads(added)}).encode()
+        elif last < step < values["step"]:
+            lines.append(added)
+        lines.append(line + b"\n")
+        last = values["step"]
+    if last < step:
+        lines.append(added)
+    return b"".join(lines)
+
+
 def _whole_lines(content: bytes) -> list[bytes]:
     return content.split(b"\n")[:-1]  # what a kill left incomplete has no end
 

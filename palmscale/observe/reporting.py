@@ -55,8 +55,17 @@ def throughput(
 
 
 def metric_writers(reporting: Reporting, workdir: Place) -> writers.Writers:
-    """Returns the requested metric writers, which write to `workdir`."""
-    chosen: list[writers.MetricWriter] = [json_lines(workdir / METRICS)]
+    """Returns metrics.jsonl and the requested metric writers, which write to `workdir`."""
+    return writers.Writers([json_lines(workdir / METRICS), *requested_writers(reporting, workdir)])
+
+
+def requested_writers(reporting: Reporting, workdir: Place) -> list[writers.MetricWriter]:
+    """Returns the requested metric writers, without metrics.jsonl.
+
+    Raises:
+        UserError: a package is not installed.
+    """
+    chosen: list[writers.MetricWriter] = []
     if reporting.tensorboard:
         chosen.append(writers.TensorBoard(workdir / TENSORBOARD))
     if reporting.wandb_project is not None:
@@ -68,7 +77,7 @@ def metric_writers(reporting: Reporting, workdir: Place) -> writers.Writers:
                 mode=reporting.wandb_mode,
             )
         )
-    return writers.Writers(chosen)
+    return chosen
 
 
 def where_metrics_lie(reporting: Reporting, workdir: Place) -> str:

@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 
 from palmscale.errors import UserError
-from palmscale.partition.trees import named_leaves, nested
+from palmscale.trees import named_leaves, nested
 
 
 @dataclasses.dataclass(frozen=True)

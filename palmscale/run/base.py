@@ -75,7 +75,7 @@ def _check_fields(kind: type, changes: Mapping[str, Any]) -> None:
         if name not in fields:
             raise UserError(
                 f"base_model.changes has {name!r}, but {kind.__name__} has no such"
-                f" field{did_you_mean(name, fields)}."
+                f" field{did_you_mean(name, fields)}"
             )
         if flaw := misfit(value, hints.get(name, Any)):
             raise UserError(

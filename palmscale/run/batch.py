@@ -15,7 +15,7 @@ from palmscale.errors import UserError
 from palmscale.infer.continuation import Piece, TextRequest, context_length_of, continued
 from palmscale.observe import log
 from palmscale.run.json_lines import Answers, Id, Line, as_line, named, read_lines
-from palmscale.run.load import Trained
+from palmscale.run.trained import Trained
 from palmscale.storage.place import local_path
 
 _READ_SECONDS = 86_400.0  # what is read may come from a program that still writes it

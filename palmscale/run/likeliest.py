@@ -13,7 +13,7 @@ from palmscale.infer.score import score
 from palmscale.infer.text import encode_prompt
 from palmscale.interop.layouts import Incoming
 from palmscale.observe import log
-from palmscale.partition.trees import nested
+from palmscale.trees import nested
 
 _MOST_TOKENS = 8192
 _TEXT_TOKENS = 1024

@@ -14,7 +14,6 @@ from palmscale.errors import UserError
 from palmscale.model.adapted import PARTS, Adapted, is_adapted
 from palmscale.model.lora import adapted_shapes, merged
 from palmscale.partition.shardings import unbox
-from palmscale.partition.trees import named_leaves
 from palmscale.run.adapters import find_adapter
 from palmscale.run.named_classes import import_modules
 from palmscale.run.rebuild import rebuild
@@ -23,6 +22,7 @@ from palmscale.run.workdir import CHECKPOINTS, VOCABULARY, Workdir, checkpoints,
 from palmscale.storage.place import on_disk, place
 from palmscale.storage.tensor import Part, Tensor, Tensors
 from palmscale.train.state import abstract_params
+from palmscale.trees import named_leaves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

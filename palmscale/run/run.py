@@ -14,6 +14,7 @@ from palmscale.model.lora import Lora
 from palmscale.observe.reporting import Reporting
 from palmscale.optim.interface import AnyOptimizer, checked_optimizer
 from palmscale.partition.layout import Layout
+from palmscale.train.evaluate import DescribedEvaluation
 from palmscale.train.training import Training
 
 
@@ -37,6 +38,8 @@ class Run:
             each `*` matches any text; all others stay as they are. (): all train.
         lora: adapters, which train in place of the parameters of the warm start; a checkpoint holds
             them alone. None: none.
+        evaluations: at periods, besides the held-out loss, such as `LmEval`; they may change when
+            the run resumes.
         allow_changes: entries of the identity (`model.remat`, or `optimizer`) in which this run
             may differ from the checkpoint that it resumes.
 
@@ -56,6 +59,7 @@ class Run:
     warm_start: WarmStart | None = None
     trainable: tuple[str, ...] = ()
     lora: Lora | None = None
+    evaluations: tuple[DescribedEvaluation, ...] = ()
     allow_changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -47,6 +47,7 @@ MODULES: dict[str, str] = {
     "WarmStart": "palmscale.checkpoint.warm_start",
     "Reporting": "palmscale.observe.reporting",
     "Deadlines": "palmscale.cluster.join",
+    "LmEval": "palmscale.evals.in_training",
 }
 
 

@@ -12,8 +12,8 @@ from palmscale.checkpoint.reader import Convert
 from palmscale.errors import UserError
 from palmscale.infer.quantized import abstract_tree, check_quantizes, quantize_leaf
 from palmscale.partition.shardings import path_name
-from palmscale.partition.trees import named_leaves, nested
 from palmscale.run.stored_meta import Meta
+from palmscale.trees import named_leaves, nested
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
 from palmscale.optim.learning_rate import LearningRate
-from palmscale.run.adapters import AdapterStore
+from palmscale.run.adapter_store import AdapterStore
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
-from palmscale.run.evaluate import eval_loss
+from palmscale.run.evaluate import eval_loss, opened_evaluations
 from palmscale.run.identity import check_same_run, describe, flat
 from palmscale.run.job import joined
 from palmscale.run.place import environment
@@ -30,7 +30,7 @@ from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
 from palmscale.run.stored_meta import check_trainable, checked_meta
 from palmscale.run.versions import compiler_versions, versions
-from palmscale.run.warm_start import check_vocabulary, initial_params
+from palmscale.run.warm_start import check_base, check_is_another, initial_params
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
 from palmscale.storage.place import Place
 from palmscale.storage.place import place as _place
@@ -95,7 +95,7 @@ def train(
         run: what to train.
         workdir: the run's folder, on storage that all hosts share.
         place: coordinator and rank; None: as the environment tells, see `place_from`.
-        evaluations: to run at their periods besides the held-out loss.
+        evaluations: to run at their periods besides the held-out loss and `Run.evaluations`.
         config: the run as text, kept in the folder and in every checkpoint; the command line's.
         command: that this process runs, and a second Ctrl-C ends; None: a program.
         debugging: faults and logs, for tests.
@@ -107,6 +107,7 @@ def train(
         AskedToEnd: SIGTERM came before training began, or the last save failed after it.
     """
     folder = own_folder(workdir)
+    check_is_another(run, folder)
     with joined(
         place,
         simulated_devices=run.layout.simulated_devices,
@@ -114,17 +115,15 @@ def train(
         command=command,
     ) as job:
         with _opened(run, folder, job) as (preemption, session, store):
-            parameters = f"{session.counts.stored:,} parameters"
-            if session.trained < session.counts.stored:
-                parameters += f", of which {session.trained:,} train,"
-            writers = metric_writers(run.reporting, folder) if job.leads else Writers([])
-            trainer = _trainer(
-                run, session, job, folder, store, writers, preemption, config, debugging
+            parameters = _told_parameters(session)
+            trainer = _trainer(run, session, job, folder, store, preemption, config, debugging)
+            described = opened_evaluations(run, session, job.watchdog.go_on)
+            trainer = dataclasses.replace(
+                trainer, evaluations=[*trainer.evaluations, *described, *evaluations]
             )
-            trainer = dataclasses.replace(trainer, evaluations=[*trainer.evaluations, *evaluations])
             trainer.agree(_facts(run, session, folder))
             if not _resumes(run, session, store):
-                check_vocabulary(run, session, job)
+                check_base(run, session, job)
             resumed = None
             if trainer.look() >= run.training.steps:
                 resumed = trainer.resume_or_begin(parameters)
@@ -179,6 +178,14 @@ def _opened(
         yield preemption, session, store
 
 
+def _told_parameters(session: Session) -> str:
+    """Returns how many parameters there are and train, as a person reads it."""
+    whole = f"{session.counts.stored:,} parameters"
+    if session.trained == session.counts.stored:
+        return whole
+    return f"{whole}, of which {session.trained:,} train,"
+
+
 def _store(run: Run) -> Callable[..., CheckpointStore]:
     if run.lora is None:
         return CheckpointStore
@@ -191,7 +198,6 @@ def _trainer(
     job: Job,
     workdir: Place,
     store: CheckpointStore,
-    writers: Writers,
     preemption: Preemption,
     config: str,
     debugging: Debugging,
@@ -219,7 +225,7 @@ def _trainer(
         stream=stream,
         batch_sharding=session.layout.batch_sharding,
         store=store,
-        writers=writers,
+        writers=metric_writers(run.reporting, workdir) if job.leads else Writers([]),
         learning_rate=LearningRate(run.optimizer),
         throughput=throughput(
             run.reporting,

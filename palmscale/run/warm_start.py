@@ -1,6 +1,8 @@
 """The first parameters of a run that begins with another run's."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,19 +16,18 @@ from palmscale.exit_codes import printable
 from palmscale.model.lora import base_of, base_paths
 from palmscale.observe import log
 from palmscale.partition.shardings import logical_axes
-from palmscale.partition.trees import named_leaves
 from palmscale.run.identity import describe
 from palmscale.run.run import Run
 from palmscale.run.session import Session
 from palmscale.run.stored_meta import (
-    Meta,
     check_trainable,
     check_whole,
-    parameters_digest,
     read_meta,
 )
 from palmscale.run.workdir import checkpoints
+from palmscale.storage.place import Place, place
 from palmscale.train.trainer import InitialParams
+from palmscale.trees import named_leaves
 
 
 def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
@@ -37,9 +38,6 @@ def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
 
     def given() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         reader = _reader(warm, run, job)
-        stored = reader.read_meta()
-        check_trainable(stored, reader)
-        check_whole(stored, reader)
         abstract = session.state_plan.abstract.params
         params = named_leaves(base_of(abstract))
         step, found = warm_parameters(warm, reader, params)
@@ -49,7 +47,7 @@ def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
             f"{f'; {fresh} initialized' if fresh else ''}."
         )
         own = base_paths(abstract)
-        digest = parameters_digest(reader, step)
+        digest = reader.params_digest(step)
         return (
             {own[name]: array for name, array in found.items()},
             {**describe(warm), "step": step, "digest": digest},
@@ -59,46 +57,64 @@ def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
     return nothing if warm is None else given
 
 
-def check_vocabulary(run: Run, session: Session, job: Job) -> None:
-    """Checks that the rows have the vocabulary of the token table that is taken over.
+def check_is_another(run: Run, workdir: Place) -> None:
+    """Raises UserError where a run would begin with the parameters of its own folder."""
+    warm = run.warm_start
+    if warm is not None and _resolved(place(warm.workdir)) == _resolved(workdir):
+        raise UserError(
+            f"WarmStart.workdir={warm.workdir!r} is the run's own folder; choose another workdir"
+            " for this run: its base stays as it is."
+        )
+
+
+def check_base(run: Run, session: Session, job: Job) -> None:
+    """Checks that the run can begin with the other run's parameters, before anything is compiled.
 
     All processes must call this, before the run has a checkpoint.
 
     Raises:
-        UserError: it is another vocabulary, or the other run has no checkpoint.
+        UserError: the other run has no checkpoint, or quantized weights, or the rows have another
+            vocabulary than the token table that is taken over.
     """
     warm = run.warm_start
     if warm is None:
         return
-    stored = _meta(warm, run, job)["vocabulary"]
+    reader = _reader(warm, run, job)
+    stored = read_meta(reader)
+    check_trainable(stored, reader)
+    check_whole(stored, reader)
+    there = stored["vocabulary"]
     here = session.vocabulary.description()
     tables = not_fresh(warm, _token_tables(session))
-    if tables and stored["digest"] != here["digest"]:
+    if tables and there["digest"] != here["digest"]:
         raise UserError(
-            f"WarmStart.workdir={warm.workdir!r} was trained with the vocabulary {_told(stored)},"
+            f"WarmStart.workdir={warm.workdir!r} was trained with the vocabulary {_told(there)},"
             f" but the rows have {_told(here)}, which gives the same ids another meaning; use its"
             f" vocabulary, or set WarmStart.fresh={tuple(tables)!r} to train a new token table."
         )
 
 
-def _meta(warm: WarmStart, run: Run, job: Job) -> Meta:
+def _resolved(folder: Place) -> str:
+    return os.path.realpath(folder) if isinstance(folder, Path) else str(folder)
+
+
+def _reader(warm: WarmStart, run: Run, job: Job) -> CheckpointReader:
     try:
-        return read_meta(_reader(warm, run, job))
+        return checkpoints(
+            warm.workdir, peers=job.peers, timeout_seconds=run.deadlines.agree_seconds
+        )
     except UserError as error:
         raise type(error)(
             f"WarmStart.workdir={warm.workdir!r} has no checkpoint: {error}"
         ) from error
 
 
-def _reader(warm: WarmStart, run: Run, job: Job) -> CheckpointReader:
-    return checkpoints(warm.workdir, peers=job.peers, timeout_seconds=run.deadlines.agree_seconds)
-
-
 def _token_tables(session: Session) -> list[str]:
     """Returns the names of the parameters with a dim of the vocabulary."""
     plan = session.state_plan
-    names = named_leaves(plan.abstract.params)
-    named = jax.tree.leaves(logical_axes(plan.boxed.params), is_leaf=lambda x: type(x) is tuple)
+    names = named_leaves(base_of(plan.abstract.params))
+    axes_of = logical_axes(base_of(plan.boxed.params))
+    named = jax.tree.leaves(axes_of, is_leaf=lambda x: type(x) is tuple)
     return [name for name, dims in zip(names, named, strict=True) if axes.VOCAB in dims]
 
 

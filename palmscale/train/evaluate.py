@@ -1,4 +1,4 @@
-"""Evaluation: what training calls at a period, and the loss on held-out rows.
+"""Evaluation: what training calls at a period, how it is described, and the held-out loss.
 
 The loss is in nats per token and in bits per byte, which are comparable across vocabularies.
 """
@@ -16,7 +16,9 @@ from jax.sharding import NamedSharding
 from palmscale.data.feed import held_out_batches
 from palmscale.data.row_cache import Split
 from palmscale.data.stream import Batch
+from palmscale.data.vocabulary import Vocabulary
 from palmscale.model.loss import TokenLoss
+from palmscale.partition.layout import DeviceLayout
 from palmscale.train.step import batch_loss, token_weights
 
 EvalStep = Callable[[Any, Batch], tuple[TokenLoss, jax.Array]]
@@ -29,6 +31,44 @@ class Evaluation(Protocol):
 
     def __call__(self, state: Any) -> dict[str, float]:
         """Returns the metrics of a state, which has `step` and `params`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What an evaluation is told of the model in training, before the first step.
+
+    Attributes:
+        model: the module.
+        params: shapes of its parameters with their logical axes.
+        vocabulary: of its tokens.
+        layout: of the parameters, which is entered when the evaluation is called.
+        sequence_length: tokens of a row.
+        beat: to be called whenever there is progress: a job that stands still is ended.
+    """
+
+    model: nn.Module
+    params: Any
+    vocabulary: Vocabulary
+    layout: DeviceLayout
+    sequence_length: int
+    beat: Callable[[], None]
+
+
+class DescribedEvaluation(Protocol):
+    """A frozen description of an evaluation, as `Run.evaluations` has them.
+
+    It is a dataclass of JSON values, which checkpoints store. It is not part of the run's identity:
+    it may change when a run resumes.
+    """
+
+    def open(self, subject: Subject) -> Evaluation:
+        """Returns the evaluation; what it reads is read here, so that mistakes are told early.
+
+        Called once by all processes.
+
+        Raises:
+            UserError: the description cannot be followed.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +105,7 @@ class HeldOutLoss:
         return combine(values, self.weights_at(int(state.step)))
 
     def _of_split(self, split: Split, params: Any) -> dict[str, float]:
-        bytes_per_token = None if split.is_packed else split.bytes_per_token
-        batches = self._batches(split)
+        batches, bytes_per_token = self._batches(split), split.loss_bytes_per_token
         return evaluate(self.eval_step, params, batches, bytes_per_token=bytes_per_token)
 
     def _batches(self, split: Split) -> Iterator[Batch]:
@@ -98,8 +137,8 @@ def evaluate(
     """Returns `eval_loss` (nats per token), `eval_bits_per_byte` and `eval_accuracy`.
 
     Sums are weighted by token and computed on the host in float64, in batch order. Without batches,
-    the result is empty. If `bytes_per_token` is None, because some tokens have no weight and the
-    bytes of the others are not known, bits per byte are omitted.
+    the result is empty. `bytes_per_token` are the UTF-8 bytes per token with loss; if None, because
+    they are not known, bits per byte are omitted.
     """
     cross_entropy = correct = tokens = 0.0
     for batch in batches:

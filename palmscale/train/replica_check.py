@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from palmscale.checkpoint.fingerprint import fingerprint
-from palmscale.partition.trees import named_leaves
+from palmscale.trees import named_leaves
 
 # Takes this process's text and a function of all processes' texts; returns process 0's result.
 Decide = Callable[[str, Callable[[list[str]], str]], str]

@@ -19,8 +19,8 @@ from palmscale.optim.trainable import Trainable
 from palmscale.optim.trainable import trainable as choose
 from palmscale.partition.rules import MeshAxes
 from palmscale.partition.shardings import logical_axes, make_shardings, path_name, unbox
-from palmscale.partition.trees import filled, named_leaves
 from palmscale.train.optimizer_axes import boxed_like
+from palmscale.trees import filled, named_leaves
 
 # Of the key of adapters: parameters of a seed are the same with and without them.
 _ADAPTERS = 1

@@ -9,7 +9,7 @@ import sys
 import source_tree as tree
 
 LAYERS = (  # bottom first; a package may import only from layers below its own
-    {"axes", "errors"},
+    {"axes", "errors", "trees"},
     {"exit_codes", "seeds"},
     {"storage"},
     {"partition", "cluster", "observe"},

@@ -1,5 +1,6 @@
 """Every gin file loads, every size file states its exact count, and every recipe is explained."""
 
+import dataclasses
 import math
 import re
 
@@ -7,10 +8,12 @@ import jax
 import pytest
 import source_tree
 
+from palmscale import PaLM
 from palmscale.cli import main
 from palmscale.cli.config import load, moved
 from palmscale.cli.config.load import load_run
 from palmscale.data.sources.jsonl_parquet import Jsonl
+from palmscale.optim.schedules import Constant
 from palmscale.partition.shardings import unbox
 from palmscale.train.state import abstract_params
 
@@ -106,9 +109,44 @@ def test_an_optimizer_file_replaces_the_optimizer(name):
     assert type(load_run(files, REQUIRED).optimizer).__name__ == wanted[name]
 
 
-@pytest.mark.parametrize("name", [n for n in names("runs") if n != "pretrain"])
+@pytest.mark.parametrize("name", [n for n in names("runs") if n not in ("pretrain", "finetune")])
 def test_a_run_loads_by_itself(name):
     assert load_run([f"configs/runs/{name}.gin"], []).training.steps > 0
+
+
+FINETUNE = ["BASE=tests/golden/workdirs/0.1.0/palm", "JSONL_FILES=a.jsonl", "TRAIN_STEPS=9"]
+
+
+def test_fine_tuning_is_the_papers_and_takes_the_rest_from_its_base():
+    """Section 6.1.2: Adafactor at a constant 5e-5, batches of 32 and dropout 0.1."""
+    run = load_run(["configs/runs/finetune.gin"], FINETUNE)
+    assert run.optimizer == dataclasses.replace(
+        load_run(["configs/runs/quickstart.gin"], []).optimizer, learning_rate=Constant(value=5e-5)
+    )
+    assert run.training.batch_schedule.stages == ((0, 32),)
+    assert run.model == PaLM(
+        dim=4,
+        num_tokens=259,
+        padded_tokens=272,
+        depth=1,
+        dim_head=2,
+        heads=2,
+        remat="full",
+        query_chunk=64,
+        dropout=0.1,
+    )
+    assert (run.data.sequence_length, run.data.packing) == (32, "segments")
+    assert run.warm_start.workdir == FINETUNE[0][5:]
+    assert run.data.corpus.source == Jsonl(
+        files="a.jsonl", prompt_key="prompt", text_key="completion"
+    )
+
+
+def test_a_fine_tune_of_a_size_needs_no_base_to_be_planned():
+    files = ["configs/runs/finetune.gin", "configs/models/palm_8b.gin"]
+    given = ["BASE=gs://mine/8b", "SENTENCEPIECE_MODEL=None", "SEQUENCE_LENGTH=2048"]
+    run = load_run(files, [*given, *FINETUNE[1:], "PaLM.dropout=0.1"])
+    assert run.model == model_of("palm_8b").clone(dropout=0.1)
 
 
 @pytest.mark.parametrize("name", names("recipes"))

@@ -10,9 +10,8 @@ from palmscale.cli.commands.data_flags import add_cache, check_cache_or_gin
 from palmscale.cli.parser import add_command
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from palmscale.data.dataset import Data
+    from palmscale.data.preview import Row
     from palmscale.data.row_cache import RowCache
     from palmscale.data.vocabulary import Vocabulary
     from palmscale.run.run import Run
@@ -64,11 +63,13 @@ def _show_cache(cache: "RowCache", args: argparse.Namespace) -> None:
 
     _check_rows({"": cache}, args.split)
     split, vocabulary = cache.split(args.split), cache.vocabulary
-    rows_RL = preview.first_rows(split, max(args.rows, _COUNTED_ROWS))
+    rows = preview.first_rows(split, max(args.rows, _COUNTED_ROWS))
     headings = [f"row {number} of {split.num_rows:,}" for number in range(args.rows)]
-    _print_rows(headings, rows_RL, vocabulary)
-    facts = _statistics(rows_RL[:_COUNTED_ROWS], vocabulary)
-    facts.insert(3, ("bytes/token", f"{split.bytes_per_token:.3f}"))
+    _print_rows(headings, rows, vocabulary)
+    facts = _statistics(rows[:_COUNTED_ROWS], vocabulary)
+    facts.insert(3, ("bytes/token", f"{split.loss_bytes_per_token or split.bytes_per_token:.3f}"))
+    if cache.too_long:
+        facts.append(("too long", cache.too_long))
     tables.print_facts(facts)
     if args.picture is not None:
         entry = cache.manifest["splits"][args.split]
@@ -84,13 +85,13 @@ def _show_mixture(run: "Run", opened: Mapping[str, "RowCache"], args: argparse.N
     _check_rows(opened, args.split)
     vocabulary = next(iter(opened.values())).vocabulary
     if args.split == TRAIN:
-        counted_RL = _print_mixed_rows(run, opened, args.rows, vocabulary)
+        counted = _print_mixed_rows(run, opened, args.rows, vocabulary)
     else:
-        counted_RL = _print_held_out_rows(opened, args.rows, args.split, vocabulary)
+        counted = _print_held_out_rows(opened, args.rows, args.split, vocabulary)
     _print_components(run.data, opened, args.split)
     print()
     changes = _weight_changes(run.data)
-    tables.print_facts([*_statistics(counted_RL[:_COUNTED_ROWS], vocabulary), *changes])
+    tables.print_facts([*_statistics(counted[:_COUNTED_ROWS], vocabulary), *changes])
     if args.picture is not None:
         entries = {name: cache.manifest["splits"][args.split] for name, cache in opened.items()}
         plots.plot_mixture(entries, run.data.weights_at(0), Path(args.picture))
@@ -107,48 +108,47 @@ def _check_rows(opened: Mapping[str, "RowCache"], split: str) -> None:
 
 def _print_mixed_rows(
     run: "Run", opened: Mapping[str, "RowCache"], count: int, vocabulary: "Vocabulary"
-) -> "np.ndarray":
+) -> "list[Row]":
     import numpy as np
 
+    from palmscale.data import preview
     from palmscale.data.mixture import Mixed
     from palmscale.data.open import training_rows
 
     mixed = training_rows(run.data, opened, run.training.batch_schedule)
     assert isinstance(mixed, Mixed), "there are components"
     numbers = np.arange(max(count, _COUNTED_ROWS))
-    rows_RL = mixed.read(numbers)["target"]
+    rows = preview.rows_of(mixed.read(numbers))
     names = mixed.names(numbers[:count])
     headings = [f"row {number} of the mixture: {name}" for number, name in enumerate(names)]
-    _print_rows(headings, rows_RL, vocabulary)
-    return rows_RL
+    _print_rows(headings, rows, vocabulary)
+    return rows
 
 
 def _print_held_out_rows(
     opened: Mapping[str, "RowCache"], count: int, split_name: str, vocabulary: "Vocabulary"
-) -> "np.ndarray":
-    import numpy as np
-
+) -> "list[Row]":
     from palmscale.data import preview
 
     headings, shown, counted = [], [], []
     for name, cache in opened.items():
         split = cache.split(split_name)
-        rows_RL = preview.first_rows(split, max(count, _COUNTED_ROWS))
-        for number, row_L in enumerate(rows_RL[:count]):
+        rows = preview.first_rows(split, max(count, _COUNTED_ROWS))
+        for number, row in enumerate(rows[:count]):
             headings.append(f"row {number} of {split.num_rows:,} of {name}")
-            shown.append(row_L)
-        counted.append(rows_RL[:_COUNTED_ROWS])
+            shown.append(row)
+        counted += rows[:_COUNTED_ROWS]
     _print_rows(headings, shown, vocabulary)
-    return np.concatenate(counted)
+    return counted
 
 
-def _print_rows(headings: list[str], rows: Any, vocabulary: "Vocabulary") -> None:
+def _print_rows(headings: list[str], rows: "list[Row]", vocabulary: "Vocabulary") -> None:
     """Prints the rows that have a heading, each below it."""
     from palmscale.data import preview
 
-    for heading, row_L in zip(headings, rows):
+    for heading, row in zip(headings, rows):
         print(f"--- {heading}")
-        print(preview.row_text(row_L, vocabulary))
+        print(preview.row_text(row, vocabulary))
     print("---")
 
 
@@ -183,13 +183,15 @@ def _weight_changes(data: "Data") -> list[tuple[str, str]]:
     return changes
 
 
-def _statistics(rows_RL: "np.ndarray", vocabulary: "Vocabulary") -> list[tuple[str, str]]:
+def _statistics(rows: "list[Row]", vocabulary: "Vocabulary") -> list[tuple[str, str]]:
     from palmscale.data import preview
 
-    counted = preview.token_statistics(rows_RL, vocabulary)
+    counted = preview.token_statistics([row.ids for row in rows], vocabulary)
+    with_loss = sum(row.weights.sum() for row in rows) / counted.tokens
     frequent = [f"{preview.token_text(i, vocabulary)} {share:.1%}" for i, share in counted.frequent]
+    prompts = f", {with_loss:.1%} of them with loss" if with_loss < 1 else ""
     return [
-        ("tokens", f"{counted.tokens:,} in the first {counted.rows:,} rows"),
+        ("tokens", f"{counted.tokens:,} in the first {counted.rows:,} rows{prompts}"),
         ("distinct", f"{counted.distinct:,} of the {vocabulary.size:,} in the vocabulary"),
         (
             "documents",

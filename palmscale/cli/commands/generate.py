@@ -21,7 +21,7 @@ from palmscale.errors import UserError
 if TYPE_CHECKING:
     from palmscale.cluster.job import Job
     from palmscale.infer.continuation import TextRequest
-    from palmscale.run.load import Trained
+    from palmscale.run.trained import Trained
 
 _FIELDS = (
     *("max_tokens", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty"),

@@ -228,12 +228,13 @@ def _split_entry(
 ) -> dict[str, Any]:
     rows = sum(file["rows"] for file in entries)
     entry = {"rows": rows, "tokens": sum(file.pop("tokens") for file in entries), **totals}
-    given = entry.pop("given_tokens")
+    given, completions = entry.pop("given_tokens"), entry.pop("completions")
     if files.packing == CONCATENATE:
         entry["dropped_tail_tokens"] = given - entry["tokens"]
     else:
         for name in ("truncated", "dropped"):
             entry[f"{name}_documents"] = sum(file.pop(name) for file in entries)
+        entry["completions"] = dict(zip(("tokens", "utf8_bytes"), completions))
     entry["rows_sha256"] = digest_of([file.pop("rows_sha256") for file in entries])
     return entry | {"shards": entries}
 
@@ -242,6 +243,7 @@ def _total(records: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
     """Returns the sums of a split's counts over all units."""
     total = {"documents": 0, "given_tokens": 0, "utf8_bytes": 0, "prompts": 0}
     groups: dict[str, list[int]] = {}
+    completions = [0, 0]
     lengths: Any = []
     for record in records:
         if split in record["splits"]:
@@ -249,6 +251,7 @@ def _total(records: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
             total["given_tokens"] += stored["tokens"]
             for name in ("documents", "utf8_bytes", "prompts"):
                 total[name] += stored[name]
+            completions = [a + b for a, b in zip(completions, stored["completions"])]
             lengths = add_counts(lengths, stored["length_histogram"])
             for name, counts in stored["groups"].items():
                 groups[name] = [a + b for a, b in zip(groups.get(name, [0, 0, 0]), counts)]
@@ -256,6 +259,7 @@ def _total(records: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
         name: dict(zip(("documents", "tokens", "utf8_bytes"), counts))
         for name, counts in sorted(groups.items())
     }
+    total["completions"] = completions
     return total | {"length_histogram": [int(n) for n in lengths]}
 
 

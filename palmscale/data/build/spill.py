@@ -133,7 +133,8 @@ def finished(unit: WorkUnit, spec: SpillSpec) -> dict[str, Any] | None:
     read = [(source["name"], source["bytes"], source["stamp"]) for source in record["sources"]]
     now = [(shard.name, shard.bytes, shard.stamp) for shard in unit.shards]
     is_same = read == now and record.get("split_of") == spec.split_of.digest
-    return record if is_same else None
+    is_whole = all("completions" in split for split in record["splits"].values())  # not of 0.1.0
+    return record if is_same and is_whole else None
 
 
 class _SortedRuns:
@@ -149,6 +150,7 @@ class _SortedRuns:
         self._ids: list[np.ndarray] = []
         self._prompt_tokens: list[int] = []
         self._held = self._written = self._prompts = 0
+        self._completions = [0, 0]
         self._runs: list[int] = []
         self._lengths = np.zeros(0, np.int64)
         self._groups: dict[str, list[int]] = {}
@@ -166,6 +168,8 @@ class _SortedRuns:
         self._prompt_tokens.append(example.prompt_tokens)
         self._held += len(example.ids) + 1
         self._prompts += example.prompt_tokens > 0
+        self._completions[0] += len(example.ids) + 1 - example.prompt_tokens
+        self._completions[1] += example.text_bytes - example.prompt_bytes
         counts = self._groups.setdefault(example.group, [0, 0, 0])
         counts[0] += 1
         counts[1] += len(example.ids) + 1
@@ -184,6 +188,7 @@ class _SortedRuns:
         return {
             **dict(zip(("documents", "tokens", "utf8_bytes"), totals)),
             "prompts": self._prompts,
+            "completions": self._completions,
             "groups": self._groups,
             "length_histogram": self._lengths.tolist(),
             "runs": self._runs,

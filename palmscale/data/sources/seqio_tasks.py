@@ -103,14 +103,13 @@ class SeqioTask:
             documents += 1
             targets = self._ids(example["targets"], vocabulary)
             prompt = self._ids(example.get("inputs", ()), vocabulary)
-            text = example.get("targets_pretokenized")
-            if not isinstance(text, bytes):
-                text = vocabulary.decode(targets).encode("utf-8")
             if not len(targets):
                 yield self._without_targets(f"{shard.name}:{documents}") if len(prompt) else None
                 continue
             ids = np.concatenate([prompt, targets]) if len(prompt) else targets
-            yield Example(ids, len(text), "", len(prompt))
+            prompt_bytes = _text_bytes(example.get("inputs_pretokenized"), prompt, vocabulary)
+            text_bytes = _text_bytes(example.get("targets_pretokenized"), targets, vocabulary)
+            yield Example(ids, text_bytes + prompt_bytes, "", len(prompt), prompt_bytes)
         if len(tasks := getattr(provider, "tasks", ())) > 1:
             log.warn(
                 f"the split {split!r} of {self._what} ended after {documents:,} documents, with the"
@@ -219,6 +218,11 @@ class Tfds(RecordSource):
     def _source(self) -> Any:
         seqio = import_seqio()
         return seqio.TfdsDataSource(tfds_name=self.dataset, tfds_data_dir=self.data_dir)
+
+
+def _text_bytes(text: Any, ids: np.ndarray, vocabulary: Vocabulary) -> int:
+    """Returns the UTF-8 bytes of a feature: of its text if the task keeps it, else of its ids'."""
+    return len(text if isinstance(text, bytes) else vocabulary.decode(ids).encode("utf-8"))
 
 
 def _equivalent_vocabulary(provider: Any) -> Vocabulary:

@@ -64,13 +64,14 @@ class BadDocument(NamedTuple):
 class Example(NamedTuple):
     """A document as tokens: ids [n] without eod, of which the first `prompt_tokens` have no loss.
 
-    `text_bytes` counts the UTF-8 bytes of text and prompt.
+    `text_bytes` counts the UTF-8 bytes of text and prompt, `prompt_bytes` those of the prompt.
     """
 
     ids: np.ndarray
     text_bytes: int
     group: str = ""
     prompt_tokens: int = 0
+    prompt_bytes: int = 0
 
 
 class Source(Protocol):
@@ -123,7 +124,13 @@ class TextSource:
             if document.prompt:
                 prompt_ids = vocabulary.encode(document.prompt)
                 ids, prompt_tokens = np.concatenate([prompt_ids, ids]), len(prompt_ids)
-            yield Example(ids, text_bytes(document), document.group, prompt_tokens)
+            yield Example(
+                ids,
+                text_bytes(document),
+                document.group,
+                prompt_tokens,
+                len(document.prompt.encode()),
+            )
 
 
 def text_bytes(document: Document) -> int:

@@ -56,7 +56,7 @@ class MemorySource:
                 yield None
             else:
                 prompt = len(ids) // 3 if self.prompts else 0
-                yield Example(ids, len(ids), "ab"[number % 2], prompt)
+                yield Example(ids, len(ids), "ab"[number % 2], prompt, prompt)
 
 
 def expected_documents(source, split, seed):

@@ -19,7 +19,7 @@ from palmscale.checkpoint.policy import KeepPolicy
 from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import CorruptionError, UserError
-from palmscale.partition.trees import named_leaves
+from palmscale.trees import named_leaves
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,43 @@ def test_packed_rows_bring_their_segments_positions_and_weights(tmp_path, build)
     }
 
 
+def packed(build, folder, **options):
+    corpus = memory_source.corpus(prompts=True)
+    return build(folder, corpus=corpus, packing="segments", **options)
+
+
+def test_bytes_per_token_with_loss_are_those_of_completions(tmp_path, build):
+    split = packed(build, tmp_path / "c", sequence_length=64).split("train")
+    weights = split.read(np.arange(split.num_rows))["weight"]
+    # A byte is a token here, and each completion ends with an eod.
+    assert split.loss_bytes_per_token == 1 - split.documents / weights.sum()
+    assert build(tmp_path / "d").split("train").loss_bytes_per_token < 1
+
+
+def test_examples_that_do_not_fit_a_row_are_counted(tmp_path, build):
+    assert packed(build, tmp_path / "c", sequence_length=64).too_long == ""
+    cache = packed(build, tmp_path / "d", sequence_length=16)
+    splits = [cache.split(name) for name in ("train", "validation")]
+    truncated = sum(split.truncated_documents for split in splits)
+    dropped = sum(split.dropped_documents for split in splits)
+    assert truncated > 0 < dropped
+    assert cache.too_long == (
+        f"of 45 examples in rows of 16 tokens, {truncated} longer ones are truncated and {dropped}"
+        " whose prompt fills a row are left out"
+    )
+
+
+def test_a_packed_cache_of_0_1_0_opens_and_has_no_bytes_of_completions(tmp_path, build):
+    cache = packed(build, tmp_path / "c", sequence_length=64)
+    path = tmp_path / "c/manifest.json"
+    manifest = json.loads(path.read_text())
+    for split in manifest["splits"].values():
+        del split["completions"]
+    path.write_text(json.dumps(manifest))
+    old = RowCache.open(tmp_path / "c")
+    assert old.digest == cache.digest and old.split("train").loss_bytes_per_token is None
+
+
 def test_threads_may_read_at_once(tmp_path, small_files, build):
     split = build(tmp_path / "c").split("train")
     every, wrong = split.read(np.arange(split.num_rows))["target"], []

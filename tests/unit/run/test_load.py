@@ -16,7 +16,7 @@ from palmscale.infer.continuation import TextRequest, continued
 from palmscale.infer.request import Output, Token
 from palmscale.partition.shardings import unbox
 from palmscale.run import load
-from palmscale.run.load import Trained
+from palmscale.run.trained import Trained
 
 
 @pytest.fixture

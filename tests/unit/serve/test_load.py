@@ -9,7 +9,7 @@ from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import UserError
 from palmscale.infer.request import Request
 from palmscale.partition.shardings import unbox
-from palmscale.run.load import Trained
+from palmscale.run.trained import Trained
 from palmscale.serve import load as module
 from palmscale.serve.load import load_served
 

@@ -124,7 +124,7 @@ def test_without_weight_there_is_no_mean_and_without_components_the_metrics_are_
 class Rows:
     """A held-out split of as many rows."""
 
-    sequence_length, is_packed, bytes_per_token = LENGTH, False, 1.0
+    sequence_length, loss_bytes_per_token = LENGTH, 1.0
 
     def __init__(self, rows):
         self.num_rows, self.rows = rows, targets(max(rows, 1))

@@ -6,7 +6,7 @@ import numpy as np
 from palmscale.cli import main
 from palmscale.data.dataset import Component, Data
 from palmscale.data.open import open_caches, open_or_build, training_rows
-from palmscale.data.preview import row_text
+from palmscale.data.preview import row_text, rows_of
 from palmscale.data.row_cache import RowCache
 from palmscale.data.sources.corpus import Corpus
 from palmscale.data.sources.text_files import TextFiles
@@ -54,7 +54,7 @@ def test_a_mixture_is_shown_in_the_order_of_training_with_each_rows_source(mixtu
     data = Data(components=components, sequence_length=32, seed=0)
     mixed = training_rows(data, open_caches(data), BatchSchedule(((0, 8),)))
     numbers = np.arange(10)
-    texts = [row_text(row_L, BYTES) for row_L in mixed.read(numbers)["target"]]
+    texts = [row_text(row, BYTES) for row in rows_of(mixed.read(numbers))]
     assert {"first", "second"} == set(mixed.names(numbers))
     assert shown == [
         f" row {number} of the mixture: {name}\n{text}\n"

@@ -83,6 +83,12 @@ def test_what_serves_only_something_left_aside_is_refused_on_the_command_line(tm
     load_text(tmp_path, LEFT_ASIDE, binding, "palm.train.files=@palm.hold()")
 
 
+def test_a_field_of_a_class_that_the_run_does_not_use_is_refused_on_the_command_line(tmp_path):
+    with pytest.raises(UserError, match="palm.hold.held has no effect: nothing in this run uses"):
+        load_text(tmp_path, RUN, "palm.hold.held=1")
+    load_text(tmp_path, RUN, "palm.hold.held=1", "palm.train.files=@palm.hold()")
+
+
 def test_what_is_left_aside_may_lack_parameters(tmp_path):
     load_text(tmp_path, RUN + "palm.train.files = @palm.hold()\npalm.train.files = ()\n")
 

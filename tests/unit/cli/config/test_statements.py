@@ -62,6 +62,12 @@ def test_what_is_made_is_reached_from_what_nothing_refers_to():
     assert said.reached() == [("", run), ("a", corpus)]
 
 
+def test_what_only_the_command_line_mentions_is_not_made():
+    said = _statements([("", run, "seed", 1)])
+    said.add(Binding("corpus.files", (), "--gin.corpus.files=()", corpus, "files"))
+    assert said.reached() == [("", run)]
+
+
 def test_what_only_a_replaced_line_refers_to_is_not_made_and_the_new_line_is_told():
     said = _statements(
         [

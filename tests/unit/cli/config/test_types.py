@@ -40,6 +40,10 @@ def make_model() -> Model:
     return Model()
 
 
+def make_path() -> str | None:
+    return None
+
+
 def _ref(target, evaluated=True):
     return Reference(target.__name__, target, evaluated)
 
@@ -76,6 +80,8 @@ def _ref(target, evaluated=True):
         (_ref(Small), Model),
         (_ref(Small), Model | None),
         (_ref(make_model), Model),
+        (_ref(make_path), str | None),
+        (_ref(make_path), str),
         (_ref(len), int),
         (_ref(len, False), Callable[..., int]),
         (_ref(Small, False), type[Model]),
@@ -109,6 +115,7 @@ def test_fits(value, wanted):
         ("x", Model | None),
         (_ref(Small), int),
         (_ref(make_model), str),
+        (_ref(make_path), int),
         (_ref(make_model, False), int),
         ("files", Reader),
         ((1,), Reader),

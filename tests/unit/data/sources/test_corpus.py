@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import text_source
@@ -91,6 +93,20 @@ def test_one_line_names_a_source(name):
 
 def test_none_is_the_standard_library():
     assert one_of() == one_of(text_files=None) == StandardLibrary()
+
+
+@pytest.mark.parametrize("name", ["jsonl_files", "parquet_files", "hf_dataset", "tfds_dataset"])
+def test_keys_and_separator_are_those_of_the_records(name):
+    keys = {"prompt_key": "q", "text_key": "a", "separator": "="}
+    assert one_of(**{name: "x"}, **keys) == dataclasses.replace(CHOICES[name], **keys)
+
+
+@pytest.mark.parametrize("given", [{}, {"text_files": "x"}, {"pile_files": "x"}])
+def test_prompts_are_not_expected_of_plain_text(given):
+    what = f"one_of.{next(iter(given), '')}" if given else "Python's standard library"
+    with pytest.raises(UserError, match=f"asks for prompts, but {what} is plain text"):
+        one_of(**given, prompt_key="q")
+    assert one_of(mixture_or_task="x", prompt_key="q") == CHOICES["mixture_or_task"]
 
 
 def test_two_at_once_are_refused_by_name():

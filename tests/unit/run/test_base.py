@@ -1,0 +1,53 @@
+"""What a fine-tune takes over from its base: its module, vocabulary and row length."""
+
+import re
+import shutil
+
+import forged
+import pytest
+import tiny_sentencepiece
+from small_run import MODEL
+
+from palmscale.data.vocabulary import SentencePieceVocabulary
+from palmscale.errors import UserError
+from palmscale.run.base import base_model, base_sequence_length, base_vocabulary
+
+
+def test_the_module_is_the_bases_but_for_the_changes(result, workdir):
+    assert base_model(str(workdir)) == MODEL
+    changed = base_model(str(workdir), {"dropout": 0.1, "remat": ("query",)})
+    assert changed == MODEL.clone(dropout=0.1, remat=("query",))
+    assert base_sequence_length(str(workdir)) == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dropot": 0.1}, "has 'dropot', but PaLM has no such field; did you mean dropout?"),
+        ({"parent": None}, "has 'parent', but"),
+        ({"dropout": "much"}, "PaLM.dropout another type: it is 'much'; expected float"),
+        ({"dropout": 2.0}, "PaLM.dropout=2.0 must be in"),
+    ],
+)
+def test_a_change_of_no_field_or_of_another_type_is_refused(result, workdir, changes, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        base_model(str(workdir), changes)
+
+
+def test_bytes_need_no_file_and_a_sentencepiece_model_is_the_bases_own(result, workdir, tmp_path):
+    assert base_vocabulary(str(workdir)) is None
+    vocabulary = SentencePieceVocabulary(tiny_sentencepiece.train(tmp_path / "tiny.model"))
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    forged.edit(
+        copy / "checkpoints/4",
+        "meta.json",
+        lambda meta: meta | {"vocabulary": vocabulary.description()},
+    )
+    vocabulary.save(copy / "vocabulary")
+    assert SentencePieceVocabulary(base_vocabulary(str(copy))).digest == vocabulary.digest
+
+
+def test_a_folder_without_checkpoints_is_no_base(tmp_path):
+    for function in (base_model, base_vocabulary, base_sequence_length):
+        with pytest.raises(UserError, match="base_model.workdir=.* is no base: there is no run in"):
+            function(str(tmp_path))
