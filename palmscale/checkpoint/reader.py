@@ -1,6 +1,8 @@
 """Read access to the checkpoints of a run: listing the steps and restoring one."""
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
@@ -64,7 +66,7 @@ class CheckpointReader:
         self._keep = keep
         self._marks_damage = marks_damage
         self.peers = peers
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
 
     def steps(self) -> list[StepInfo]:
         """Returns every saved step, oldest first. Reads the manifests but not the arrays."""
@@ -90,7 +92,7 @@ class CheckpointReader:
         Raises:
             CorruptionError: the file is damaged.
         """
-        return led(self.peers, "meta", lambda: self._read_meta(step), self._timeout_seconds)
+        return led(self.peers, "meta", lambda: self._read_meta(step), self.timeout_seconds)
 
     def _read_meta(self, step: int | None) -> dict[str, Any] | None:
         for candidate, is_last in _with_last(self._candidates(step)):
@@ -101,14 +103,19 @@ class CheckpointReader:
                     raise
         return None
 
-    def arrays(self, step: int) -> dict[str, Any]:
-        """Returns {'shape', 'dtype', 'fingerprint'} of each parameter of a verified step, by path.
+    def params_digest(self, step: int) -> str:
+        """Returns a digest of the parameters of a step, the same in every copy and on any mesh.
+
+        That of quantized parameters is that of those they were made from. Any process may call it.
 
         Raises:
-            CorruptionError: the manifest is damaged.
+            CorruptionError: a file is damaged.
         """
-        path = self._folders.path(step)
-        return stored_arrays(digest.read_manifest(path), PARAMS, path)
+        meta, path = self._folders.read_json(step, META), self._folders.path(step)
+        if "digest" in meta:
+            return str(meta["digest"])
+        arrays = stored_arrays(digest.read_manifest(path), PARAMS, path)
+        return hashlib.sha256(json.dumps(arrays, sort_keys=True).encode()).hexdigest()
 
     def restore(
         self,
@@ -183,7 +190,7 @@ class CheckpointReader:
                 self._tell_ignored()
             return found
 
-        candidates = led(self.peers, "choice of a step", choose, self._timeout_seconds)
+        candidates = led(self.peers, "choice of a step", choose, self.timeout_seconds)
         for candidate, is_last in _with_last(candidates):
             try:
                 return read(candidate)
@@ -273,7 +280,7 @@ class CheckpointReader:
         def read(_: list[Any]) -> dict[str, Any]:
             return {name: self._folders.read_json(step, name) for name in (CURSOR, META)}
 
-        texts = jointly(peers, "check of a step", check, read, self._timeout_seconds)
+        texts = jointly(peers, "check of a step", check, read, self.timeout_seconds)
         return manifest, texts
 
     def _marked_again(self) -> list[int]:

@@ -163,7 +163,7 @@ class CheckpointStore(CheckpointReader):
                 self.peers,
                 "last save",
                 lambda: step in self.verified_steps(),
-                self._timeout_seconds,
+                self.timeout_seconds,
             )
         except HostLost:
             raise
@@ -201,7 +201,7 @@ class CheckpointStore(CheckpointReader):
                 self.peers,
                 "start of a save",
                 lambda: self._prepare(step, manifest["arrays"], texts[CURSOR], num_bytes),
-                self._timeout_seconds,
+                self.timeout_seconds,
             )
         except HostLost:
             raise
@@ -243,7 +243,7 @@ class CheckpointStore(CheckpointReader):
             is_retry = self._failures > 0 and waited >= self._retries.wait_seconds
             return is_retry or (every_seconds is not None and waited >= every_seconds)
 
-        return led(self.peers, "clock of the saves", is_due, self._timeout_seconds)
+        return led(self.peers, "clock of the saves", is_due, self.timeout_seconds)
 
     def protect(self, steps: Collection[int]) -> None:
         """Sets the steps that the keep policy must not delete, such as a rewind target."""
@@ -331,7 +331,7 @@ class CheckpointStore(CheckpointReader):
             manifest,
             lease=self._lease,
             peers=self.peers,
-            timeout_seconds=self._timeout_seconds,
+            timeout_seconds=self.timeout_seconds,
         )
         if self._leads:
             try:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from palmscale.evals.candidate import Candidate
+from palmscale.evals.fewshot import PREFIX, SeqioEvaluation, load_seqio_task
 from palmscale.evals.lm_eval_tasks import LmEvalTasks, load_tasks
 from palmscale.observe import log
 
@@ -56,11 +57,11 @@ class SuiteTasks:
     """Tasks, and the averages of the suite if it is among them.
 
     Attributes:
-        parts: tasks with their data; those of the suite come first.
+        parts: tasks with their data; those of the suite come first, and SeqIO's last.
         averages: whether to return `eval/palm-29/nlg` and `eval/palm-29/nlu`, 0 to 1.
     """
 
-    parts: tuple[LmEvalTasks, ...]
+    parts: tuple[LmEvalTasks | SeqioEvaluation, ...]
     averages: bool = False
 
     def __call__(self, candidate: Candidate) -> dict[str, float]:
@@ -78,18 +79,20 @@ def suite_tasks(
     num_fewshot: int | None = None,
     limit: float | None = None,
 ) -> SuiteTasks:
-    """Returns tasks by lm-eval's names and, for `palm-29`, those of the suite.
+    """Returns tasks by lm-eval's names, those of the suite for `palm-29`, and SeqIO's.
 
     Args:
-        names: see `load_tasks`, as for the other arguments.
+        names: see `load_tasks`, as for the other arguments. `seqio:NAME` is a task of SeqIO, see
+            `load_seqio_task`.
         num_fewshot: for the suite, None is 1, as in the paper.
 
     Raises:
-        UserError: see `load_tasks`.
+        UserError: see `load_tasks` and `load_seqio_task`.
     """
-    own = [name for name in names if name != PALM_29]
+    of_seqio = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+    own = [name for name in names if name != PALM_29 and not name.startswith(PREFIX)]
     shared = {"include_path": include_path, "limit": limit}
-    parts = []
+    parts: list[LmEvalTasks | SeqioEvaluation] = []
     if has_suite := PALM_29 in names:
         log.say(
             f"{PALM_29} (lm-eval prompts): {len(NLG) + len(NLU)} of the paper's 29 tasks;"
@@ -100,6 +103,8 @@ def suite_tasks(
         parts.append(load_tasks([*NLG, *NLU], num_fewshot=shots, **shared))
     if own:
         parts.append(load_tasks(own, num_fewshot=num_fewshot, **shared))
+    for name in of_seqio:
+        parts.append(load_seqio_task(name, num_fewshot=num_fewshot, limit=limit))
     return SuiteTasks(parts=tuple(parts), averages=has_suite)
 
 

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
+from palmscale.data.vocab.byte_letters import byte_letters
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from palmscale.errors import UserError
-from palmscale.interop.byte_letters import byte_letters
 from palmscale.interop.sentencepiece_bpe import read_bpe, splits
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ RMSNorm where `rms_norm_eps` is set. Kernels are transposed there, and rotary pa
 rather than halves apart.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 from flax import linen as nn
 
 from palmscale.errors import UserError
-from palmscale.interop import hf_config
+from palmscale.interop import engines, hf_config, reference
 from palmscale.interop import tensors as ts
 from palmscale.interop.carried_vocabulary import read_vocabulary, write_vocabulary
+from palmscale.interop.check import compare
 from palmscale.interop.expressible import check_is_cohere
 from palmscale.interop.hf_tokenizer import write_tokenizer
 from palmscale.interop.layouts import ExportLayout, ImportLayout, Incoming, Options, Outgoing
@@ -27,9 +29,9 @@ from palmscale.interop.tensors import Tensor, Tensors
 from palmscale.model.palm import PaLM
 
 CONFIG, GENERATION_CONFIG, CARD = "config.json", "generation_config.json", "README.md"
-_LAYER = "model.layers.{n}."
+LAYER = "model.layers.{n}."
 # palmscale's name of a layer's kernel: name there, number of its input dims.
-_KERNELS = {
+KERNELS = {
     "query": ("self_attn.q_proj.weight", 1),
     "key": ("self_attn.k_proj.weight", 1),
     "value": ("self_attn.v_proj.weight", 1),
@@ -38,7 +40,7 @@ _KERNELS = {
     "up": ("mlp.up_proj.weight", 1),
     "down": ("mlp.down_proj.weight", 1),
 }
-_ROTATED = ("query", "key")
+ROTATED = ("query", "key")
 
 
 def write(
@@ -82,13 +84,13 @@ def exported(model: nn.Module, params: Tensors) -> Tensors:
 def _exported(model: PaLM, params: Tensors) -> Iterator[tuple[str, Tensor]]:
     yield "model.embed_tokens.weight", ts.cut(params["embedding"], 0, 0, model.num_tokens)
     for n in range(model.depth):
-        prefix = _LAYER.format(n=n)
+        prefix = LAYER.format(n=n)
         yield f"{prefix}input_layernorm.weight", _plain(model, ts.layer(params["layers/norm"], n))
-        for name, (there, inputs) in _KERNELS.items():
+        for name, (there, inputs) in KERNELS.items():
             kernel = ts.layer(params[f"layers/{name}"], n)
-            if name in _ROTATED:
-                kernel = ts.take(kernel, _interleaved(model.dim_head), len(kernel.shape) - 1)
-            yield f"{prefix}{there}", _as_matrix(kernel, inputs)
+            if name in ROTATED:
+                kernel = ts.take(kernel, interleaved(model.dim_head), len(kernel.shape) - 1)
+            yield f"{prefix}{there}", as_matrix(kernel, inputs)
     if model.final_norm == "scaled":
         yield "model.norm.weight", _plain(model, params["final_norm"])
     else:
@@ -100,16 +102,28 @@ def _plain(model: PaLM, scale: Tensor) -> Tensor:
     return ts.map_values(scale, lambda values: values + np.float32(model.norm_scale_offset))
 
 
-def _as_matrix(kernel: Tensor, inputs: int) -> Tensor:
+def as_matrix(kernel: Tensor, inputs: int) -> Tensor:
     """Returns a kernel as [out, in]."""
     while len(kernel.shape) > 2:
         kernel = ts.merge_dims(kernel, 0 if inputs == 2 else 1)
     return ts.transpose(kernel)
 
 
-def _interleaved(dim_head: int) -> np.ndarray:
+def interleaved(dim_head: int) -> np.ndarray:
     """Returns the old index of each new one: new 2j is old j, new 2j + 1 is old j + K/2."""
     return np.arange(dim_head).reshape(2, dim_head // 2).T.reshape(-1)
+
+
+def check(outgoing: Outgoing, path: Path) -> str:
+    """Compares the logits of a folder that `write` wrote with the model's; see `compare`."""
+    return compare(
+        outgoing,
+        reference.of_config(hf_config.read(path / CONFIG)),
+        read_safetensors(path),
+        exported(outgoing.model, outgoing.params),
+        engine=functools.partial(engines.run_transformers, path),
+        engine_name="transformers",
+    )
 
 
 def imported(config: Mapping[str, Any], tensors: Tensors) -> tuple[PaLM, Tensors]:
@@ -127,34 +141,35 @@ def imported(config: Mapping[str, Any], tensors: Tensors) -> tuple[PaLM, Tensors
         "model.norm.weight": (D,),
     }
     for n in range(model.depth):
-        wanted[f"{_LAYER.format(n=n)}input_layernorm.weight"] = (D,)
-        for name, (there, _) in _KERNELS.items():
-            wanted[f"{_LAYER.format(n=n)}{there}"] = shapes[name]
+        wanted[f"{LAYER.format(n=n)}input_layernorm.weight"] = (D,)
+        for name, (there, _) in KERNELS.items():
+            wanted[f"{LAYER.format(n=n)}{there}"] = shapes[name]
     ts.check_names(tensors, wanted, "hf")
     params = {
         "embedding": tensors["model.embed_tokens.weight"],
         "final_norm": tensors["model.norm.weight"],
         "layers/norm": _stacked(tensors, model, "input_layernorm.weight"),
     }
-    for name, (there, _) in _KERNELS.items():
+    for name, (there, _) in KERNELS.items():
         kernel = ts.transpose(_stacked(tensors, model, there), 0, 2, 1)
         if name == "query":
             kernel = ts.split_dim(kernel, 2, K)
         elif name == "attention_out":
             kernel = ts.split_dim(kernel, 1, K)
-        if name in _ROTATED:
-            back = np.argsort(_interleaved(K))
+        if name in ROTATED:
+            back = np.argsort(interleaved(K))
             kernel = ts.take(kernel, back, len(kernel.shape) - 1)
         params[f"layers/{name}"] = kernel
     return model, {name: ts.cast(tensor, np.float32) for name, tensor in params.items()}
 
 
 def _stacked(tensors: Tensors, model: PaLM, name: str) -> Tensor:
-    return ts.stack([tensors[f"{_LAYER.format(n=n)}{name}"] for n in range(model.depth)])
+    return ts.stack([tensors[f"{LAYER.format(n=n)}{name}"] for n in range(model.depth)])
 
 
 def read(path: Path, options: Options) -> list[Incoming]:
-    """Returns what a folder holds; see `palmscale.interop.layouts.ImportLayout`."""
+    """Returns what a folder, also named by a file in it, holds; see `ImportLayout`."""
+    path = path if path.is_dir() else path.parent
     if not (path / CONFIG).is_file():
         raise UserError(
             f"{path} is not a folder of Hugging Face's layout ({CONFIG} is missing); name one with"
@@ -176,5 +191,5 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-EXPORT = ExportLayout(dtypes=("float32", "bfloat16"), write=write)
+EXPORT = ExportLayout(dtypes=("float32", "bfloat16"), write=write, check=check)
 IMPORT = ImportLayout(read=read)

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from palmscale.data.vocab.byte_letters import byte_letters
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from palmscale.errors import UserError
-from palmscale.interop.byte_letters import byte_letters
 from palmscale.interop.sentencepiece_bpe import read_bpe
 
 _BYTE_SPECIAL = ("<pad>", "</s>", "<unk>")

@@ -19,11 +19,15 @@ from palmscale.interop.tensors import Tensors
 # The module that defines `EXPORT` or `IMPORT` for each layout.
 EXPORTS: dict[str, str] = {
     "hf": "palmscale.interop.hf",
+    "gguf": "palmscale.interop.gguf_file",
     "safetensors": "palmscale.interop.palmscale_safetensors",
     "palm_flax": "palmscale.interop.palm_flax",
     "palm_pytorch": "palmscale.interop.palm_pytorch",
     "palm_rlhf": "palmscale.interop.palm_rlhf",
     "palm_jax": "palmscale.interop.palm_jax",
+    "adapter": "palmscale.interop.adapter_file",
+    "peft": "palmscale.interop.peft",
+    "stablehlo": "palmscale.interop.stablehlo",
 }
 IMPORTS: dict[str, str] = {
     "hf": "palmscale.interop.hf",
@@ -42,7 +46,8 @@ class Outgoing:
 
     Attributes:
         model: the module.
-        params: its float32 parameters by path: `embedding`, `layers/query` [N, D, H, K], ...
+        params: its float32 parameters by path: `embedding`, `layers/query` [N, D, H, K], ...; or
+            adapters by path, which `origin` describes (`lora`, `base`).
         vocabulary: of its tokens.
         context_length: tokens per row in training.
         dtype: of the written weights, one of the layout's.
@@ -67,11 +72,13 @@ class ExportLayout:
         check: reads what was written as its engine would, compares logits with the model's, and
             returns a sentence of what it compared. Raises RuntimeError where they differ. None:
             there is nothing to compare.
+        holds_adapters: whether it holds adapters (LoRA) alone, and not whole parameters.
     """
 
     dtypes: tuple[str, ...]
     write: Callable[[Outgoing, Path], None]
     check: Callable[[Outgoing, Path], str] | None = None
+    holds_adapters: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,22 +6,27 @@ the run has `lora` in its identity, and in `warm_start` the base's workdir, step
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Self, TypedDict, cast
 
 import jax
 
+from palmscale.checkpoint.average import restore_averaged
 from palmscale.checkpoint.reader import CheckpointReader, Snapshot
-from palmscale.checkpoint.store import CheckpointStore
-from palmscale.checkpoint.warm_start import WarmStart, warm_parameters
+from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.cluster.agree import Peers
-from palmscale.cluster.jointly import ALONE
+from palmscale.cluster.jointly import ALONE, led
 from palmscale.errors import UserError
+from palmscale.interop import adapter_file
+from palmscale.interop.tensors import check_names
 from palmscale.model.interface import is_formed
 from palmscale.model.lora import Lora, adapters_of, base_of, joined
 from palmscale.run.rebuild import rebuild
 from palmscale.run.run import Run
-from palmscale.run.stored_meta import Meta, check_whole, has_adapters, parameters_digest, read_meta
-from palmscale.run.workdir import Workdir, checkpoints
+from palmscale.run.stored_meta import Meta, check_whole, has_adapters, read_meta
+from palmscale.run.workdir import Workdir, checkpoints, choose
+from palmscale.storage.place import place
+from palmscale.storage.tensor import Tensor
 from palmscale.storage.typed_json import Count, checked
 from palmscale.trees import named_leaves
 
@@ -71,7 +76,7 @@ class Adapter:
         return cls(
             source=str(reader.directory.parent),
             lora=lora_of(meta),
-            base=_base(meta.get("warm_start"), reader),
+            base=base_in(meta.get("warm_start"), reader),
             read=read,
         )
 
@@ -133,6 +138,8 @@ def restored(
     checkpoint: int | str | None,
     abstract_params: Any,
     adapter: Workdir | None = None,
+    *,
+    average: int = 1,
 ) -> Snapshot | None:
     """Returns a checkpoint with whole parameters, those of its base included.
 
@@ -141,14 +148,20 @@ def restored(
         checkpoint: as `CheckpointReader.restore` takes it.
         abstract_params: shapes with shardings of the parameters, with adapters if there are any.
         adapter: see `find_adapter`.
+        average: of how many checkpoints, up to this one, the parameters are averaged.
 
     Raises:
-        UserError: there is no such checkpoint, or no base with the parameters of the adapter.
+        UserError: there is no such checkpoint, an adapter is to be averaged, or there is no base
+            with the parameters of the adapter.
     """
     which = "latest" if checkpoint is None else checkpoint
     found, base = find_adapter(reader, read_meta(reader), which, adapter)
     if found is None:
-        return reader.restore(checkpoint, abstract_params=abstract_params)
+        return restore_averaged(reader, checkpoint, average, abstract_params=abstract_params)
+    if average > 1:
+        raise UserError(
+            f"average={average}: adapters are not averaged; leave it out, or merge first."
+        )
     step = found.base_checkpoint(base, which if base is reader else "latest")
     snapshot = base.restore(step, abstract_params=base_of(abstract_params))
     step, params = found.added(abstract_params, snapshot.params)
@@ -169,11 +182,14 @@ def with_adapter(run: Run, workdir: Workdir, adapter: Workdir | None) -> Run:
 
 
 def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
-    """Returns the adapter of a run's folder, as its newest checkpoint has it.
+    """Returns the adapter of a run's folder, as its newest checkpoint has it, or of a file.
 
     Raises:
         UserError: there is none.
     """
+    path = place(source)
+    if isinstance(path, Path) and path.is_file():
+        return _of_file(path)
     reader = checkpoints(source, peers=peers)
     meta = read_meta(reader)
     if not has_adapters(meta):
@@ -182,6 +198,31 @@ def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
             " trained with Run.lora."
         )
     return Adapter.of_run(reader, meta)
+
+
+def _of_file(path: Path) -> Adapter:
+    facts, tensors = adapter_file.read(path)
+
+    def read(abstract: Any) -> tuple[int, dict[str, jax.Array]]:
+        wanted = named_leaves(abstract)
+        check_names(tensors, {name: leaf.shape for name, leaf in wanted.items()}, "adapter")
+        return facts["step"], {name: _placed(tensors[name], one) for name, one in wanted.items()}
+
+    checked(facts["step"], Count, f"step in {path}")
+    return Adapter(
+        source=str(path),
+        lora=cast(Lora, rebuild(facts["lora"], (), Lora)),
+        base=checked(facts["base"], Base, f"base in {path}"),
+        read=read,
+    )
+
+
+def _placed(tensor: Tensor, abstract: jax.ShapeDtypeStruct) -> jax.Array:
+    if abstract.sharding is None:
+        return jax.device_put(tensor.read())
+    return jax.make_array_from_callback(
+        abstract.shape, abstract.sharding, lambda index: tensor.read(*index)
+    )
 
 
 def lora_of(meta: Meta) -> Lora:
@@ -193,15 +234,18 @@ def matching_step(
     reader: CheckpointReader, base: Base, source: object, checkpoint: int | str = "latest"
 ) -> int:
     """Returns the step whose parameters an adapter was trained on; see `base_checkpoint`."""
-    steps = reader.verified_steps()
-    if checkpoint == "latest":
+
+    def find() -> int | None:
         # First the step of that number, which is it unless the folder is another run's.
-        steps = sorted(steps, key=lambda step: (step != base["step"], -step))
-    elif checkpoint != "best":
-        steps = [step for step in steps if step == checkpoint]
-    for step in steps:
-        if parameters_digest(reader, step) == base["digest"]:
-            return step
+        steps = sorted(reader.verified_steps(), key=lambda step: (step != base["step"], -step))
+        if checkpoint != "latest":
+            steps = [choose(reader, checkpoint).step]
+        alike = (step for step in steps if reader.params_digest(step) == base["digest"])
+        return next(alike, None)
+
+    step = led(reader.peers, "base of an adapter", find, reader.timeout_seconds)
+    if step is not None:
+        return step
     folder = reader.directory.parent
     here = (
         f"no checkpoint in {folder} has these parameters"
@@ -214,62 +258,6 @@ def matching_step(
     )
 
 
-class AdapterStore(CheckpointStore):
-    """The checkpoints of a run with `Run.lora`: their base is neither saved nor restored.
-
-    Trees of parameters are whole for whoever saves and restores.
-    """
-
-    def __init__(self, *arguments: Any, base: WarmStart, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._base = base
-
-    def save(self, step: int, *, params: Any, **state: Any) -> None:
-        """Starts saving; see `CheckpointStore.save`."""
-        super().save(step, params=adapters_of(params), **state)
-
-    def save_last(self, step: int, *, params: Any, **state: Any) -> None:
-        """Saves; see `CheckpointStore.save_last`."""
-        super().save_last(step, params=adapters_of(params), **state)
-
-    def restore(self, step: Any = None, *, abstract_params: Any, **state: Any) -> Snapshot | None:
-        """Restores the adapters, and reads their base anew; see `CheckpointStore.restore`.
-
-        Raises:
-            UserError: the base is gone, or has other parameters.
-        """
-        snapshot = super().restore(step, abstract_params=adapters_of(abstract_params), **state)
-        if snapshot is None:
-            return None
-        base = CheckpointReader(
-            checkpoints(self._base.workdir).directory,
-            peers=self.peers,
-            timeout_seconds=self._timeout_seconds,
-        )
-        return with_base(snapshot, abstract_params, base, self.directory.parent)
-
-
-def with_base(
-    snapshot: Snapshot, abstract_params: Any, base: CheckpointReader, source: object
-) -> Snapshot:
-    """Returns a restored checkpoint of adapters with the parameters that they were trained on.
-
-    Args:
-        snapshot: with adapters alone.
-        abstract_params: shapes with shardings of the parameters with adapters.
-        base: the checkpoints of the run that they were trained on.
-        source: where the snapshot is stored, for messages.
-
-    Raises:
-        UserError: the base is gone, or has other parameters.
-    """
-    step = matching_step(base, _base(snapshot.meta.get("warm_start"), base), source)
-    warm = WarmStart(workdir=str(base.directory.parent), checkpoint=step)
-    _, found = warm_parameters(warm, base, named_leaves(base_of(abstract_params)))
-    params = joined(abstract_params, found, named_leaves(snapshot.params))
-    return dataclasses.replace(snapshot, params=params)
-
-
-def _base(stored: Any, reader: CheckpointReader) -> Base:
+def base_in(stored: Any, reader: CheckpointReader) -> Base:
     """Returns what a checkpoint says of its base."""
     return checked(stored, Base, f"warm_start in {reader.directory}")

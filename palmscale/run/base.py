@@ -9,7 +9,6 @@ from typing import Any
 
 from flax import linen as nn
 
-from palmscale.data.vocabulary import ByteVocabulary
 from palmscale.errors import UserError
 from palmscale.run.named_classes import import_modules
 from palmscale.run.nearest import did_you_mean
@@ -46,16 +45,16 @@ def base_model(
     return model.clone(**changes or {})
 
 
-def base_vocabulary(workdir: str) -> str | None:
-    """Returns the vocabulary of a workdir's model, as `Data.sentencepiece_model` takes it.
+def base_vocabulary(workdir: str) -> str:
+    """Returns the vocabulary of a workdir's model, as `Data.vocabulary` takes it.
 
     Raises:
         UserError: there is no checkpoint.
     """
     described = _meta(workdir)["vocabulary"]
-    if described.get("kind") == ByteVocabulary.name:
-        return None
-    return str(inside(place(workdir) / VOCABULARY, described.get("file", "")))
+    if "file" not in described:
+        return described["kind"]
+    return str(inside(place(workdir) / VOCABULARY, described["file"]))
 
 
 def base_sequence_length(workdir: str) -> int:

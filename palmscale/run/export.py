@@ -10,13 +10,20 @@ from typing import Any
 from flax import linen as nn
 
 from palmscale.checkpoint.average import averaged_in_parts, last_steps
+from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.data.vocabulary import load_vocabulary
 from palmscale.errors import UserError
 from palmscale.interop import layouts
 from palmscale.interop.layouts import ExportLayout, Outgoing
 from palmscale.run.named_classes import import_modules
 from palmscale.run.rebuild import rebuild
-from palmscale.run.stored_meta import Meta, check_trainable, read_meta
+from palmscale.run.stored_meta import (
+    Meta,
+    check_trainable,
+    check_whole,
+    has_adapters,
+    read_meta,
+)
 from palmscale.run.workdir import VOCABULARY, Workdir, checkpoints, choose
 from palmscale.storage.objects import SCHEME
 from palmscale.storage.place import local_path, on_disk, place
@@ -81,6 +88,9 @@ def export(
     info = choose(reader, checkpoint)
     meta = read_meta(reader, info.step)
     check_trainable(meta, reader)
+    _check_holds(layout, to, meta, reader)
+    if layout.holds_adapters and average > 1:
+        raise UserError(f"average={average}: adapters are not averaged; leave it out.")
     modules = tuple(modules)
     import_modules(modules)
     steps = last_steps(reader.verified_steps(), info.step, average)
@@ -122,6 +132,17 @@ def _write(layout: ExportLayout, outgoing: Outgoing, path: Path, *, check: bool)
     return checked
 
 
+def _check_holds(layout: ExportLayout, name: str, meta: Meta, reader: CheckpointReader) -> None:
+    """Raises UserError where one holds adapters (LoRA) and the other whole parameters."""
+    if not layout.holds_adapters:
+        check_whole(meta, reader)
+    elif not has_adapters(meta):
+        raise UserError(
+            f"the layout {name} holds adapters, and the run in {reader.directory.parent} has none;"
+            " name a run that trained with Run.lora, or choose another layout."
+        )
+
+
 def _checked_dtype(layout: ExportLayout, name: str, dtype: str | None) -> str:
     if dtype is not None and dtype not in layout.dtypes:
         raise UserError(
@@ -147,6 +168,8 @@ def _origin(workdir: Workdir, meta: Meta, **facts: Any) -> dict[str, Any]:
         "name": place(workdir).absolute().name,
         "num_params": meta["num_params"],
         "datasets": digest if isinstance(digest, Mapping) else {"": digest} if digest else {},
+        "lora": meta["identity"].get("lora"),
+        "base": meta.get("warm_start"),
         "imported": f"{imported['source']} ({imported['layout']})" if imported else None,
         **facts,
     }

@@ -30,7 +30,7 @@ _OTHER_WORDS: dict[str, str] = {
     " per_device_batch_size",
     "Data.sequence_length": "seq_len seq_length max_length context_length context_size block_size"
     " max_target_length max_position_embeddings",
-    "Data.sentencepiece_model": "tokenizer tokenizer_path vocab vocab_file vocab_path",
+    "Data.vocabulary": "tokenizer tokenizer_path vocab vocab_file vocab_path",
     "one_of.text_files": "dataset dataset_path data_path train_file train_files corpus text",
     "InverseSqrt.peak": "lr max_lr learning_rate",
     "WarmupCosine.peak": "lr max_lr learning_rate",

@@ -9,7 +9,6 @@ from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import UserError
 from palmscale.infer.partition import parameter_bytes
 from palmscale.run.load import load
-from palmscale.run.stored_meta import parameters_digest
 from palmscale.run.stored_weights import as_stored
 from palmscale.run.workdir import CHECKPOINTS, VOCABULARY, Workdir, checkpoints, choose
 from palmscale.storage.place import place
@@ -72,7 +71,7 @@ def quantize(
             meta={
                 **trained.meta,
                 "quantized": weights,
-                "digest": parameters_digest(reader, info.step),
+                "digest": reader.params_digest(info.step),
             },
             metrics=info.metrics,
         )

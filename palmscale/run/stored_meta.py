@@ -1,7 +1,5 @@
 """The form of meta.json, what a checkpoint says of its run; `session.meta` writes it."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -51,7 +49,8 @@ class Meta(TypedDict):
         warm_start: where the first parameters came from.
         quantized: the type of its weights, such as `int8`, in a copy that `palmscale.run.quantize`
             wrote.
-        digest: of the parameters that these were made from; see `parameters_digest`.
+        digest: of the parameters that quantized ones were made from; see
+            `CheckpointReader.params_digest`.
         imported: where the weights came from, if not from training here.
     """
 
@@ -96,18 +95,6 @@ def checked_meta(meta: Mapping[str, Any], reader: CheckpointReader) -> Meta:
         CorruptionError: it has not.
     """
     return cast(Meta, checked(meta, Meta, f"{META} in {reader.directory}"))
-
-
-def parameters_digest(reader: CheckpointReader, step: int) -> str:
-    """Returns a digest of the parameters of a step, the same in every copy of them and on any mesh.
-
-    That of a quantized copy is that of what it was made from.
-    """
-    meta = reader.read_meta(step)
-    if meta is not None and meta.get("quantized") and "digest" in meta:
-        return str(meta["digest"])
-    arrays = json.dumps(reader.arrays(step), sort_keys=True)
-    return hashlib.sha256(arrays.encode()).hexdigest()
 
 
 def check_trainable(meta: Mapping[str, Any] | None, reader: CheckpointReader) -> None:

@@ -17,7 +17,7 @@ from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
 from palmscale.optim.learning_rate import LearningRate
-from palmscale.run.adapters import AdapterStore
+from palmscale.run.adapter_store import AdapterStore
 from palmscale.run.compiler_settings import compiler_settings
 from palmscale.run.ending import Command
 from palmscale.run.evaluate import eval_loss, opened_evaluations

@@ -22,7 +22,6 @@ from palmscale.run.session import Session
 from palmscale.run.stored_meta import (
     check_trainable,
     check_whole,
-    parameters_digest,
     read_meta,
 )
 from palmscale.run.workdir import checkpoints
@@ -48,7 +47,7 @@ def initial_params(run: Run, session: Session, job: Job) -> InitialParams:
             f"{f'; {fresh} initialized' if fresh else ''}."
         )
         own = base_paths(abstract)
-        digest = parameters_digest(reader, step)
+        digest = reader.params_digest(step)
         return (
             {own[name]: array for name, array in found.items()},
             {**describe(warm), "step": step, "digest": digest},

@@ -1,9 +1,13 @@
 """A small run, trained through the Python API in this process; not to be changed."""
 
+import dataclasses
+
 import pytest
 from small_run import on_text
 
 import palmscale
+from palmscale.checkpoint.warm_start import WarmStart
+from palmscale.model.lora import Lora
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,17 @@ def workdir(folder):
 @pytest.fixture(scope="session")
 def result(small_run, workdir):
     return palmscale.train(small_run, workdir)
+
+
+@pytest.fixture(scope="session")
+def adapter_run(small_run, workdir, result):
+    """A run that trains adapters for the small run."""
+    lora = Lora(rank=2, alpha=64.0, targets=("query", "value", "attention_out", "down"))
+    return dataclasses.replace(small_run, lora=lora, warm_start=WarmStart(workdir=str(workdir)))
+
+
+@pytest.fixture(scope="session")
+def adapter_workdir(folder, adapter_run):
+    """Its folder; not to be written to."""
+    palmscale.train(adapter_run, folder / "adapters")
+    return folder / "adapters"

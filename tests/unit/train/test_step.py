@@ -1,6 +1,7 @@
 """One step: alike on every mesh and in any number of parts, and harmless where it is not finite."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from tiny_training import BOS, LENGTH, MODEL, VOCABULARY, Z_LOSS, targets, train
 
 from palmscale import axes
 from palmscale.data.stream import Batch
+from palmscale.model.lora import Lora, base_paths
 from palmscale.model.palm import pin_residual
 from palmscale.partition.rules import layout_rules
 from palmscale.partition.shardings import path_name
@@ -73,7 +75,38 @@ def step_facts():
     for parts in 2, 4:
         with training(4, 2, gradient_accumulation_steps=parts) as here:
             facts["parts"][str(parts)] = part_facts(here, start)
-    return facts | {"dropout": dropout_facts(start), "layouts": layout_facts(start)}
+    facts |= {"dropout": dropout_facts(start), "layouts": layout_facts(start)}
+    return facts | {"adapters": adapter_facts(start)}
+
+
+def adapter_facts(start):
+    """Two steps with adapters on two meshes: losses, what changed, and where parts lie."""
+    lora = Lora(rank=2, alpha=4.0, targets=("query", "attention_out", "down"))
+    facts = {"losses": {}}
+    for data, model in (1, 1), (4, 2):
+        with training(data, model, parts={"lora": lora}) as here:
+            shardings = leaves(here.plan.shardings.params)
+            own = base_paths(here.plan.abstract.params)
+            given = {
+                own[path]: jax.device_put(leaf, shardings[own[path]])
+                for path, leaf in leaves(start.params).items()
+            }
+            state, losses = init_state(here.plan, MODEL, seed=0, given=given), []
+            before = leaves(host(state.params))
+            for target_BL, weight_BL in itertools.islice(batches(), 2):
+                state, metrics = here.step(state, here.batch(target_BL, weight_BL))
+                losses.append(float(metrics["loss"]))
+        facts["losses"][f"{data}x{model}"] = losses
+    after = leaves(state.params)
+    return facts | {
+        "given": sorted(given),
+        "changed": sorted(path for path in after if not same_bits(before[path], after[path])),
+        "optimizer": sorted(leaves(state.optimizer_state)),
+        "specs": {path: str(leaf.sharding.spec) for path, leaf in after.items()},
+        "shards": {
+            path: [leaf.size, leaf.addressable_shards[0].data.size] for path, leaf in after.items()
+        },
+    }
 
 
 LAYOUTS = {
@@ -323,6 +356,54 @@ def test_tokens_weigh_one_where_the_batch_does_not_say():
     np.testing.assert_array_equal(token_weights(Batch(target_BL=target_BL)), np.ones((2, 3)))
     weights = token_weights(Batch(target_BL=target_BL, weight_BL=target_BL + 2))
     assert weights.dtype == jnp.float32 and weights[0, 0] == 2
+
+
+ADAPTERS = {
+    f"layers/{name}/{part}"
+    for name in ("query", "attention_out", "down")
+    for part in ("down", "up")
+}
+
+
+def test_adapters_alone_change_and_alone_have_optimizer_state(facts):
+    found = facts["adapters"]
+    assert set(found["changed"]) == ADAPTERS and not ADAPTERS & set(found["given"])
+    moments = {path.split("/", 2)[2] for path in found["optimizer"] if "layers" in path}
+    assert moments == ADAPTERS
+    assert all(path.endswith("count") or "layers" in path for path in found["optimizer"])
+
+
+def test_adapters_train_on_a_mesh_as_on_one_device_and_are_split_like_their_weights(facts):
+    found = facts["adapters"]
+    one, mesh = found["losses"]["1x1"], found["losses"]["4x2"]
+    assert one == pytest.approx(mesh, rel=1e-5) and one[0] != one[1]
+    specs = found["specs"]
+    assert specs["layers/query/kernel"] == "P(None, 'data', 'model', None)"
+    assert specs["layers/query/down"] == "P(None, 'data', None)"
+    assert specs["layers/query/up"] == "P(None, None, 'model', None)"
+    assert specs["layers/attention_out/down"] == "P(None, 'model', None, None)"
+    for name, parts in (("query/down", 4), ("query/up", 2), ("down/down", 2), ("down/up", 4)):
+        whole, shard = found["shards"][f"layers/{name}"]
+        assert whole == parts * shard, name
+
+
+@pytest.fixture(scope="module")
+def partly_frozen():
+    with training(1, 1, parts={"trainable": ("final_norm", "layers/v*")}) as here:
+        state = init_state(here.plan, MODEL, seed=0)
+        before = host(state)
+        yield before, here.step(state, here.batch(targets(2)))
+
+
+def test_what_is_not_trainable_stays_bit_for_bit_and_has_no_optimizer_state(partly_frozen):
+    before, (after, metrics) = partly_frozen
+    old, new = leaves(before.params), leaves(after.params)
+    changed = {path for path in new if not same_bits(old[path], new[path])}
+    assert changed == {"final_norm", "layers/value"} and metrics["skipped"] == 0
+    moments = [path for path in leaves(after.optimizer_state) if not path.endswith("count")]
+    assert all(path.endswith(("final_norm", "layers/value")) for path in moments) and moments
+    norm = np.sqrt(sum(np.sum(np.square(new[path])) for path in changed))
+    assert metrics["param_norm"] == pytest.approx(norm, rel=1e-5)
 
 
 class Kinked(nn.Module):
