@@ -36,7 +36,11 @@ def base_model(
             such field.
     """
     import_modules(modules)
-    model = rebuild(_meta(workdir)["identity"].get("model"), modules, nn.Module)
+    described = _meta(workdir)["identity"].get("model")
+    try:
+        model = rebuild(described, modules, nn.Module)
+    except UserError as error:
+        raise type(error)(f"base_model.modules={modules!r}: {error}") from error
     _check_fields(type(model), changes or {})
     return model.clone(**changes or {})
 
