@@ -5,11 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from palmscale.data.vocab.byte_letters import byte_letters
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from palmscale.data.vocab.huggingface_tokenizer import TokenizerVocabulary
+from palmscale.data.vocabulary import (
+    ByteVocabulary,
+    RawByteVocabulary,
+    SentencePieceVocabulary,
+    Vocabulary,
+)
 from palmscale.errors import UserError
 from palmscale.interop.sentencepiece_bpe import read_bpe
 
 _BYTE_SPECIAL = ("<pad>", "</s>", "<unk>")
+_AS_LETTERS = {
+    "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False
+}  # fmt: skip
+_BYTE_LEVEL = {"pre_tokenizer": _AS_LETTERS, "decoder": _AS_LETTERS}
 
 
 def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
@@ -26,12 +36,9 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int
         UserError: `tokenizers` would give texts other ids.
     """
     tokenizer = _tokenizer(vocabulary)
-    names = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": names[vocabulary.bos_id],
-        "eos_token": names[vocabulary.eod_id],
-        "pad_token": names[vocabulary.pad_id],
+        **_special_tokens(vocabulary, tokenizer),
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
@@ -46,24 +53,41 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int
 def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
     if isinstance(vocabulary, ByteVocabulary):
         return _of_bytes(vocabulary)
+    if isinstance(vocabulary, RawByteVocabulary):
+        return _of_raw_bytes(vocabulary)
     if isinstance(vocabulary, SentencePieceVocabulary):
         return _of_sentencepiece(vocabulary)
+    if isinstance(vocabulary, TokenizerVocabulary):
+        return _of_tokenizer(vocabulary)
     raise UserError(
         f"a vocabulary of the kind {vocabulary.name!r} cannot be written for Hugging Face's"
         " tokenizers; export to safetensors."
     )
 
 
+def _special_tokens(vocabulary: Vocabulary, tokenizer: dict[str, Any]) -> dict[str, str]:
+    if isinstance(vocabulary, TokenizerVocabulary):
+        return vocabulary.special_tokens()
+    names = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    return {
+        "bos_token": names[vocabulary.bos_id],
+        "eos_token": names[vocabulary.eod_id],
+        "pad_token": names[vocabulary.pad_id],
+    }
+
+
 def _of_bytes(vocabulary: ByteVocabulary) -> dict[str, Any]:
-    texts = [*_BYTE_SPECIAL, *byte_letters()]
-    options = {"add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    return _described(
-        texts,
-        special=range(len(_BYTE_SPECIAL)),
-        bos_id=vocabulary.bos_id,
-        pre_tokenizer={"type": "ByteLevel", **options},
-        decoder={"type": "ByteLevel", **options},
-    )
+    texts, special = [*_BYTE_SPECIAL, *byte_letters()], range(len(_BYTE_SPECIAL))
+    return _described(texts, special=special, bos_id=vocabulary.bos_id, **_BYTE_LEVEL)
+
+
+def _of_raw_bytes(vocabulary: RawByteVocabulary) -> dict[str, Any]:
+    return _described(byte_letters(), special=[0], bos_id=vocabulary.bos_id, **_BYTE_LEVEL)
+
+
+def _of_tokenizer(vocabulary: TokenizerVocabulary) -> dict[str, Any]:
+    bos = vocabulary.special_tokens()["bos_token"]
+    return {**vocabulary.settings, "post_processor": _begins_with(bos, vocabulary.bos_id)}
 
 
 def _of_sentencepiece(vocabulary: SentencePieceVocabulary) -> dict[str, Any]:
@@ -107,8 +131,6 @@ def _described(
 ) -> dict[str, Any]:
     """Returns the content of a tokenizer.json with a BPE model."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    bos, text = {"SpecialToken": {"id": texts[bos_id], "type_id": 0}}, "Sequence"
-    first, second = ({text: {"id": name, "type_id": 0}} for name in "AB")
     return {
         "version": "1.0",
         "truncation": None,
@@ -118,18 +140,7 @@ def _described(
         ],
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [bos, first],
-            "pair": [bos, first, second],
-            "special_tokens": {
-                texts[bos_id]: {
-                    "id": texts[bos_id],
-                    "ids": [bos_id],
-                    "tokens": [texts[bos_id]],
-                }
-            },
-        },
+        "post_processor": _begins_with(texts[bos_id], bos_id),
         "decoder": decoder,
         "model": {
             "type": "BPE",
@@ -143,4 +154,16 @@ def _described(
             "vocab": {text: n for n, text in enumerate(texts)},
             "merges": merges or [],
         },
+    }
+
+
+def _begins_with(token: str, token_id: int) -> dict[str, Any]:
+    """Returns the post-processor that puts a token before each text."""
+    bos, text = {"SpecialToken": {"id": token, "type_id": 0}}, "Sequence"
+    first, second = ({text: {"id": name, "type_id": 0}} for name in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [bos, first],
+        "pair": [bos, first, second],
+        "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
     }
