@@ -77,16 +77,19 @@ class TokenizerVocabulary:
         return _restored, (self._content, self.model_file, self.__dict__ | {"_tokenizer": None})
 
     def encode(self, text: str) -> np.ndarray:
+        """Returns the ids of the text, int32; see `Vocabulary`, as for all of these."""
         text.encode()  # raises what callers expect of text that is not UTF-8
         ids = [np.asarray(block, np.int32) for block in self._encoded(text)]
         return np.concatenate(ids) if ids else np.zeros(0, np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of the ids."""
         flat = np.asarray(ids, np.int64).reshape(-1).tolist()
         kept = [i for i in flat if 0 <= i < self.size and self._token_bytes[i] is not None]
         return self._tokenizer.decode(kept, skip_special_tokens=True)
 
     def token_bytes(self) -> list[bytes | None]:
+        """Returns the bytes that each id adds to a text; None: it is special."""
         return list(self._token_bytes)
 
     def special_tokens(self) -> dict[str, str]:
@@ -95,10 +98,12 @@ class TokenizerVocabulary:
         return {role: self._tokenizer.id_to_token(token_id) for role, token_id in ids.items()}
 
     def description(self) -> dict[str, Any]:
+        """Returns what `load_vocabulary` needs besides the file."""
         sizes = {"size": self.size, "digest": self.digest}
         return {"kind": self.name, **sizes, "file": _FILE, "special": self.special_tokens()}
 
     def save(self, directory: Place) -> None:
+        """Writes the file, and its special tokens beside it."""
         (directory / _FILE).write_bytes(self._content)
         # For whoever opens the file by its path; `load_vocabulary` knows them from the description.
         (directory / _CONFIG).write_bytes(json.dumps(self.special_tokens(), indent=2).encode())
