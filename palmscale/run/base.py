@@ -55,6 +55,9 @@ def base_vocabulary(workdir: str) -> str:
 
     The file of a workdir in a bucket is copied to the user's cache folder.
 
+    Args:
+        workdir: the base's folder.
+
     Raises:
         UserError: there is no checkpoint.
     """
@@ -71,6 +74,9 @@ def base_vocabulary(workdir: str) -> str:
 
 def base_sequence_length(workdir: str) -> int:
     """Returns the tokens per row with which a workdir's model was trained.
+
+    Args:
+        workdir: the base's folder.
 
     Raises:
         UserError: there is no checkpoint.

@@ -38,6 +38,9 @@ class TokenizerVocabulary:
     A text of more than 100,000 characters is encoded in blocks, so that memory is bounded. A block
     ends where the text after it, encoded by itself, continues with the same tokens.
 
+    Attributes:
+        content: of the file.
+
     Raises:
         UserError: the file cannot be read, its tokens cannot be told as bytes, it has no token that
             ends a document, or the package `tokenizers` is missing.
@@ -56,21 +59,21 @@ class TokenizerVocabulary:
         file = local_path(path)
         file = file / _FILE if file.is_dir() else file
         try:
-            self._content = read_limited(file, _MOST_BYTES)
+            self.content = read_limited(file, _MOST_BYTES)
         except OSError as error:
             raise UserError(
                 f"the tokenizer {str(path)!r} cannot be read ({error.strerror}); correct the path."
             ) from None
         config = _config(file.parent / _CONFIG) if special is None else special
-        self._tokenizer, self._settings = _opened(self._content, self.model_file)
+        self._tokenizer, self._settings = _opened(self.content, self.model_file)
         self._token_bytes = self._find_token_bytes()
         self.size = len(self._token_bytes)
         self._choose_special(config)
         told = json.dumps([self.eod_id, self.bos_id, self.pad_id]).encode()
-        self.digest = hashlib.sha256(self._content + told).hexdigest()
+        self.digest = hashlib.sha256(self.content + told).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self._content, self.model_file, self.__dict__ | {"_tokenizer": None})
+        return _restored, (self.content, self.model_file, self.__dict__ | {"_tokenizer": None})
 
     def encode(self, text: str) -> np.ndarray:
         text.encode()  # raises what callers expect of text that is not UTF-8
@@ -90,7 +93,7 @@ class TokenizerVocabulary:
         return {"kind": self.name, **sizes, "file": _FILE, "special": self._special()}
 
     def save(self, directory: Place) -> None:
-        (directory / _FILE).write_bytes(self._content)
+        (directory / _FILE).write_bytes(self.content)
         # For whoever opens the file by its path; `load_vocabulary` knows them from the description.
         (directory / _CONFIG).write_bytes(json.dumps(self._special(), indent=2).encode())
 

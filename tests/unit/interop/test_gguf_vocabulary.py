@@ -33,10 +33,6 @@ def test_bytes_are_byte_level_bpe_without_merges(tmp_path):
     assert found["token_type"] == [KINDS["CONTROL"]] * 3 + [KINDS["NORMAL"]] * 256
 
 
-def test_each_byte_has_a_letter_of_its_own():
-    assert len(set(byte_letters())) == 256
-
-
 def test_sentencepiece_has_scores_and_kinds(tmp_path):
     vocabulary = engine_exports.vocabulary("bpe")
     found = fields(engine_exports.with_vocabulary("bpe"), tmp_path)

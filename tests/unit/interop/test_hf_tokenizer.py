@@ -10,7 +10,7 @@ from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary
 from palmscale.errors import UserError
 from palmscale.interop.hf_tokenizer import write_tokenizer
 
-VOCABULARIES = ("bytes", "bpe", "bpe_prefix")
+VOCABULARIES = ("bytes", "raw_bytes", "bpe", "bpe_prefix", "tokenizer")
 
 
 @pytest.fixture(scope="module", params=VOCABULARIES)
@@ -27,20 +27,25 @@ def both(request, tmp_path_factory):
 def test_ids_of_hostile_texts_are_equal_after_bos(both):
     vocabulary, tokenizer = both
     for text in hostile_texts.hostile_texts():
-        assert tokenizer.encode(text).ids == [0, *vocabulary.encode(text).tolist()], repr(text)
+        assert tokenizer.encode(text).ids == [
+            vocabulary.bos_id,
+            *vocabulary.encode(text).tolist(),
+        ], repr(text)
 
 
 def test_ids_give_the_same_text_back(both):
     vocabulary, tokenizer = both
     for text in hostile_texts.hostile_texts():
         ids = vocabulary.encode(text).tolist()
-        assert tokenizer.decode([0, *ids, 1]) == vocabulary.decode(ids), repr(text)
+        assert tokenizer.decode([vocabulary.bos_id, *ids, vocabulary.eod_id]) == vocabulary.decode(
+            ids
+        ), repr(text)
 
 
 def test_a_long_text_has_equal_ids(both):
     vocabulary, tokenizer = both
     text = "def encode(text):\n    return the\u0301  text ▁\n" * 2000
-    assert tokenizer.encode(text).ids == [0, *vocabulary.encode(text).tolist()]
+    assert tokenizer.encode(text).ids == [vocabulary.bos_id, *vocabulary.encode(text).tolist()]
 
 
 def test_the_config_names_the_special_tokens(tmp_path):
