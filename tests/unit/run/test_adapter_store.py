@@ -43,11 +43,11 @@ def test_another_base_is_refused(adapter_run, halfway, workdir, tmp_path):
 
 
 def test_other_adapters_are_another_run(adapter_run, halfway):
-    lora = dataclasses.replace(adapter_run.lora, alpha=1.0)
-    with pytest.raises(UserError, match=r"lora.alpha: 64.0 -> 1.0"):
-        palmscale.train(dataclasses.replace(adapter_run, lora=lora), halfway)
-    with pytest.raises(UserError, match="holds another run .*lora"):
-        palmscale.train(dataclasses.replace(adapter_run, lora=None), halfway)
+    lora = dataclasses.replace(adapter_run.trainable, alpha=1.0)
+    with pytest.raises(UserError, match=r"trainable.alpha: 64.0 -> 1.0"):
+        palmscale.train(dataclasses.replace(adapter_run, trainable=lora), halfway)
+    with pytest.raises(UserError, match="holds another run .*trainable"):
+        palmscale.train(dataclasses.replace(adapter_run, trainable=()), halfway)
 
 
 def test_adapters_of_adapters_are_refused(adapter_run, adapter_workdir, tmp_path):

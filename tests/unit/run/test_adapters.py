@@ -58,7 +58,8 @@ def test_a_checkpoint_holds_the_adapters_their_optimizer_state_and_the_bases_dig
     moments = {name.split("/", 3)[3] for name in arrays["optimizer"] if "layers" in name}
     assert moments == names
     meta = json.loads((step / "meta.json").read_text())
-    assert meta["identity"]["lora"]["rank"] == 2 and meta["identity"]["lora"]["alpha"] == 64.0
+    lora = meta["identity"]["trainable"]
+    assert (lora["rank"], lora["alpha"], len(lora["targets"])) == (2, 64.0, 4)
     assert meta["warm_start"]["workdir"] == str(workdir) and meta["warm_start"]["step"] == 4
     assert meta["warm_start"]["digest"] == checkpoints(workdir).params_digest(4)
 
@@ -69,8 +70,8 @@ def test_a_run_of_adapters_is_loaded_with_its_base_and_a_base_with_its_adapters(
     others = [palmscale.load(workdir, adapter=source) for source in (adapter_workdir, file)]
     values = [log_probability(trained) for trained in (adapted, *others)]
     assert len(set(values)) == 1 and abs(values[0] - log_probability(base)) > 1e-3
-    assert (adapted.step, adapted.meta["identity"]["lora"]["rank"]) == (4, 2)
-    assert others[0].step == 4 and "lora" not in others[0].meta["identity"]
+    assert adapted.step == 4 and adapted.meta["identity"]["trainable"]["rank"] == 2
+    assert others[0].step == 4 and "trainable" not in others[0].meta["identity"]
     jax.tree.map(np.testing.assert_array_equal, base_of(adapted.params), base.params)
 
 

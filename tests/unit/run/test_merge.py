@@ -36,8 +36,8 @@ def test_the_merged_model_equals_base_and_adapters(merged, adapter_workdir):
 def test_a_merged_run_is_one_of_whole_parameters(merged, small_run, adapter_run):
     assert damages(merged / "checkpoints/0") == []
     meta = json.loads((merged / "checkpoints/0/meta.json").read_text())
-    assert "lora" not in meta["identity"] and meta["num_params"] == 38_496
-    assert stored_run(merged).lora is None
+    assert "trainable" not in meta["identity"] and meta["num_params"] == 38_496
+    assert stored_run(merged).trainable == ()
     own = palmscale.evaluate(small_run, merged).metrics["eval_loss"]
     base = adapter_run.warm_start.workdir
     assert own != palmscale.evaluate(small_run, base).metrics["eval_loss"]
