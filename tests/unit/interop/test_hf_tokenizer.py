@@ -76,4 +76,4 @@ def test_a_unigram_tokenizer_json_is_written_as_it_is(tmp_path):
     vocabulary = TokenizerVocabulary(str(tmp_path / "own.json"))
     write_tokenizer(vocabulary, tmp_path, context_length=64)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert tokenizer.encode("a ab").ids == [0, *vocabulary.encode("a ab").tolist()]
+    assert tokenizer.encode("a ab").ids == [vocabulary.bos_id, *vocabulary.encode("a ab").tolist()]
