@@ -33,23 +33,11 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int
         UserError: `tokenizers` would give texts other ids.
     """
     tokenizer = _tokenizer(vocabulary)
-<<<<<<< HEAD
     special = _special_tokens(vocabulary, tokenizer)
     tokenizer["post_processor"] = _begins_with(special["bos_token"], vocabulary.bos_id)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,
-=======
-    names = {n: text for text, n in tokenizer["model"]["vocab"].items()}
-    names |= {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
-    bos = names[vocabulary.bos_id]
-    tokenizer["post_processor"] = _begins_with(bos, vocabulary.bos_id)
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": bos,
-        "eos_token": names[vocabulary.eod_id],
-        "pad_token": names[vocabulary.pad_id],
->>>>>>> main
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
@@ -69,21 +57,13 @@ def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
     if isinstance(vocabulary, SentencePieceVocabulary):
         return _of_sentencepiece(vocabulary)
     if isinstance(vocabulary, TokenizerVocabulary):
-<<<<<<< HEAD
         return dict(vocabulary.settings)
-=======
-        settings = settings_of(vocabulary)
-        # Texts are not cut, padded or encoded at random.
-        settings |= {"truncation": None, "padding": None}
-        return settings | {"model": settings["model"] | {"dropout": None}}
->>>>>>> main
     raise UserError(
         f"a vocabulary of the kind {vocabulary.name!r} cannot be written for Hugging Face's"
         " tokenizers; export to safetensors."
     )
 
 
-<<<<<<< HEAD
 def _special_tokens(vocabulary: Vocabulary, tokenizer: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(vocabulary, TokenizerVocabulary):
         return vocabulary.special_tokens()
@@ -96,8 +76,6 @@ def _special_tokens(vocabulary: Vocabulary, tokenizer: Mapping[str, Any]) -> dic
     return {role: names[token_id] for role, token_id in ids.items()}
 
 
-=======
->>>>>>> main
 def _of_bytes(texts: list[str], special: Iterable[int]) -> dict[str, Any]:
     options = {"add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     return _described(
