@@ -1,6 +1,7 @@
 """Vocabularies as files of Hugging Face's tokenizers, with the ids that palmscale gives a text."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,10 @@ from palmscale.data.vocabulary import (
     Vocabulary,
 )
 from palmscale.errors import UserError
+from palmscale.interop.byte_level_bpe import settings_of
 from palmscale.interop.sentencepiece_bpe import read_bpe
 
 _BYTE_SPECIAL = ("<pad>", "</s>", "<unk>")
-_AS_LETTERS = {
-    "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False
-}  # fmt: skip
-_BYTE_LEVEL = {"pre_tokenizer": _AS_LETTERS, "decoder": _AS_LETTERS}
 
 
 def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
@@ -36,9 +34,15 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int
         UserError: `tokenizers` would give texts other ids.
     """
     tokenizer = _tokenizer(vocabulary)
+    names = {n: text for text, n in tokenizer["model"]["vocab"].items()}
+    names |= {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    bos = names[vocabulary.bos_id]
+    tokenizer["post_processor"] = _begins_with(bos, vocabulary.bos_id)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **_special_tokens(vocabulary, tokenizer),
+        "bos_token": bos,
+        "eos_token": names[vocabulary.eod_id],
+        "pad_token": names[vocabulary.pad_id],
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
@@ -52,42 +56,30 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int
 
 def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
     if isinstance(vocabulary, ByteVocabulary):
-        return _of_bytes(vocabulary)
+        return _of_bytes([*_BYTE_SPECIAL, *byte_letters()], special=range(len(_BYTE_SPECIAL)))
     if isinstance(vocabulary, RawByteVocabulary):
-        return _of_raw_bytes(vocabulary)
+        return _of_bytes(byte_letters(), special=[vocabulary.eod_id])
     if isinstance(vocabulary, SentencePieceVocabulary):
         return _of_sentencepiece(vocabulary)
     if isinstance(vocabulary, TokenizerVocabulary):
-        return _of_tokenizer(vocabulary)
+        settings = settings_of(vocabulary)
+        # Texts are not cut, padded or encoded at random.
+        settings |= {"truncation": None, "padding": None}
+        return settings | {"model": settings["model"] | {"dropout": None}}
     raise UserError(
         f"a vocabulary of the kind {vocabulary.name!r} cannot be written for Hugging Face's"
         " tokenizers; export to safetensors."
     )
 
 
-def _special_tokens(vocabulary: Vocabulary, tokenizer: dict[str, Any]) -> dict[str, str]:
-    if isinstance(vocabulary, TokenizerVocabulary):
-        return vocabulary.special_tokens()
-    names = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
-    return {
-        "bos_token": names[vocabulary.bos_id],
-        "eos_token": names[vocabulary.eod_id],
-        "pad_token": names[vocabulary.pad_id],
-    }
-
-
-def _of_bytes(vocabulary: ByteVocabulary) -> dict[str, Any]:
-    texts, special = [*_BYTE_SPECIAL, *byte_letters()], range(len(_BYTE_SPECIAL))
-    return _described(texts, special=special, bos_id=vocabulary.bos_id, **_BYTE_LEVEL)
-
-
-def _of_raw_bytes(vocabulary: RawByteVocabulary) -> dict[str, Any]:
-    return _described(byte_letters(), special=[0], bos_id=vocabulary.bos_id, **_BYTE_LEVEL)
-
-
-def _of_tokenizer(vocabulary: TokenizerVocabulary) -> dict[str, Any]:
-    bos = vocabulary.special_tokens()["bos_token"]
-    return {**vocabulary.settings, "post_processor": _begins_with(bos, vocabulary.bos_id)}
+def _of_bytes(texts: list[str], special: Iterable[int]) -> dict[str, Any]:
+    options = {"add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    return _described(
+        texts,
+        special=special,
+        pre_tokenizer={"type": "ByteLevel", **options},
+        decoder={"type": "ByteLevel", **options},
+    )
 
 
 def _of_sentencepiece(vocabulary: SentencePieceVocabulary) -> dict[str, Any]:
@@ -108,7 +100,6 @@ def _of_sentencepiece(vocabulary: SentencePieceVocabulary) -> dict[str, Any]:
     return _described(
         list(map(spaced, bpe.pieces)),
         special=[*bpe.control, bpe.unknown],
-        bos_id=vocabulary.bos_id,
         merges=[[spaced(first), spaced(second)] for first, second in bpe.merges()],
         byte_fallback=True,
         unk_token=bpe.pieces[bpe.unknown],
@@ -120,8 +111,7 @@ def _of_sentencepiece(vocabulary: SentencePieceVocabulary) -> dict[str, Any]:
 def _described(
     texts: list[str],
     *,
-    special: Any,
-    bos_id: int,
+    special: Iterable[int],
     decoder: dict[str, Any],
     merges: list[list[str]] | None = None,
     byte_fallback: bool = False,
@@ -140,7 +130,7 @@ def _described(
         ],
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": _begins_with(texts[bos_id], bos_id),
+        "post_processor": None,
         "decoder": decoder,
         "model": {
             "type": "BPE",
@@ -157,13 +147,13 @@ def _described(
     }
 
 
-def _begins_with(token: str, token_id: int) -> dict[str, Any]:
-    """Returns the post-processor that puts a token before each text."""
-    bos, text = {"SpecialToken": {"id": token, "type_id": 0}}, "Sequence"
-    first, second = ({text: {"id": name, "type_id": 0}} for name in "AB")
+def _begins_with(bos: str, bos_id: int) -> dict[str, Any]:
+    """Returns the post-processor that puts bos before each text."""
+    begin = {"SpecialToken": {"id": bos, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     return {
         "type": "TemplateProcessing",
-        "single": [bos, first],
-        "pair": [bos, first, second],
-        "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
+        "single": [begin, first],
+        "pair": [begin, first, second],
+        "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
     }

@@ -25,9 +25,9 @@ EXPORTS: dict[str, str] = {
     "palm_pytorch": "palmscale.interop.palm_pytorch",
     "palm_rlhf": "palmscale.interop.palm_rlhf",
     "palm_jax": "palmscale.interop.palm_jax",
+    "stablehlo": "palmscale.interop.stablehlo",
     "adapter": "palmscale.interop.adapter_file",
     "peft": "palmscale.interop.peft",
-    "stablehlo": "palmscale.interop.stablehlo",
 }
 IMPORTS: dict[str, str] = {
     "hf": "palmscale.interop.hf",

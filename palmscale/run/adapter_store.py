@@ -13,7 +13,7 @@ from palmscale.trees import named_leaves
 
 
 class AdapterStore(CheckpointStore):
-    """The checkpoints of a run with `Run.lora`: their base is neither saved nor restored.
+    """The checkpoints of a run of adapters: their base is neither saved nor restored.
 
     Trees of parameters are whole for whoever saves and restores.
     """

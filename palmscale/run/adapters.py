@@ -1,7 +1,8 @@
 """Adapters that are stored apart from their base: in a run's checkpoints, and read from there.
 
-A checkpoint of a run with `Run.lora` holds the adapters and their optimizer state. What it says of
-the run has `lora` in its identity, and in `warm_start` the base's workdir, step and digest.
+A checkpoint of a run whose `trainable` is `Lora` holds the adapters and their optimizer state. What
+it says of the run has rank, alpha and targets in the identity, and in `warm_start` the base's
+workdir, step and digest.
 """
 
 import dataclasses
@@ -66,7 +67,7 @@ class Adapter:
 
     @classmethod
     def of_run(cls, reader: CheckpointReader, meta: Meta, checkpoint: int | str = "latest") -> Self:
-        """Returns the adapter in a checkpoint of a run with `lora`, which has `meta`."""
+        """Returns the adapter in a checkpoint of a run of adapters, which has `meta`."""
 
         def read(abstract: Any) -> tuple[int, dict[str, jax.Array]]:
             which = None if checkpoint == "latest" else checkpoint
@@ -178,7 +179,7 @@ def with_adapter(run: Run, workdir: Workdir, adapter: Workdir | None) -> Run:
         return run
     lora = open_adapter(adapter).lora
     base = WarmStart(workdir=str(workdir))
-    return dataclasses.replace(run, lora=lora, trainable=(), warm_start=base)
+    return dataclasses.replace(run, trainable=lora, warm_start=base)
 
 
 def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
@@ -195,7 +196,7 @@ def open_adapter(source: Workdir, peers: Peers = ALONE) -> Adapter:
     if not has_adapters(meta):
         raise UserError(
             f"adapter={str(source)!r} is a run of whole parameters; name the folder of a run that"
-            " trained with Run.lora."
+            " trained adapters (Lora)."
         )
     return Adapter.of_run(reader, meta)
 
@@ -227,7 +228,7 @@ def _placed(tensor: Tensor, abstract: jax.ShapeDtypeStruct) -> jax.Array:
 
 def lora_of(meta: Meta) -> Lora:
     """Returns the description of a checkpoint's adapters."""
-    return cast(Lora, rebuild(meta["identity"]["lora"], (), Lora))
+    return cast(Lora, rebuild(meta["identity"]["trainable"], (), Lora))
 
 
 def matching_step(

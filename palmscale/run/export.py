@@ -139,7 +139,7 @@ def _check_holds(layout: ExportLayout, name: str, meta: Meta, reader: Checkpoint
     elif not has_adapters(meta):
         raise UserError(
             f"the layout {name} holds adapters, and the run in {reader.directory.parent} has none;"
-            " name a run that trained with Run.lora, or choose another layout."
+            " name a run that trained adapters (Lora), or choose another layout."
         )
 
 
@@ -168,7 +168,7 @@ def _origin(workdir: Workdir, meta: Meta, **facts: Any) -> dict[str, Any]:
         "name": place(workdir).absolute().name,
         "num_params": meta["num_params"],
         "datasets": digest if isinstance(digest, Mapping) else {"": digest} if digest else {},
-        "lora": meta["identity"].get("lora"),
+        "lora": meta["identity"].get("trainable"),
         "base": meta.get("warm_start"),
         "imported": f"{imported['source']} ({imported['layout']})" if imported else None,
         **facts,

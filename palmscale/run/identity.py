@@ -55,11 +55,8 @@ def identity(run: Run, digests: Mapping[str, str]) -> dict[str, Any]:
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "data": data,
     }
-    # Named only where they are set: identities that were stored before have neither.
-    if run.trainable:
+    if run.trainable:  # identities that were stored earlier do not have it
         parts["trainable"] = run.trainable
-    if run.lora is not None:
-        parts["lora"] = run.lora
     return {name: describe(value) for name, value in parts.items()}
 
 

@@ -53,7 +53,7 @@ def load(
 ) -> Trained:
     """Returns the model of a run's folder, as its checkpoint describes it.
 
-    A run that trained adapters (`Run.lora`) is loaded with the run that it adapts, and neither is
+    A run that trained adapters (`Lora`) is loaded with the run that it adapts, and neither is
     merged into the other: their parameters are used side by side.
 
     A checkpoint is data: no code that it names runs, except classes of palmscale's own and Linen

@@ -68,7 +68,9 @@ def merge(
     step = choose(reader, checkpoint).step
     meta = read_meta(reader, step)
     if not has_adapters(meta):
-        raise UserError(f"the run in {workdir} has no adapters to merge; name one with Run.lora.")
+        raise UserError(
+            f"the run in {workdir} has no adapters to merge; name one that trained some (Lora)."
+        )
     modules = tuple(modules)
     import_modules(modules)
     found, base = find_adapter(reader, meta, step, None)
@@ -124,10 +126,10 @@ def _merged_tensor(weight: Adapted, kernel: Tensor, adapter: list[Tensor]) -> Te
 
 def _merged_meta(meta: Mapping[str, Any], params: Tensors) -> dict[str, Any]:
     """Returns what the checkpoint says of its run: the adapters', without them."""
-    identity = {name: value for name, value in meta["identity"].items() if name != "lora"}
+    identity = {name: value for name, value in meta["identity"].items() if name != "trainable"}
     return {
         **meta,
         "identity": identity,
-        "run": {**meta["run"], "lora": None},
+        "run": {**meta["run"], "trainable": []},
         "num_params": sum(int(np.prod(tensor.shape)) for tensor in params.values()),
     }

@@ -35,17 +35,15 @@ class Run:
         warm_start: parameters of another run to begin with; None: the seed's. Once the run has a
             checkpoint of its own, it has no effect.
         trainable: patterns of the paths of the parameters that train, such as `layers/*`, in which
-            each `*` matches any text; all others stay as they are. (): all train.
-        lora: adapters, which train in place of the parameters of the warm start; a checkpoint holds
-            them alone. None: none.
+            each `*` matches any text; (): all. Or `Lora(...)`: adapters train in place of the
+            parameters of the warm start, and a checkpoint holds the adapters alone.
         evaluations: at periods, besides the held-out loss, such as `LmEval`; they may change when
             the run resumes.
         allow_changes: entries of the identity (`model.remat`, or `optimizer`) in which this run
             may differ from the checkpoint that it resumes.
 
     Raises:
-        UserError: the model cannot be trained, the optimizer is none, or there is nothing whole
-            that `lora` adapts.
+        UserError: the model cannot be trained, the optimizer is none, or adapters have no base.
     """
 
     model: nn.Module
@@ -57,31 +55,25 @@ class Run:
     reporting: Reporting = Reporting()
     deadlines: Deadlines = Deadlines()
     warm_start: WarmStart | None = None
-    trainable: tuple[str, ...] = ()
-    lora: Lora | None = None
+    trainable: tuple[str, ...] | Lora = ()
     evaluations: tuple[DescribedEvaluation, ...] = ()
     allow_changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         interface.check_trainable(self.model)
         object.__setattr__(self, "optimizer", checked_optimizer(self.optimizer))
-        if self.lora is not None:
-            self._check_lora()
+        if isinstance(self.trainable, Lora):
+            self._check_base()
 
-    def _check_lora(self) -> None:
-        if self.trainable:
-            raise UserError(
-                f"Run.trainable={self.trainable} has no effect beside Run.lora, whose adapters"
-                " train alone; leave out one of them."
-            )
+    def _check_base(self) -> None:
         warm = self.warm_start
         if warm is None:
             raise UserError(
-                "Run.lora adapts the parameters of another run, and Run.warm_start=None names none;"
-                " set WarmStart.workdir."
+                "Run.trainable is Lora: adapters of the parameters of another run, and"
+                " Run.warm_start=None names none; set WarmStart.workdir."
             )
         if warm.rename or warm.fresh or warm.unused:
             raise UserError(
-                "Run.lora adapts a whole run as it is stored; leave out WarmStart.rename, fresh and"
-                " unused, or train a run with them first."
+                "Run.trainable is Lora: adapters of a whole run as it is stored; leave out"
+                " WarmStart.rename, fresh and unused, or train a run with them first."
             )

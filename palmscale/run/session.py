@@ -115,7 +115,6 @@ def _planned(run: Run, entered: DeviceLayout) -> StatePlan:
         optimizer=run.optimizer,
         mesh=entered.mesh,
         rules=entered.rules,
-        lora=run.lora,
         trainable=run.trainable,
     )
 

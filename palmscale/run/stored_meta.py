@@ -119,12 +119,13 @@ def check_whole(meta: Mapping[str, Any] | None, reader: CheckpointReader) -> Non
     """
     if meta is not None and has_adapters(meta):
         raise UserError(
-            f"the run in {reader.directory.parent} trained adapters (Run.lora), and its"
+            f"the run in {reader.directory.parent} trained adapters (Lora), and its"
             " checkpoints hold nothing else; name the run that they adapt, or merge both into a new"
             " one."
         )
 
 
 def has_adapters(meta: Mapping[str, Any]) -> bool:
-    """Returns whether checkpoints with this meta hold adapters alone; see `Run.lora`."""
-    return "lora" in meta.get("identity", {})
+    """Returns whether checkpoints with this meta hold adapters alone; see `Run.trainable`."""
+    trainable = meta.get("identity", {}).get("trainable")
+    return isinstance(trainable, Mapping) and trainable.get("class") == "Lora"

@@ -13,6 +13,7 @@ from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.preempt import Preemption
 from palmscale.data.open import training_stream
+from palmscale.model.lora import Lora
 from palmscale.observe import log
 from palmscale.observe.reporting import metric_writers, throughput, where_metrics_lie
 from palmscale.observe.writers import Writers
@@ -187,7 +188,7 @@ def _told_parameters(session: Session) -> str:
 
 
 def _store(run: Run) -> Callable[..., CheckpointStore]:
-    if run.lora is None:
+    if not isinstance(run.trainable, Lora):
         return CheckpointStore
     return functools.partial(AdapterStore, base=run.warm_start)
 

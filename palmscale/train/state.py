@@ -63,8 +63,7 @@ def plan_state(
     optimizer: AnyOptimizer,
     mesh: Mesh,
     rules: Mapping[str, MeshAxes],
-    lora: Lora | None = None,
-    trainable: Sequence[str] = (),
+    trainable: Sequence[str] | Lora = (),
 ) -> StatePlan:
     """Returns the state plan of `model` and `optimizer`, by tracing only.
 
@@ -73,13 +72,13 @@ def plan_state(
         optimizer: of the parameters that train.
         mesh: the devices.
         rules: logical axis to mesh axis.
-        lora: adapters, which then train alone; None: none.
-        trainable: patterns of the parameters that train; none: all.
+        trainable: patterns of the paths of the parameters that train, all without one; or adapters,
+            which the parameters then have, and which train alone.
 
     Raises:
         UserError: a parameter has no logical axes, or does not divide over the mesh.
     """
-    boxed, rule, chosen = abstract_state(model, optimizer, lora=lora, trainable=trainable)
+    boxed, rule, chosen = abstract_state(model, optimizer, trainable=trainable)
     shardings = make_shardings(boxed, mesh, rules)
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -93,8 +92,7 @@ def abstract_state(
     model: nn.Module,
     optimizer: AnyOptimizer,
     *,
-    lora: Lora | None = None,
-    trainable: Sequence[str] = (),
+    trainable: Sequence[str] | Lora = (),
 ) -> tuple[TrainState, optax.GradientTransformationExtraArgs, Trainable]:
     """Returns the boxed shapes of the state, the optimizer, and which parameters train.
 
@@ -104,12 +102,11 @@ def abstract_state(
         UserError: a parameter has no logical axes, or the optimizer cannot update the parameters.
     """
     boxed_params = abstract_params(model)
-    if lora is not None:
-        boxed_params = adapted_shapes(lora, model, boxed_params)
-    shapes = unbox(boxed_params)
-    chosen = choose(trainable, named_leaves(shapes))
-    if lora is not None:
-        chosen = Trainable(frozenset(named_leaves(adapters_of(shapes))))
+    if isinstance(trainable, Lora):
+        boxed_params = adapted_shapes(trainable, model, boxed_params)
+        chosen = Trainable(frozenset(named_leaves(adapters_of(unbox(boxed_params)))))
+    else:
+        chosen = choose(trainable, named_leaves(unbox(boxed_params)))
     trained = chosen.part(boxed_params)
     rule = transformation(optimizer, logical_axes(trained))
     optimizer_state = abstract_optimizer_state(rule, unbox(trained))

@@ -26,7 +26,7 @@ import engine_cases  # noqa: E402
 import hostile_texts  # noqa: E402
 
 ROUNDED = ("bfloat16", "q8_0", "q4_0")
-VOCABULARIES = ("bytes", "bpe", "bpe_prefix")
+VOCABULARIES = ("bytes", "raw_bytes", "bpe", "bpe_prefix", "tokenizer")
 
 
 def write(folder: pathlib.Path) -> None:

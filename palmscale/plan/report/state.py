@@ -44,7 +44,7 @@ class StateLayout:
         """
         run.training.check_batches(axis_sizes[axes.REPLICA] * axis_sizes[axes.DATA])
         rules = run.layout.table()
-        state, *_ = abstract_state(run.model, run.optimizer, lora=run.lora, trainable=run.trainable)
+        state, *_ = abstract_state(run.model, run.optimizer, trainable=run.trainable)
         return cls(
             run=run,
             axis_sizes=axis_sizes,

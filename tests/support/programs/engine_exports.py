@@ -10,7 +10,8 @@ import engine_cases
 import numpy as np
 
 from palmscale import PaLM
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary
+from palmscale.data.vocab.huggingface_tokenizer import TokenizerVocabulary
+from palmscale.data.vocabulary import ByteVocabulary, RawByteVocabulary, SentencePieceVocabulary
 from palmscale.interop import gguf_file, hf, hf_tokenizer
 from palmscale.interop.layouts import Outgoing
 from palmscale.interop.tensors import of_array
@@ -53,9 +54,13 @@ def digest(tensors):
 
 
 def vocabulary(name):
-    """One of the three vocabularies whose ids other engines are asked for."""
+    """One of the vocabularies whose ids other engines are asked for."""
     if name == "bytes":
         return ByteVocabulary()
+    if name == "raw_bytes":
+        return RawByteVocabulary()
+    if name == "tokenizer":
+        return TokenizerVocabulary(str(MODELS / "gpt2_like"))
     return SentencePieceVocabulary(str(MODELS / f"{name}.model"))
 
 

@@ -63,17 +63,16 @@ class Training:
 
 @contextlib.contextmanager
 def training(
-    data, model, *, module=MODEL, optimizer=OPTIMIZER, rules=None, parts=None, **step_fields
+    data, model, *, module=MODEL, optimizer=OPTIMIZER, rules=None, trainable=(), **step_fields
 ):
-    """Enters the `2d` layout on the first data x model devices.
-
-    `parts` are the fields `lora` and `trainable` of `plan_state`.
-    """
+    """Enters the `2d` layout on the first data x model devices."""
     mesh = make_mesh(MeshSpec(data=data, model=model), jax.devices()[: data * model])
     rules = rules or layout_rules("2d")
     fields = dict(bos_id=BOS, seed=0, z_loss=Z_LOSS, loss_chunk_length=LENGTH)
     with layout(mesh, rules):
-        plan = plan_state(model=module, optimizer=optimizer, mesh=mesh, rules=rules, **parts or {})
+        plan = plan_state(
+            model=module, optimizer=optimizer, mesh=mesh, rules=rules, trainable=trainable
+        )
         step = jax.jit(
             make_train_step(model=module, plan=plan, **fields | step_fields),
             donate_argnums=0,

@@ -9,10 +9,12 @@ import pytest
 from small_run import on_text
 
 import palmscale
+from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.errors import UserError
 from palmscale.evals.candidate import candidate_of
 from palmscale.evals.in_training import LmEval
 from palmscale.evals.lm_eval_tasks import load_tasks
+from palmscale.model.lora import Lora
 from palmscale.observe.reporting import Reporting
 from palmscale.observe.writers import TensorBoard, WeightsAndBiases
 
@@ -95,6 +97,20 @@ def test_they_may_change_when_a_run_resumes_and_the_checkpoint_describes_them(
     meta = palmscale.load(workdir).meta
     assert meta["run"]["evaluations"][0]["class"] == "LmEval"
     assert "evaluations" not in meta["identity"]
+
+
+def test_a_run_that_trains_adapters_is_evaluated_with_them(workdir, folder, described):
+    run = on_text(
+        folder,
+        lora=Lora(rank=2, alpha=64.0, targets=("query", "down")),
+        warm_start=WarmStart(workdir=str(workdir)),
+        evaluations=(described,),
+    )
+    result = palmscale.train(run, folder / "adapters")
+    tasks = load_tasks(described.tasks, include_path=described.include_path)
+    trained = palmscale.load(folder / "adapters")
+    found = tasks(candidate_of(trained, context_length=64))
+    assert found[METRIC] == pytest.approx(result.metrics[METRIC], rel=1e-5)
 
 
 def test_a_mistake_is_told_before_the_first_step(folder, described):

@@ -6,6 +6,7 @@ import pathlib
 import local_tasks
 import pytest
 
+from palmscale.errors import UserError
 from palmscale.evals import suite
 from palmscale.evals.lm_eval_tasks import builtin_tasks
 from palmscale.evals.suite import MISSING, NLG, NLU, PALM_29, averages, suite_tasks
@@ -62,3 +63,18 @@ def test_the_suite_is_asked_with_one_shot_and_other_tasks_as_they_are(
     ]
     assert found.averages
     assert not suite_tasks(["arc_easy_local"], include_path=str(tmp_path)).averages
+
+
+def test_a_task_of_the_suite_can_be_left_out(tmp_path, monkeypatch):
+    local_tasks.write(tmp_path, names=["lambada_openai"])
+    local = {"lambada_openai_local": ("acc", 1), "none": ("acc", 1)}
+    monkeypatch.setattr(suite, "NLG", local)
+    monkeypatch.setattr(suite, "NLU", {})
+    found = suite_tasks([PALM_29, "-none"], include_path=str(tmp_path))
+    assert [*found.parts[0].tasks["tasks"]] == ["lambada_openai_local"]
+    for names, message in (
+        ([PALM_29, "-nonne"], "nonne is no task of palm-29 to be left out; did you mean none?"),
+        (["lambada_openai_local", "-none"], "-none leaves out a task of palm-29"),
+    ):
+        with pytest.raises(UserError, match=message):
+            suite_tasks(names, include_path=str(tmp_path))

@@ -3,7 +3,6 @@ import dataclasses
 import engine_exports
 import pytest
 import tiny_sentencepiece
-from palmscale.interop.byte_letters import byte_letters
 
 from palmscale.data.vocabulary import SentencePieceVocabulary
 from palmscale.errors import UserError
@@ -31,10 +30,6 @@ def test_bytes_are_byte_level_bpe_without_merges(tmp_path):
     assert found["model"] == "gpt2" and len(found["merges"]) == 1
     assert found["tokens"][3 + ord("a")] == "a" and found["tokens"][3 + ord(" ")] == "Ġ"
     assert found["token_type"] == [KINDS["CONTROL"]] * 3 + [KINDS["NORMAL"]] * 256
-
-
-def test_each_byte_has_a_letter_of_its_own():
-    assert len(set(byte_letters())) == 256
 
 
 def test_sentencepiece_has_scores_and_kinds(tmp_path):

@@ -4,31 +4,19 @@ import engine_exports
 import hostile_texts
 import pytest
 import tiny_sentencepiece
-import tiny_tokenizer
 from tokenizers import Tokenizer
 
-from palmscale.data.vocabulary import (
-    ByteVocabulary,
-    RawByteVocabulary,
-    SentencePieceVocabulary,
-    vocabulary_named,
-)
+from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary
 from palmscale.errors import UserError
 from palmscale.interop.hf_tokenizer import write_tokenizer
 
-VOCABULARIES = ("bytes", "bpe", "bpe_prefix", "raw_bytes", "tokenizer")
+VOCABULARIES = ("bytes", "raw_bytes", "bpe", "bpe_prefix", "tokenizer")
 
 
 @pytest.fixture(scope="module", params=VOCABULARIES)
 def both(request, tmp_path_factory):
     """Our vocabulary, and the tokenizer of the files that were written for it."""
-    folder = tmp_path_factory.mktemp("t")
-    if request.param == "raw_bytes":
-        vocabulary = RawByteVocabulary()
-    elif request.param == "tokenizer":
-        vocabulary = vocabulary_named(tiny_tokenizer.write(tmp_path_factory.mktemp("own")))
-    else:
-        vocabulary = engine_exports.vocabulary(request.param)
+    vocabulary, folder = engine_exports.vocabulary(request.param), tmp_path_factory.mktemp("t")
     write_tokenizer(vocabulary, folder, context_length=64)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -39,20 +27,25 @@ def both(request, tmp_path_factory):
 def test_ids_of_hostile_texts_are_equal_after_bos(both):
     vocabulary, tokenizer = both
     for text in hostile_texts.hostile_texts():
-        assert tokenizer.encode(text).ids == [0, *vocabulary.encode(text).tolist()], repr(text)
+        assert tokenizer.encode(text).ids == [
+            vocabulary.bos_id,
+            *vocabulary.encode(text).tolist(),
+        ], repr(text)
 
 
 def test_ids_give_the_same_text_back(both):
     vocabulary, tokenizer = both
     for text in hostile_texts.hostile_texts():
         ids = vocabulary.encode(text).tolist()
-        assert tokenizer.decode([0, *ids, vocabulary.eod_id]) == vocabulary.decode(ids), repr(text)
+        assert tokenizer.decode([vocabulary.bos_id, *ids, vocabulary.eod_id]) == vocabulary.decode(
+            ids
+        ), repr(text)
 
 
 def test_a_long_text_has_equal_ids(both):
     vocabulary, tokenizer = both
     text = "def encode(text):\n    return the\u0301  text ▁\n" * 2000
-    assert tokenizer.encode(text).ids == [0, *vocabulary.encode(text).tolist()]
+    assert tokenizer.encode(text).ids == [vocabulary.bos_id, *vocabulary.encode(text).tolist()]
 
 
 def test_the_config_names_the_special_tokens(tmp_path):

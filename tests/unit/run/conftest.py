@@ -34,7 +34,9 @@ def result(small_run, workdir):
 def adapter_run(small_run, workdir, result):
     """A run that trains adapters for the small run."""
     lora = Lora(rank=2, alpha=64.0, targets=("query", "value", "attention_out", "down"))
-    return dataclasses.replace(small_run, lora=lora, warm_start=WarmStart(workdir=str(workdir)))
+    return dataclasses.replace(
+        small_run, trainable=lora, warm_start=WarmStart(workdir=str(workdir))
+    )
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 import tiny_sentencepiece
-from small_run import on_text
+from small_state import abstract
 
 import palmscale
-from palmscale.checkpoint.warm_start import WarmStart
+from palmscale.checkpoint.warm_start import WarmStart, warm_parameters
 from palmscale.errors import UserError
 from palmscale.interop import hf
 from palmscale.interop.layouts import ImportLayout, Options
@@ -64,10 +64,12 @@ def test_its_meta_says_what_it_is_and_where_it_is_from(imported, workdir):
     assert "run" not in meta and meta["operative_config"] == ""
 
 
-def test_another_run_starts_from_it(imported, tmp_path):
-    run = on_text(tmp_path, warm_start=WarmStart(workdir=str(imported["safetensors"])))
-    run = dataclasses.replace(run, training=dataclasses.replace(run.training, steps=1))
-    assert palmscale.train(run, tmp_path / "run").step == 1
+def test_another_run_may_start_from_it(imported, workdir):
+    params = named_leaves(palmscale.load(workdir).params)
+    warm = WarmStart(workdir=str(imported["safetensors"]))
+    step, arrays = warm_parameters(warm, checkpoints(warm.workdir), abstract(params))
+    assert step == 0
+    assert all(np.array_equal(arrays[name], leaf) for name, leaf in params.items())
 
 
 def test_a_folder_with_checkpoints_is_left_alone(exported, imported):
@@ -92,7 +94,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(options, said, exported, tmp_p
 
 def test_a_vocabulary_that_does_not_fit_is_told_by_its_size(exported, tmp_path):
     model = tiny_sentencepiece.train(tmp_path / "v.model")
-    with pytest.raises(UserError, match=r"sentencepiece has 3\d\d tokens, .* table has 259 rows"):
+    with pytest.raises(UserError, match=r"sentencepiece has \d+ tokens, .* table has 259 rows"):
         import_weights(exported["hf"], "hf", tmp_path / "run", vocabulary=str(model))
     assert not (tmp_path / "run").exists()
 
@@ -144,6 +146,7 @@ def test_damaged_weights_are_told(exported, tmp_path):
     (bare / "model.safetensors").write_bytes(content[:-1])
     with pytest.raises(UserError, match=r"model.safetensors is not whole: .* download it again"):
         import_weights(bare, "hf", tmp_path / "run", vocabulary="bytes")
+    (bare / "model.safetensors").write_bytes(content)
     config = json.loads((bare / "config.json").read_text()) | {"architectures": ["X"]}
     (bare / "config.json").write_text(json.dumps(config | {"model_type": "x"}))
     with pytest.raises(UserError, match="describes X; palmscale imports Cohere2Moe"):

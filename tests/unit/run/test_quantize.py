@@ -56,8 +56,11 @@ def logits(trained):
 def test_a_copy_is_verified_and_loads_bit_for_bit_as_the_run_when_quantized(kind, copies, workdir):
     folder, written = copies[kind]
     assert written.step == 4 and StepFolders(folder / "checkpoints").damages(4) == []
-    old, new = (CheckpointReader(w / "checkpoints").read_meta(4) for w in (workdir, folder))
-    assert new == {**old, "quantized": kind}
+    readers = [CheckpointReader(w / "checkpoints") for w in (workdir, folder)]
+    old, new = (reader.read_meta(4) for reader in readers)
+    digest = readers[0].params_digest(4)
+    assert new == {**old, "quantized": kind, "digest": digest}
+    assert readers[1].params_digest(4) == digest
     arrays = read_manifest(folder / "checkpoints/4")["arrays"]["params"]
     types = [array["dtype"] for name, array in arrays.items() if name.endswith("/qvalue")]
     dtype = {"fp8": "float8_e4m3fn"}.get(kind, kind)

@@ -6,13 +6,25 @@ import pytest
 from flax import linen as nn
 from small_run import RUN
 
+from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.errors import UserError
+from palmscale.model.lora import Lora
 from palmscale.run.run import Run
 
 
 def test_a_module_that_cannot_be_trained_is_refused():
     with pytest.raises(UserError, match="Dense has no `hidden`; .*unembed"):
         dataclasses.replace(RUN, model=nn.Dense(4))
+
+
+def test_adapters_need_a_base_as_it_is_stored():
+    lora, warm = Lora(rank=1, alpha=1.0), WarmStart(workdir="runs/base")
+    dataclasses.replace(RUN, trainable=lora, warm_start=warm)
+    with pytest.raises(UserError, match="Run.warm_start=None names none; set WarmStart.workdir"):
+        dataclasses.replace(RUN, trainable=lora)
+    with pytest.raises(UserError, match="leave out WarmStart.rename, fresh and unused"):
+        fresh = dataclasses.replace(warm, fresh=("embedding",))
+        dataclasses.replace(RUN, trainable=lora, warm_start=fresh)
 
 
 def test_a_run_has_few_fields_and_most_have_a_default():

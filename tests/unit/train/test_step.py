@@ -84,7 +84,7 @@ def adapter_facts(start):
     lora = Lora(rank=2, alpha=4.0, targets=("query", "attention_out", "down"))
     facts = {"losses": {}}
     for data, model in (1, 1), (4, 2):
-        with training(data, model, parts={"lora": lora}) as here:
+        with training(data, model, trainable=lora) as here:
             shardings = leaves(here.plan.shardings.params)
             own = base_paths(here.plan.abstract.params)
             given = {
@@ -389,7 +389,7 @@ def test_adapters_train_on_a_mesh_as_on_one_device_and_are_split_like_their_weig
 
 @pytest.fixture(scope="module")
 def partly_frozen():
-    with training(1, 1, parts={"trainable": ("final_norm", "layers/v*")}) as here:
+    with training(1, 1, trainable=("final_norm", "layers/v*")) as here:
         state = init_state(here.plan, MODEL, seed=0)
         before = host(state)
         yield before, here.step(state, here.batch(targets(2)))
