@@ -1,9 +1,10 @@
-"""Arrays of a checkpoint read and written in parts, with TensorStore, in the form Orbax gives them.
+"""Arrays of a checkpoint read and written in parts, with TensorStore.
 
 Orbax reads and writes whole arrays, or whole shards of them; a checkpoint may be larger than this
 host's memory.
 """
 
+import collections
 import itertools
 import json
 import math
@@ -20,21 +21,14 @@ from palmscale.storage.place import Place
 from palmscale.storage.tensor import Part, Tensor, Tensors
 
 _CHUNK_BYTES = 1 << 25  # as in `palmscale.checkpoint.arrays`
-_CHUNKS_PER_COMMIT = 8  # held in memory; each commit adds a data file and a version of the index
+_CHUNKS_IN_FLIGHT = 4
 _CONTEXT = {
     "cache_pool": {"total_bytes_limit": 1 << 28},  # chunks of which the next part reads the rest
-    "cache_pool#index": {"total_bytes_limit": 100_000_000},
     "file_io_concurrency": {"limit": 4},  # each holds a chunk
     "gcs_request_concurrency": {"limit": 4},
     "gcs_request_retries": {"max_retries": 6, "max_delay": "16s"},  # see `arrays`
 }
-# As Orbax: the index in one node and one file.
-_DATABASE = {
-    "max_inline_value_bytes": 1024,
-    "max_decoded_node_bytes": 100_000_000,
-    "manifest_kind": "single",
-}
-
+_DATABASE = "manifest.ocdbt"  # with which Orbax gathers the arrays of an item in a few files
 # Uncompressed, for the reasons in `arrays`.
 _CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
 
@@ -59,7 +53,7 @@ def _stored(
 ) -> Tensor:
     spec = {
         "driver": "zarr3",
-        "kvstore": _database(folder) | {"path": f"{name.replace('/', '.')}/"},
+        "kvstore": _keys(folder, name, in_database=(folder / _DATABASE).is_file()),
         "fill_missing_data_reads": False,
         "recheck_cached_data": "open",
         "recheck_cached_metadata": "open",
@@ -86,7 +80,10 @@ def _stored(
 
 
 def write_arrays(folder: Place, tensors: Tensors) -> dict[str, dict[str, Any]]:
-    """Writes tensors as Orbax writes the arrays of an item, chunk by chunk.
+    """Writes tensors chunk by chunk, in a form from which Orbax loads the arrays of an item.
+
+    A chunk is a file of its own. The database in which Orbax gathers them would be rewritten with
+    every few chunks.
 
     Args:
         folder: of the item, which does not exist yet.
@@ -108,17 +105,19 @@ def _write(
     chunk = chunk_shape(tensor.shape, tensor.dtype.itemsize)
     store = _created(folder, name, tensor, chunk, context)
     fingerprint = BlockFingerprint()
-    parts = _grid(tensor.shape, chunk)
-    while batch := list(itertools.islice(parts, _CHUNKS_PER_COMMIT)):
-        with tensorstore.Transaction() as commit:
-            for part in batch:
-                block = np.ascontiguousarray(tensor.read_part(part))
-                fingerprint.add(block, tuple(s.start for s in part))
-                store.with_transaction(commit)[part].write(block).result()
+    in_flight: collections.deque[tensorstore.WriteFutures] = collections.deque()
+    for part in _grid(tensor.shape, chunk):
+        block = np.asarray(tensor.read_part(part), order="C")
+        fingerprint.add(block, tuple(s.start for s in part))
+        if len(in_flight) == _CHUNKS_IN_FLIGHT:
+            in_flight.popleft().result()
+        in_flight.append(store[part].write(block))
+    for written in in_flight:
+        written.result()
     return {
         "shape": [*tensor.shape],
         "dtype": str(tensor.dtype),
-        "fingerprint": fingerprint.text if math.prod(tensor.shape) else None,
+        "fingerprint": fingerprint.text if tensor.size else None,
     }
 
 
@@ -129,16 +128,14 @@ def _created(
     chunk: tuple[int, ...],
     context: tensorstore.Context,
 ) -> tensorstore.TensorStore:
-    grid = {"name": "regular", "configuration": {"chunk_shape": [*chunk]}}
-    options = {"config": _DATABASE, "assume_config": True, "path": f"{name.replace('/', '.')}/"}
     spec = {
         "driver": "zarr3",
-        "kvstore": _database(folder) | options,
+        "kvstore": _keys(folder, name, in_database=False),
         "store_data_equal_to_fill_value": True,
         "metadata": {
             "shape": [*tensor.shape],
             "data_type": str(tensor.dtype),
-            "chunk_grid": grid,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [*chunk]}},
             "chunk_key_encoding": {"name": "default"},
             "codecs": _CODECS,
             "fill_value": 0.0,
@@ -169,14 +166,18 @@ def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[Part]:
     return itertools.product(*ranges)
 
 
-def _database(folder: Place) -> dict[str, Any]:
+def _keys(folder: Place, name: str, *, in_database: bool) -> dict[str, Any]:
+    """Returns TensorStore's description of where the chunks of an array are."""
+    array = f"{name.replace('/', '.')}/"
     if isinstance(folder, ObjectPath):
         bucket = folder.bucket
         path = f"{folder.relative_to(bucket).as_posix()}/"
         base = {"driver": "gcs", "bucket": bucket.name, "path": path}
     else:
         base = {"driver": "file", "path": f"{folder.absolute()}/"}
-    return {"driver": "ocdbt", "base": base, "cache_pool": "cache_pool#index"}
+    if in_database:
+        return {"driver": "ocdbt", "base": base, "path": array}
+    return base | {"path": f"{base['path']}{array}"}
 
 
 def _tree_metadata(tensors: Tensors) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def _tree_metadata(tensors: Tensors) -> dict[str, Any]:
         }
     return {
         "tree_metadata": tree,
-        "use_ocdbt": True,
+        "use_ocdbt": False,
         "use_zarr3": True,
         "store_array_data_equal_to_fill_value": True,
         "custom_metadata": None,

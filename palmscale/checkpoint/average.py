@@ -63,7 +63,7 @@ def _average(tensors: Sequence[Tensor]) -> Tensor:
         total = tensors[0].read_part(part).astype(np.float32)
         for tensor in tensors[1:]:
             total += tensor.read_part(part).astype(np.float32)
-        return (total / np.float32(len(tensors))).astype(tensors[0].dtype)
+        return (total * np.float32(1 / len(tensors))).astype(tensors[0].dtype)
 
     return Tensor(tensors[0].shape, tensors[0].dtype, read)
 
@@ -87,12 +87,17 @@ def restore_averaged(
     snapshot = reader.restore(step, abstract_params=abstract_params, convert=convert)
     if snapshot is None or average == 1:
         return snapshot
+    if convert is not None or not _are_floats(snapshot.params):
+        raise UserError(
+            f"average={average}: quantized weights are not averaged; load the average without"
+            " quantizing, or export it and quantize that."
+        )
     params = snapshot.params
     for earlier in last_steps(reader.verified_steps(), snapshot.step, average)[1:]:
         restored = reader.restore(earlier, abstract_params=abstract_params, convert=convert)
-        assert restored is not None  # a numbered step is there, or raises
+        assert restored is not None, "a numbered step is there, or raises"
         params = _added(params, restored.params)
-    return dataclasses.replace(snapshot, params=_divided(params, average))
+    return dataclasses.replace(snapshot, params=_scaled(params, 1 / average))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -101,5 +106,9 @@ def _added(total: Any, params: Any) -> Any:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _divided(total: Any, count: jax.Array) -> Any:
-    return jax.tree.map(lambda leaf: leaf / count, total)
+def _scaled(total: Any, factor: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), total)
+
+
+def _are_floats(tree: Any) -> bool:
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(tree))

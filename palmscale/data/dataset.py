@@ -70,6 +70,8 @@ class Data:
         corpus: the text, whose cache is built on first use.
         components: a mixture, in place of `corpus`. A component whose weight is 0 throughout is
             left out.
+        vocabulary: `bytes` (of UTF-8), `raw_bytes` (without special ids), or the path of a
+            SentencePiece model or of a tokenizer.json of Hugging Face; None: `sentencepiece_model`.
         sentencepiece_model: path of a SentencePiece model; None: the bytes of UTF-8.
         sequence_length: tokens per row.
         packing: `concatenate`, for pretraining, joins documents and splits them at the sequence
@@ -92,12 +94,18 @@ class Data:
     sequence_length: int
     seed: int
     packing: str = CONCATENATE
+    vocabulary: str | None = None
     sentencepiece_model: str | None = None
     cache_directory: str | None = None
     cache: str | None = None
     import_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.vocabulary is not None and self.sentencepiece_model is not None:
+            raise UserError(
+                f"Data.vocabulary={self.vocabulary!r} and Data.sentencepiece_model="
+                f"{self.sentencepiece_model!r} are both set; set one of them to None."
+            )
         if not self.components:
             if self.corpus is None and self.cache is None:
                 raise UserError(

@@ -19,6 +19,7 @@ from palmscale.data.vocabulary import (
     SentencePieceVocabulary,
     Vocabulary,
     load_vocabulary,
+    vocabulary_named,
 )
 from palmscale.errors import UserError
 from palmscale.observe import log, progress
@@ -161,13 +162,15 @@ def vocabulary_of(data: Data) -> Vocabulary:
     """Returns the vocabulary that `data` describes; does not open or build its rows.
 
     Raises:
-        UserError: the SentencePiece model cannot be read.
+        UserError: its file cannot be read.
     """
     if data.cache is not None:
         folder = place(data.cache)
         description = read_manifest(folder)["vocabulary"]
         with on_disk(folder / description.get("file", MANIFEST)) as file:
             return load_vocabulary(description, file.parent)
+    if data.vocabulary is not None:
+        return vocabulary_named(data.vocabulary)
     if data.sentencepiece_model is None:
         return ByteVocabulary()
     return SentencePieceVocabulary(data.sentencepiece_model)

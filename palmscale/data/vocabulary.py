@@ -78,6 +78,35 @@ class ByteVocabulary:
         """Writes nothing: bytes need no file."""
 
 
+class RawByteVocabulary:
+    """The bytes of UTF-8 as they are: byte b has id b, as in models trained on raw bytes.
+
+    NUL pads, begins and ends documents, and so has no text: a NUL in a text ends a document.
+    """
+
+    name = "raw_bytes"
+    size = 256
+    pad_id = bos_id = eod_id = 0
+    digest = hashlib.sha256(b"raw bytes: byte b at b; NUL is pad, bos and eos").hexdigest()
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+        kept = ids[(ids > 0) & (ids < self.size)]
+        return kept.astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def token_bytes(self) -> list[bytes | None]:
+        return [None, *(bytes([byte]) for byte in range(1, 256))]
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": self.name, "size": self.size, "digest": self.digest}
+
+    def save(self, directory: Place) -> None:
+        """Writes nothing: bytes need no file."""
+
+
 class SentencePieceVocabulary:
     """The pieces of a SentencePiece model; eod is the model's eos.
 
@@ -237,6 +266,28 @@ class _Description(TypedDict):
     kind: str
     digest: str
     file: NotRequired[str]
+    special: NotRequired[dict[str, str]]
+
+
+_OF_BYTES = {kind.name: kind for kind in (ByteVocabulary, RawByteVocabulary)}
+
+
+def vocabulary_named(name: str) -> Vocabulary:
+    """Returns the vocabulary of a name or file.
+
+    Args:
+        name: `bytes`, `raw_bytes`, or the path of a tokenizer.json, of a folder with one, or of a
+            SentencePiece model.
+
+    Raises:
+        UserError: the file cannot be read, or is of another kind than its suffix says.
+    """
+    if name in _OF_BYTES:
+        return _OF_BYTES[name]()
+    path = local_path(name)
+    if path.suffix == ".json" or path.is_dir():
+        return _tokenizer(name)
+    return SentencePieceVocabulary(name)
 
 
 def load_vocabulary(description: Mapping[str, Any], directory: str | Path) -> Vocabulary:
@@ -247,19 +298,36 @@ def load_vocabulary(description: Mapping[str, Any], directory: str | Path) -> Vo
         UserError: the kind of vocabulary is unknown, or its file cannot be read.
     """
     checked(description, _Description, "the description of the vocabulary")
-    if description["kind"] == ByteVocabulary.name:
-        return ByteVocabulary()
-    if description["kind"] != SentencePieceVocabulary.name:
+    kind = description["kind"]
+    if kind in _OF_BYTES:
+        return _OF_BYTES[kind]()
+    if kind not in ("sentencepiece", "tokenizer"):
         raise UserError(
-            f"the vocabulary kind {description['kind']!r} is unknown; this palmscale supports"
-            f" {ByteVocabulary.name!r} and {SentencePieceVocabulary.name!r}: use a newer one."
+            f"the vocabulary kind {kind!r} is unknown; this palmscale supports 'bytes',"
+            " 'raw_bytes', 'sentencepiece' and 'tokenizer': use a newer one."
         )
     path = inside(Path(directory), description.get("file", ""))
+    if kind == "tokenizer":
+        vocabulary = _tokenizer(str(path), description.get("special"))
+        if vocabulary.digest != description["digest"]:
+            raise _differs(path)
+        return vocabulary
     if path.exists():
         content = read_limited(path, _MOST_MODEL_BYTES)
         if hashlib.sha256(content).hexdigest() != description["digest"]:
-            raise CorruptionError(
-                f"{path} differs from its stored digest; restore the file, or, if it belongs to a"
-                " cache, delete the cache so that it is rebuilt."
-            )
+            raise _differs(path)
     return SentencePieceVocabulary(str(path))
+
+
+def _tokenizer(path: str, special: Mapping[str, str] | None = None) -> Vocabulary:
+    # The module is imported only where it is needed: few have the package it reads with.
+    from palmscale.data.vocab.huggingface_tokenizer import TokenizerVocabulary
+
+    return TokenizerVocabulary(path, special)
+
+
+def _differs(path: Path) -> CorruptionError:
+    return CorruptionError(
+        f"{path} differs from its stored digest; restore the file, or, if it belongs to a cache,"
+        " delete the cache so that it is rebuilt."
+    )

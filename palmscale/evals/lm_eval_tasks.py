@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,12 +88,6 @@ def load_tasks(
             would run what the model writes.
     """
     manager = _manager(names, include_path)
-    if wrong := [name for name in names if name not in manager.all_tasks][:1]:
-        near = nearest(wrong[0], manager.all_tasks)
-        raise UserError(
-            f"unknown task {wrong[0]}; "
-            + (f"did you mean {near}?" if near else "`lm-eval ls tasks` lists them all.")
-        )
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
     with _seeded():
         for name in names:
@@ -112,6 +107,37 @@ def load_tasks(
 
 
 def _manager(names: Sequence[str], include_path: str | None) -> Any:
+    """Returns a manager that knows all names; lm-eval's own tasks are looked for if need be."""
+    task_manager = _task_manager()
+    own: list[str] = []
+    if include_path is not None:
+        if not Path(include_path).is_dir():
+            raise UserError(f"include_path={include_path} is not a folder; name one of task files.")
+        manager = task_manager(include_path=include_path, include_defaults=False)
+        own = manager.all_tasks
+        if set(names) <= set(own):
+            return manager
+    manager = builtin_tasks()
+    if wrong := [name for name in names if name not in {*own, *manager.all_tasks}][:1]:
+        near = nearest(wrong[0], [*manager.all_tasks, *own])
+        raise UserError(
+            f"unknown task {wrong[0]}; "
+            + (f"did you mean {near}?" if near else "`lm-eval ls tasks` lists them all.")
+        )
+    return task_manager(include_path=include_path) if own else manager
+
+
+@functools.cache
+def builtin_tasks() -> Any:
+    """Returns lm-eval's TaskManager of its own tasks; it reads thousands of files, in seconds.
+
+    Raises:
+        UserError: lm-eval is not installed.
+    """
+    return _task_manager()()
+
+
+def _task_manager() -> type:
     set_environment({"TQDM_DISABLE": "1"})  # read when lm-eval imports it
     try:
         from lm_eval.tasks import TaskManager
@@ -124,13 +150,7 @@ def _manager(names: Sequence[str], include_path: str | None) -> Any:
 
     datasets.disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    if include_path is not None:
-        if not Path(include_path).is_dir():
-            raise UserError(f"include_path={include_path} is not a folder; name one of task files.")
-        manager = TaskManager(include_path=include_path, include_defaults=False)
-        if set(names) <= set(manager.all_tasks):
-            return manager
-    return TaskManager(include_path=include_path)  # reads thousands of files: seconds
+    return TaskManager
 
 
 def _loaded(manager: Any, name: str) -> dict[str, dict[str, Any]]:

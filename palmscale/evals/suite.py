@@ -7,13 +7,17 @@ differs from the paper.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from palmscale.errors import UserError
 from palmscale.evals.candidate import Candidate
+from palmscale.evals.fewshot import PREFIX, SeqioEvaluation, load_seqio_task
 from palmscale.evals.lm_eval_tasks import LmEvalTasks, load_tasks
 from palmscale.observe import log
+from palmscale.run.nearest import did_you_mean
 
 PALM_29 = "palm-29"
 MISSING = ("QuAC", "RACE-middle")
@@ -56,11 +60,11 @@ class SuiteTasks:
     """Tasks, and the averages of the suite if it is among them.
 
     Attributes:
-        parts: tasks with their data; those of the suite come first.
+        parts: tasks with their data; those of the suite come first, and SeqIO's last.
         averages: whether to return `eval/palm-29/nlg` and `eval/palm-29/nlu`, 0 to 1.
     """
 
-    parts: tuple[LmEvalTasks, ...]
+    parts: tuple[LmEvalTasks | SeqioEvaluation, ...]
     averages: bool = False
 
     def __call__(self, candidate: Candidate) -> dict[str, float]:
@@ -78,29 +82,47 @@ def suite_tasks(
     num_fewshot: int | None = None,
     limit: float | None = None,
 ) -> SuiteTasks:
-    """Returns tasks by lm-eval's names and, for `palm-29`, those of the suite.
+    """Returns tasks by lm-eval's names, those of the suite for `palm-29`, and SeqIO's.
 
     Args:
-        names: see `load_tasks`, as for the other arguments.
+        names: see `load_tasks`, as for the other arguments. `seqio:NAME` is a task of SeqIO, see
+            `load_seqio_task`; `-NAME` leaves a task of the suite out.
         num_fewshot: for the suite, None is 1, as in the paper.
 
     Raises:
-        UserError: see `load_tasks`.
+        UserError: see `load_tasks` and `load_seqio_task`.
     """
-    own = [name for name in names if name != PALM_29]
+    of_seqio = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+    left_out = {name[1:] for name in names if name.startswith("-")}
+    own = [name for name in names if name != PALM_29 and not name.startswith((PREFIX, "-"))]
     shared = {"include_path": include_path, "limit": limit}
-    parts = []
+    parts: list[LmEvalTasks | SeqioEvaluation] = []
     if has_suite := PALM_29 in names:
-        log.say(
-            f"{PALM_29} (lm-eval prompts): {len(NLG) + len(NLU)} of the paper's 29 tasks;"
-            f" {' and '.join(MISSING)} are not in lm-eval. Its prompts are not the paper's: compare"
-            " no digits."
+        parts.append(
+            _suite(left_out, num_fewshot=1 if num_fewshot is None else num_fewshot, **shared)
         )
-        shots = 1 if num_fewshot is None else num_fewshot
-        parts.append(load_tasks([*NLG, *NLU], num_fewshot=shots, **shared))
+    elif left_out:
+        raise UserError(f"-{min(left_out)} leaves out a task of {PALM_29}, which is not asked for.")
     if own:
         parts.append(load_tasks(own, num_fewshot=num_fewshot, **shared))
+    for name in of_seqio:
+        parts.append(load_seqio_task(name, num_fewshot=num_fewshot, limit=limit))
     return SuiteTasks(parts=tuple(parts), averages=has_suite)
+
+
+def _suite(left_out: Collection[str], **settings: Any) -> LmEvalTasks:
+    suite = [*NLG, *NLU]
+    if wrong := sorted(set(left_out) - set(suite)):
+        raise UserError(
+            f"{wrong[0]} is no task of {PALM_29} to be left out{did_you_mean(wrong[0], suite)}"
+        )
+    names = [name for name in suite if name not in left_out]
+    log.say(
+        f"{PALM_29} (lm-eval prompts): {len(names)} of the paper's 29 tasks;"
+        f" {' and '.join(MISSING)} are not in lm-eval. Its prompts are not the paper's: do not"
+        " compare digit by digit."
+    )
+    return load_tasks(names, **settings)
 
 
 def averages(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Which layout a file or folder of another program has, found out without reading its weights."""
 
-import re
+import pickletools
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +25,9 @@ def foreign_layout(path: Path) -> str | None:
         if path.is_dir():
             return _of_folder(path)
         return _of_file(path) if path.is_file() else None
-    except (OSError, zipfile.BadZipFile):
+    except UserError:
+        raise
+    except (OSError, ValueError, zipfile.BadZipFile):  # damaged: an import says how
         return None
 
 
@@ -61,8 +63,8 @@ def _names_in_safetensors(path: Path) -> Iterable[str]:
 def _names_in_zip(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        for pickle in (name for name in names if name.endswith("/data.pkl")):
+        for pickle in [name for name in names if name.endswith("/data.pkl")]:
             with archive.open(pickle) as file:
-                words = re.findall(rb"[\w./]{3,}", file.read(_MOST_NAME_BYTES))
-            names += [word.decode() for word in words]
+                operations = pickletools.genops(file.read(_MOST_NAME_BYTES))  # none is done
+            names += [argument for _, argument, _ in operations if isinstance(argument, str)]
     return names

@@ -5,6 +5,7 @@ The tensors are those of the Hugging Face export under llama.cpp's names. A GGUF
 the tensors' bytes.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -12,10 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from flax import linen as nn
 
 from palmscale.errors import UserError
-from palmscale.interop import gguf_vocabulary, hf
-from palmscale.interop.layouts import Outgoing
+from palmscale.interop import engines, gguf_vocabulary, hf
+from palmscale.interop.check import compare
+from palmscale.interop.expressible import check_is_cohere, refuse
+from palmscale.interop.layouts import ExportLayout, Outgoing
+from palmscale.interop.reference import Architecture
 from palmscale.storage.tensor import Part, Tensor, Tensors
 
 if TYPE_CHECKING:
@@ -30,7 +35,6 @@ _TYPES = {
     "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
     "q4_0": ("Q4_0", "MOSTLY_Q4_0"),
 }
-DTYPES = tuple(_TYPES)
 _TABLE = "token_embd.weight"
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -45,10 +49,19 @@ _NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
+_BLOCK = re.compile(r"blk\.(\d+)\.(.+)\.weight")
 
 
-def exported(model: Any, params: Tensors) -> Tensors:
-    """Returns the tensors of a GGUF file by llama.cpp's names, in file order; see `hf.exported`."""
+def exported(model: nn.Module, params: Tensors) -> Tensors:
+    """Returns the tensors of a GGUF file by llama.cpp's names, in file order.
+
+    Raises:
+        UserError: llama.cpp cannot express the model.
+    """
+    if not check_is_cohere(
+        model, "gguf"
+    ).norm_eps:  # llama.cpp takes RMSNorm without an epsilon for LayerNorm
+        raise refuse("gguf", "PaLM.norm_eps=0", "its norms need an epsilon")
     return {_gguf_name(name): tensor for name, tensor in hf.exported(model, params).items()}
 
 
@@ -97,6 +110,25 @@ def read(path: Path) -> tuple[dict[str, Any], Tensors]:
         raise UserError(f"{path} is not a whole GGUF file ({error}); export it again.") from None
 
 
+def check(outgoing: Outgoing, path: Path) -> str:
+    """Compares the logits of a file that `write` wrote with the model's; see `compare`."""
+    fields, tensors = read(path)
+    engine = functools.partial(
+        engines.run_llama_cpp,
+        path,
+        num_tokens=outgoing.model.num_tokens,
+        end_id=outgoing.vocabulary.eod_id,
+    )
+    return compare(
+        outgoing,
+        _architecture(fields),
+        {_hf_name(name): tensor for name, tensor in tensors.items()},
+        hf.exported(outgoing.model, outgoing.params),
+        engine=engine,
+        engine_name="llama.cpp",
+    )
+
+
 def package() -> Any:
     """Returns the module `gguf`; UserError: it is not installed."""
     try:
@@ -115,8 +147,29 @@ def _gguf_name(name: str) -> str:
     return f"{_NAMES[name.removesuffix('.weight')]}.weight"
 
 
+def _hf_name(name: str) -> str:
+    hf_names = {there: here for here, there in _NAMES.items()}
+    if match := _BLOCK.fullmatch(name):
+        return f"model.layers.{match[1]}.{hf_names[match[2]]}.weight"
+    return f"{hf_names[name.removesuffix('.weight')]}.weight"
+
+
+def _architecture(fields: Mapping[str, Any]) -> Architecture:
+    """Returns what llama.cpp makes of the fields."""
+    rms_eps = fields.get(f"{ARCHITECTURE}.attention.layer_norm_rms_epsilon", 0.0)
+    return Architecture(
+        layers=fields[f"{ARCHITECTURE}.block_count"],
+        heads=fields[f"{ARCHITECTURE}.attention.head_count"],
+        head_dim=fields[f"{ARCHITECTURE}.attention.key_length"],
+        rms=rms_eps != 0,
+        norm_eps=rms_eps or fields[f"{ARCHITECTURE}.attention.layer_norm_epsilon"],
+        rope_theta=fields[f"{ARCHITECTURE}.rope.freq_base"],
+        logit_scale=fields[f"{ARCHITECTURE}.logit_scale"],
+    )
+
+
 def _add_model(writer: "gguf.GGUFWriter", outgoing: Outgoing) -> None:
-    gguf, model = package(), outgoing.model
+    gguf, model = package(), check_is_cohere(outgoing.model, "gguf")
     for key, value in _about(outgoing.origin).items():
         writer.add_string(f"general.{key}", value)
     writer.add_file_type(gguf.LlamaFileType[_TYPES[outgoing.dtype][1]])
@@ -180,3 +233,6 @@ def _dequantized(stored: "gguf.ReaderTensor") -> Tensor:
         return values[(slice(None), *part[1:])]
 
     return Tensor(shape, np.dtype(np.float32), read_part)
+
+
+EXPORT = ExportLayout(dtypes=tuple(_TYPES), write=write, check=check)

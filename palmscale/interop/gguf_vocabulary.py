@@ -1,11 +1,19 @@
 """Vocabularies in GGUF files, with the ids that palmscale gives a text."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from palmscale.data.vocab.byte_letters import byte_letters
+from palmscale.data.vocab.huggingface_tokenizer import TokenizerVocabulary
+from palmscale.data.vocabulary import (
+    ByteVocabulary,
+    RawByteVocabulary,
+    SentencePieceVocabulary,
+    Vocabulary,
+)
 from palmscale.errors import UserError
-from palmscale.interop.byte_letters import byte_letters
+from palmscale.interop.byte_level_bpe import read_byte_level
 from palmscale.interop.sentencepiece_bpe import read_bpe, splits
 
 if TYPE_CHECKING:
@@ -63,24 +71,36 @@ def add(writer: "gguf.GGUFWriter", vocabulary: Vocabulary, num_tokens: int) -> N
 
 
 def _tokens(vocabulary: Vocabulary) -> _Tokens:
+    # Bytes are not `llama`, which would take U+2581 for a space.
     if isinstance(vocabulary, ByteVocabulary):
-        return _of_bytes(vocabulary)
+        return _byte_level(["<pad>", "</s>", "<unk>", *byte_letters()], control=range(3))
+    if isinstance(vocabulary, RawByteVocabulary):
+        return _byte_level(byte_letters(), control=[vocabulary.eod_id])
     if isinstance(vocabulary, SentencePieceVocabulary):
         return _of_sentencepiece(vocabulary)
+    if isinstance(vocabulary, TokenizerVocabulary):
+        bpe = read_byte_level(vocabulary)
+        return _byte_level(bpe.texts, control=bpe.special, whole=bpe.whole, merges=bpe.merges)
     raise UserError(
         f"a vocabulary of the kind {vocabulary.name!r} cannot be written to GGUF; export to hf."
     )
 
 
-def _of_bytes(vocabulary: ByteVocabulary) -> _Tokens:
-    # Not `llama`, which would take U+2581 for a space.
-    special = ["<pad>", "</s>", "<unk>"]
-    return _Tokens(
-        model="gpt2",
-        texts=special + byte_letters(),
-        kinds=["CONTROL"] * len(special) + ["NORMAL"] * 256,
-        merges=[f"{special[0]} {special[1]}"],  # never met: llama.cpp wants at least one
-    )
+def _byte_level(
+    texts: list[str],
+    *,
+    control: Iterable[int],
+    whole: Iterable[int] = (),
+    merges: Iterable[tuple[str, str]] = (),
+) -> _Tokens:
+    kinds = ["NORMAL"] * len(texts)
+    for token_id in control:
+        kinds[token_id] = "CONTROL"
+    for token_id in whole:
+        kinds[token_id] = "USER_DEFINED"
+    # llama.cpp wants at least one merge; nothing makes the pieces of this one.
+    pairs = list(merges) or [("<none>", "<none>")]
+    return _Tokens(model="gpt2", texts=texts, kinds=kinds, merges=[" ".join(p) for p in pairs])
 
 
 def _of_sentencepiece(vocabulary: SentencePieceVocabulary) -> _Tokens:

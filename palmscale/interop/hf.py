@@ -6,6 +6,7 @@ RMSNorm where `rms_norm_eps` is set. Kernels are transposed there, and rotary pa
 rather than halves apart.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,10 @@ import numpy as np
 from flax import linen as nn
 
 from palmscale.errors import UserError
-from palmscale.interop import hf_config
+from palmscale.interop import engines, hf_config, reference
 from palmscale.interop import tensors as ts
 from palmscale.interop.carried_vocabulary import read_vocabulary, write_vocabulary
+from palmscale.interop.check import compare
 from palmscale.interop.expressible import check_is_cohere
 from palmscale.interop.hf_tokenizer import write_tokenizer
 from palmscale.interop.layouts import ExportLayout, ImportLayout, Incoming, Options, Outgoing
@@ -112,6 +114,18 @@ def interleaved(dim_head: int) -> np.ndarray:
     return np.arange(dim_head).reshape(2, dim_head // 2).T.reshape(-1)
 
 
+def check(outgoing: Outgoing, path: Path) -> str:
+    """Compares the logits of a folder that `write` wrote with the model's; see `compare`."""
+    return compare(
+        outgoing,
+        reference.of_config(hf_config.read(path / CONFIG)),
+        read_safetensors(path),
+        exported(outgoing.model, outgoing.params),
+        engine=functools.partial(engines.run_transformers, path),
+        engine_name="transformers",
+    )
+
+
 def imported(config: Mapping[str, Any], tensors: Tensors) -> tuple[PaLM, Tensors]:
     """Returns the module and its parameters; undoes `exported`.
 
@@ -154,7 +168,8 @@ def _stacked(tensors: Tensors, model: PaLM, name: str) -> Tensor:
 
 
 def read(path: Path, options: Options) -> list[Incoming]:
-    """Returns what a folder holds; see `palmscale.interop.layouts.ImportLayout`."""
+    """Returns what a folder, also named by a file in it, holds; see `ImportLayout`."""
+    path = path if path.is_dir() else path.parent
     if not (path / CONFIG).is_file():
         raise UserError(
             f"{path} is not a folder of Hugging Face's layout ({CONFIG} is missing); name one with"
@@ -176,5 +191,5 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-EXPORT = ExportLayout(dtypes=("float32", "bfloat16"), write=write)
+EXPORT = ExportLayout(dtypes=("float32", "bfloat16"), write=write, check=check)
 IMPORT = ImportLayout(read=read)

@@ -1,12 +1,20 @@
 """Vocabularies as files of Hugging Face's tokenizers, with the ids that palmscale gives a text."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from palmscale.data.vocab.byte_letters import byte_letters
+from palmscale.data.vocab.huggingface_tokenizer import TokenizerVocabulary
+from palmscale.data.vocabulary import (
+    ByteVocabulary,
+    RawByteVocabulary,
+    SentencePieceVocabulary,
+    Vocabulary,
+)
 from palmscale.errors import UserError
-from palmscale.interop.byte_letters import byte_letters
+from palmscale.interop.byte_level_bpe import settings_of
 from palmscale.interop.sentencepiece_bpe import read_bpe
 
 _BYTE_SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -26,10 +34,13 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int
         UserError: `tokenizers` would give texts other ids.
     """
     tokenizer = _tokenizer(vocabulary)
-    names = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    names = {n: text for text, n in tokenizer["model"]["vocab"].items()}
+    names |= {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    bos = names[vocabulary.bos_id]
+    tokenizer["post_processor"] = _begins_with(bos, vocabulary.bos_id)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": names[vocabulary.bos_id],
+        "bos_token": bos,
         "eos_token": names[vocabulary.eod_id],
         "pad_token": names[vocabulary.pad_id],
         "add_bos_token": True,
@@ -45,22 +56,27 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int
 
 def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
     if isinstance(vocabulary, ByteVocabulary):
-        return _of_bytes(vocabulary)
+        return _of_bytes([*_BYTE_SPECIAL, *byte_letters()], special=range(len(_BYTE_SPECIAL)))
+    if isinstance(vocabulary, RawByteVocabulary):
+        return _of_bytes(byte_letters(), special=[vocabulary.eod_id])
     if isinstance(vocabulary, SentencePieceVocabulary):
         return _of_sentencepiece(vocabulary)
+    if isinstance(vocabulary, TokenizerVocabulary):
+        settings = settings_of(vocabulary)
+        # Texts are not cut, padded or encoded at random.
+        settings |= {"truncation": None, "padding": None}
+        return settings | {"model": settings["model"] | {"dropout": None}}
     raise UserError(
         f"a vocabulary of the kind {vocabulary.name!r} cannot be written for Hugging Face's"
         " tokenizers; export to safetensors."
     )
 
 
-def _of_bytes(vocabulary: ByteVocabulary) -> dict[str, Any]:
-    texts = [*_BYTE_SPECIAL, *byte_letters()]
+def _of_bytes(texts: list[str], special: Iterable[int]) -> dict[str, Any]:
     options = {"add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     return _described(
         texts,
-        special=range(len(_BYTE_SPECIAL)),
-        bos_id=vocabulary.bos_id,
+        special=special,
         pre_tokenizer={"type": "ByteLevel", **options},
         decoder={"type": "ByteLevel", **options},
     )
@@ -84,7 +100,6 @@ def _of_sentencepiece(vocabulary: SentencePieceVocabulary) -> dict[str, Any]:
     return _described(
         list(map(spaced, bpe.pieces)),
         special=[*bpe.control, bpe.unknown],
-        bos_id=vocabulary.bos_id,
         merges=[[spaced(first), spaced(second)] for first, second in bpe.merges()],
         byte_fallback=True,
         unk_token=bpe.pieces[bpe.unknown],
@@ -96,8 +111,7 @@ def _of_sentencepiece(vocabulary: SentencePieceVocabulary) -> dict[str, Any]:
 def _described(
     texts: list[str],
     *,
-    special: Any,
-    bos_id: int,
+    special: Iterable[int],
     decoder: dict[str, Any],
     merges: list[list[str]] | None = None,
     byte_fallback: bool = False,
@@ -107,8 +121,6 @@ def _described(
 ) -> dict[str, Any]:
     """Returns the content of a tokenizer.json with a BPE model."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    bos, text = {"SpecialToken": {"id": texts[bos_id], "type_id": 0}}, "Sequence"
-    first, second = ({text: {"id": name, "type_id": 0}} for name in "AB")
     return {
         "version": "1.0",
         "truncation": None,
@@ -118,18 +130,7 @@ def _described(
         ],
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [bos, first],
-            "pair": [bos, first, second],
-            "special_tokens": {
-                texts[bos_id]: {
-                    "id": texts[bos_id],
-                    "ids": [bos_id],
-                    "tokens": [texts[bos_id]],
-                }
-            },
-        },
+        "post_processor": None,
         "decoder": decoder,
         "model": {
             "type": "BPE",
@@ -143,4 +144,16 @@ def _described(
             "vocab": {text: n for n, text in enumerate(texts)},
             "merges": merges or [],
         },
+    }
+
+
+def _begins_with(bos: str, bos_id: int) -> dict[str, Any]:
+    """Returns the post-processor that puts bos before each text."""
+    begin = {"SpecialToken": {"id": bos, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, first],
+        "pair": [begin, first, second],
+        "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
     }

@@ -19,11 +19,13 @@ from palmscale.interop.tensors import Tensors
 # The module that defines `EXPORT` or `IMPORT` for each layout.
 EXPORTS: dict[str, str] = {
     "hf": "palmscale.interop.hf",
+    "gguf": "palmscale.interop.gguf_file",
     "safetensors": "palmscale.interop.palmscale_safetensors",
     "palm_flax": "palmscale.interop.palm_flax",
     "palm_pytorch": "palmscale.interop.palm_pytorch",
     "palm_rlhf": "palmscale.interop.palm_rlhf",
     "palm_jax": "palmscale.interop.palm_jax",
+    "stablehlo": "palmscale.interop.stablehlo",
     "adapter": "palmscale.interop.adapter_file",
     "peft": "palmscale.interop.peft",
 }

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 
 import palmscale
+from palmscale.interop.expressible import check_is_palm
 from palmscale.interop.layouts import Outgoing
-from palmscale.model.palm import PaLM
 
 
 def model_card(outgoing: Outgoing) -> str:
@@ -25,8 +25,7 @@ def _metadata(outgoing: Outgoing) -> Iterator[tuple[str, object]]:
 
 
 def _text(outgoing: Outgoing) -> Iterator[str]:
-    model, origin = outgoing.model, outgoing.origin
-    assert isinstance(model, PaLM)
+    model, origin = check_is_palm(outgoing.model, "hf"), outgoing.origin
     yield f"# {origin.get('name', 'PaLM')}"
     yield ""
     yield (

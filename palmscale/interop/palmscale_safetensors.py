@@ -132,7 +132,7 @@ def _vocabulary(description: Mapping[str, Any], files: Tensors) -> Vocabulary:
     with tempfile.TemporaryDirectory(prefix="palmscale-") as folder:
         for name, content in files.items():
             path = inside(Path(folder), name.removeprefix(_FILES))
-            assert isinstance(path, Path)
+            assert isinstance(path, Path), "a temporary folder is on a disk"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.read().tobytes())
         return load_vocabulary(description, folder)

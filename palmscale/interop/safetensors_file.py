@@ -211,7 +211,10 @@ def _mapped(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]) ->
         if not math.prod(shape):
             return np.zeros([s.stop - s.start for s in part], dtype)
         # Mapped for this part alone: pages that are read count as this process's memory.
-        whole = np.memmap(path, dtype, "r", offset, shape or (1,))
+        try:
+            whole = np.memmap(path, dtype, "r", offset, shape or (1,))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} has changed while it is read ({error}).") from error
         return np.array(whole[part] if shape else whole[0])
 
     return Tensor(shape, dtype, read)

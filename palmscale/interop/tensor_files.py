@@ -23,9 +23,12 @@ def read_tensors(path: Path) -> Tensors:
     """Returns the tensors of a file, or of a folder of .safetensors files.
 
     Raises:
-        UserError: the suffix is not known, or the file is damaged.
+        UserError: the suffix is not known, or the file is missing or damaged.
     """
-    return _function(path, 1)(path)
+    read = _function(path, 1)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; correct the path.")
+    return read(path)
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:

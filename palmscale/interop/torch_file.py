@@ -3,6 +3,9 @@
 Only torch reads them, so it must be installed; nothing else of palmscale uses it.
 """
 
+import functools
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +17,7 @@ import numpy as np
 from palmscale.errors import UserError
 from palmscale.interop.tensors import Part, Tensor, Tensors
 
+_WANTED = re.compile(r"GLOBAL:? ([\w.]+)", re.IGNORECASE)  # in torch's message
 _STATES = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
 
 
@@ -24,21 +28,15 @@ def read_torch(path: Path) -> Tensors:
         UserError: torch is not installed, the file is damaged, or it holds more than tensors.
     """
     torch = _torch(path)
+    load = functools.partial(torch.load, path, map_location="cpu", weights_only=True)
     try:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, ValueError):  # before torch 1.6 files were not archives
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            try:
+                found = load(mmap=True)
+            except (RuntimeError, ValueError):  # before torch 1.6 files were not archives
+                found = load()
     except Exception as error:  # of pickle, zipfile and torch
-        why = " ".join(str(error).split())[:150]
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise UserError(
-                f"{path} holds more than tensors, and reading it could run code ({why}); save its"
-                " state_dict() alone, or convert it to .safetensors where you trust it."
-            ) from None
-        raise UserError(
-            f"{path} is not a file of torch.save, or is not whole ({why}); use an intact copy."
-        ) from None
+        raise _unreadable(path, error) from None
     state = next((found[key] for key in _STATES if _is_state(found, key)), found)
     tensors = isinstance(state, Mapping) and all(map(torch.is_tensor, state.values()))
     if not tensors or not state:
@@ -62,6 +60,20 @@ def write_torch(path: Path, tensors: Tensors) -> None:
             else:
                 held[id(tensor)] = torch.from_numpy(values)
     torch.save({name: held[id(tensor)] for name, tensor in tensors.items()}, path)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    if "weights_only" in str(error):
+        named = _WANTED.search(str(error))
+        what = f" (it names {named[1]})" if named else ""
+        return UserError(
+            f"{path} holds more than tensors{what}, and reading it could run code; save its"
+            " state_dict() alone, or convert it to .safetensors where you trust it."
+        )
+    why = " ".join(str(error).split())[:100] or type(error).__name__
+    return UserError(
+        f"{path} is not a file of torch.save, or is not whole ({why}); use an intact copy."
+    )
 
 
 def _is_state(found: Any, key: str) -> bool:

@@ -50,7 +50,7 @@ def lines_before(step: float, content: bytes, name: str) -> tuple[bytes, int]:
 
 def with_metrics(content: bytes, step: int, metrics: Mapping[str, float]) -> bytes:
     """Returns the readable lines with more metrics of one step, which may have no line yet."""
-    lines, last, added = [], 0, json_line(step, metrics, after=step)
+    lines, last, added = [], -1, json_line(step, metrics, after=step)
     for line in _whole_lines(content):
         values = _values(line)
         if values is None:
@@ -61,7 +61,7 @@ def with_metrics(content: bytes, step: int, metrics: Mapping[str, float]) -> byt
             lines.append(added)
         lines.append(line + b"\n")
         last = values["step"]
-    if last < step or not lines:
+    if last < step:
         lines.append(added)
     return b"".join(lines)
 

@@ -12,6 +12,7 @@ from typing import Any, Self, TypedDict, cast
 
 import jax
 
+from palmscale.checkpoint.average import restore_averaged
 from palmscale.checkpoint.reader import CheckpointReader, Snapshot
 from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.cluster.agree import Peers
@@ -138,6 +139,8 @@ def restored(
     checkpoint: int | str | None,
     abstract_params: Any,
     adapter: Workdir | None = None,
+    *,
+    average: int = 1,
 ) -> Snapshot | None:
     """Returns a checkpoint with whole parameters, those of its base included.
 
@@ -146,14 +149,20 @@ def restored(
         checkpoint: as `CheckpointReader.restore` takes it.
         abstract_params: shapes with shardings of the parameters, with adapters if there are any.
         adapter: see `find_adapter`.
+        average: of how many checkpoints, up to this one, the parameters are averaged.
 
     Raises:
-        UserError: there is no such checkpoint, or no base with the parameters of the adapter.
+        UserError: there is no such checkpoint, an adapter is to be averaged, or there is no base
+            with the parameters of the adapter.
     """
     which = "latest" if checkpoint is None else checkpoint
     found, base = find_adapter(reader, read_meta(reader), which, adapter)
     if found is None:
-        return reader.restore(checkpoint, abstract_params=abstract_params)
+        return restore_averaged(reader, checkpoint, average, abstract_params=abstract_params)
+    if average > 1:
+        raise UserError(
+            f"average={average}: adapters are not averaged; leave it out, or merge first."
+        )
     step = found.base_checkpoint(base, which if base is reader else "latest")
     snapshot = base.restore(step, abstract_params=base_of(abstract_params))
     step, params = found.added(abstract_params, snapshot.params)

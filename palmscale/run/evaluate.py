@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from palmscale.checkpoint.average import last_steps
 from palmscale.checkpoint.reader import CheckpointReader
+from palmscale.cluster.job import Job
 from palmscale.cluster.join import ProcessPlace
 from palmscale.cluster.jointly import led
 from palmscale.data.sources.source import VALIDATION
@@ -42,6 +44,7 @@ def evaluate(
     *,
     checkpoint: int | str = "latest",
     adapter: Workdir | None = None,
+    average: int = 1,
     place: ProcessPlace | None = None,
     command: Command | None = None,
 ) -> Evaluated:
@@ -52,6 +55,7 @@ def evaluate(
         workdir: the folder of the run that trained.
         checkpoint: `latest`, `best` or a step.
         adapter: to evaluate it with; see `palmscale.load`.
+        average: of how many checkpoints, up to this one, the parameters are averaged.
         place: coordinator and rank; None: as the environment tells.
         command: that this process runs; None: a program.
 
@@ -60,7 +64,13 @@ def evaluate(
             held out.
     """
     (found,) = evaluate_each(
-        run, workdir, checkpoint=checkpoint, adapter=adapter, place=place, command=command
+        run,
+        workdir,
+        checkpoint=checkpoint,
+        adapter=adapter,
+        average=average,
+        place=place,
+        command=command,
     )
     return found
 
@@ -71,6 +81,7 @@ def evaluate_each(
     *,
     checkpoint: int | str = "all",
     adapter: Workdir | None = None,
+    average: int = 1,
     place: ProcessPlace | None = None,
     command: Command | None = None,
 ) -> list[Evaluated]:
@@ -96,12 +107,13 @@ def evaluate_each(
         # Of one checkpoint, `restore` may fall back to an older one that is intact.
         which: list[int | str | None] = [None if checkpoint == "latest" else checkpoint]
         if checkpoint == "all":
-            seconds = deadlines.agree_seconds
-            which = led(job.peers, "steps", lambda: steps_of(reader, "all"), seconds)
+            which = [*steps_of(reader, job, average=average)]
         evaluation = eval_loss(run, session, max_sequences=None)
         found = []
         for step in which:
-            snapshot = restored(reader, step, session.state_plan.abstract.params, adapter)
+            snapshot = restored(
+                reader, step, session.state_plan.abstract.params, adapter, average=average
+            )
             if snapshot is None:
                 raise UserError(f"there is no checkpoint in {workdir}; train first.")
             metrics = evaluation(snapshot)
@@ -112,16 +124,26 @@ def evaluate_each(
         return found
 
 
-def steps_of(reader: CheckpointReader, checkpoint: int | str) -> list[int]:
-    """Returns the verified steps that `latest`, `best`, a number or `all` names, oldest first.
+def steps_of(reader: CheckpointReader, job: Job, *, average: int = 1) -> list[int]:
+    """Returns all verified steps, oldest first, as process 0 finds them.
+
+    Args:
+        reader: of the checkpoints.
+        job: whose processes all call this.
+        average: how many checkpoints end at a step; those with fewer are left out.
 
     Raises:
         UserError: there is none.
     """
-    if checkpoint == "all":
+
+    def verified() -> list[int]:
         steps = [info.step for info in saved_steps(reader) if info.verified]
-        return steps or [choose(reader, "latest").step]  # which says what is wrong
-    return [choose(reader, checkpoint).step]
+        if not steps:
+            choose(reader, "latest")  # which says what is wrong
+        last_steps(steps, steps[-1], average)
+        return steps[average - 1 :]
+
+    return led(job.peers, "steps", verified, job.deadlines.agree_seconds)
 
 
 def with_perplexity(metrics: Mapping[str, float]) -> dict[str, float]:

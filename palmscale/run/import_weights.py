@@ -10,7 +10,7 @@ from flax import linen as nn
 from palmscale import axes
 from palmscale.checkpoint.first_step import write_first_step
 from palmscale.checkpoint.lease import Lease
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from palmscale.data.vocabulary import Vocabulary, vocabulary_named
 from palmscale.errors import UserError
 from palmscale.interop import layouts
 from palmscale.interop.layouts import ImportLayout, Incoming, Options
@@ -118,7 +118,7 @@ def _vocabulary(name: str | None, incoming: Incoming) -> Vocabulary:
         )
     if name is None:
         return incoming.vocabulary
-    return ByteVocabulary() if name == "bytes" else SentencePieceVocabulary(name)
+    return vocabulary_named(name)
 
 
 def _check_sizes(vocabulary: Vocabulary, model: nn.Module) -> None:

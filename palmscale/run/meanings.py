@@ -30,8 +30,12 @@ _OTHER_WORDS: dict[str, str] = {
     " per_device_batch_size",
     "Data.sequence_length": "seq_len seq_length max_length context_length context_size block_size"
     " max_target_length max_position_embeddings",
-    "Data.sentencepiece_model": "tokenizer tokenizer_path vocab vocab_file vocab_path",
+    "Data.vocabulary": "tokenizer tokenizer_path vocab vocab_file vocab_path",
     "one_of.text_files": "dataset dataset_path data_path train_file train_files corpus text",
+    "one_of.prompt_key": "prompt_column prompt_field input_key instruction_key question_key",
+    "one_of.text_key": "text_column text_field completion_key response_key output_key answer_key",
+    "base_model.workdir": "init_from init_checkpoint initial_checkpoint_path pretrained_model"
+    " model_name_or_path load_parameters_path from_pretrained",
     "InverseSqrt.peak": "lr max_lr learning_rate",
     "WarmupCosine.peak": "lr max_lr learning_rate",
     "Constant.value": "lr learning_rate",

@@ -24,7 +24,6 @@ from palmscale.infer.score import Score, score
 from palmscale.infer.text import encode_pair, encode_prompt
 from palmscale.infer.weights import decoding_form, form_on
 from palmscale.model import interface
-from palmscale.model.interface import variables_of
 from palmscale.partition.layout import DeviceLayout
 
 
@@ -226,7 +225,7 @@ class Trained:
         """
         if interface.generates(self.model):
             return self._decoding_form(donate=donate)
-        return self.model, variables_of(self.params)
+        return self.model, interface.variables_of(self.params)
 
     def _decoding_form(self, *, quantize: str | None = None, donate: bool) -> tuple[nn.Module, Any]:
         interface.check_generates(self.model)

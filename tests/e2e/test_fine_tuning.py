@@ -104,6 +104,7 @@ def test_rows_show_what_has_loss_and_the_model_is_the_bases(tuned, finished, fin
     assert meta["vocabulary"] == base["vocabulary"]
 
 
+@pytest.mark.long
 def test_killed_on_two_hosts_and_a_mesh_of_two_by_two_it_ends_bit_for_bit_equal(
     fine_tune, tmp_path
 ):

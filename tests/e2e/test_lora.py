@@ -5,7 +5,9 @@ import json
 import random
 
 import pytest
+import tiny_job
 import tiny_run
+from tiny_job import Job
 
 LORA = {"TRAINABLE": "@Lora()", "Lora.rank": 2, "Lora.alpha": 16.0, "WARM_START": "@WarmStart()"}
 TEXT = '{"id": 1, "text": "def a(x): return x"}\n'
@@ -84,3 +86,25 @@ def test_commands_use_adapters_beside_their_base_or_merged(adapters, finished, t
     assert answers[5].stdout == answers[6].stdout
     (line,) = [line for line in answers[7].stderr.splitlines() if "error" in line]
     assert "no checkpoint in" in line and "has these parameters" in line
+
+
+@pytest.mark.long
+def test_two_hosts_train_and_use_adapters_and_one_is_killed(lora, finished, tmp_path):
+    mesh = tiny_job.QUICK | {"SIMULATED_DEVICES": 2, "DATA": 2, "MODEL_PARALLEL": 2}
+    reference, workdir = tmp_path / "undisturbed", tmp_path / "run"
+    with Job(lora(reference, **mesh), tmp_path / "a", processes=2) as job:
+        job.succeed()
+    killed = tiny_job.AT_STEP.format(step=5, act="import os; os.kill(os.getpid(), 9)")
+    with Job(lora(workdir, **mesh), tmp_path / "b", processes=2, code={1: killed}) as job:
+        assert job.wait()[1] == -9
+    with Job(lora(workdir, **mesh), tmp_path / "c", processes=2) as job:
+        job.succeed()
+    tiny_run.assert_same_end(workdir, reference)
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text(TEXT)
+    where = ["score", f"--workdir={finished}", f"--adapter={workdir}", f"--jsonl={lines}"]
+    with Job([*where, f"--out={tmp_path / 'two'}"], tmp_path / "d", processes=2) as job:
+        job.succeed()
+    tiny_run.run(*where, f"--out={tmp_path / 'one'}")
+    two, one = (json.loads((tmp_path / name).read_text()) for name in ("two", "one"))
+    assert two["bits_per_byte"] == pytest.approx(one["bits_per_byte"], rel=1e-5)

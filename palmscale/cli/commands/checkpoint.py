@@ -115,6 +115,8 @@ def show(args: argparse.Namespace) -> None:
     facts += [(name, _flat(value)) for name, value in meta["identity"].items()]
     if quantized := meta.get("quantized"):
         facts.append(("weights", quantized))
+    if imported := meta.get("imported"):
+        facts.append(("imported", _flat(imported)))
     if warm_start := meta.get("warm_start"):
         facts.append(("warm start", _flat(warm_start)))
     # 0.1.0 called the history the run's course.

@@ -38,6 +38,13 @@ def add(commands: Any) -> None:
         help="latest (default), best, a step, or all",
     )
     command.add_argument(
+        "--average",
+        type=at_least(int, 1),
+        default=1,
+        metavar="N",
+        help="average the parameters of the last N checkpoints",
+    )
+    command.add_argument(
         "--tasks",
         type=_names,
         default=[],
@@ -93,7 +100,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names no task; give names such as hellaswag")
+    return names
 
 
 def _on_tasks_and_text(args: argparse.Namespace) -> "list[Evaluated]":
@@ -117,6 +127,7 @@ def _on_tasks_and_text(args: argparse.Namespace) -> "list[Evaluated]":
         checkpoint=args.checkpoint,
         context_length=args.context_length,
         adapter=args.adapter,
+        average=args.average,
         modules=args.modules,
         place=place_of(args),
         command=command_of(args),
@@ -134,6 +145,7 @@ def _on_held_out_text(args: argparse.Namespace) -> "list[Evaluated]":
         args.workdir,
         checkpoint=args.checkpoint,
         adapter=args.adapter,
+        average=args.average,
         place=place_of(args),
         command=command_of(args),
     )

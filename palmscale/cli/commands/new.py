@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         " standard library)",
     )
     command.add_argument(
-        "--vocab", metavar="MODEL", help="a SentencePiece .model file (default: bytes)"
+        "--vocab", metavar="MODEL", help="a SentencePiece .model or tokenizer.json (default: bytes)"
     )
 
 
@@ -72,10 +72,10 @@ def _checked(path: str) -> "Run":
 
 def _text(args: argparse.Namespace) -> str:
     from palmscale.cli.config.syntax import binding
-    from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary
+    from palmscale.data.vocabulary import vocabulary_named
     from palmscale.run.recommend import source_of
 
-    vocabulary = SentencePieceVocabulary(args.vocab) if args.vocab else ByteVocabulary()
+    vocabulary = vocabulary_named(args.vocab or "bytes")
     words = ["palmscale", "new", args.file, f"--size={args.size}"]
     words += [f"--text={args.text}"] if args.text else []
     words += [f"--vocab={args.vocab}"] if args.vocab else []
@@ -85,7 +85,7 @@ def _text(args: argparse.Namespace) -> str:
     lines += _published(args.size) if is_published else _sized(args.size, vocabulary.size)
     lines += ["", binding("NUM_TOKENS", vocabulary.size)]
     if args.vocab:
-        lines.append(binding("SENTENCEPIECE_MODEL", args.vocab))
+        lines.append(binding("VOCABULARY", args.vocab))
     if args.text:
         lines.append(binding(source_of(args.text).upper(), args.text))
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""`palmscale vocab train` and `palmscale vocab check`: SentencePiece vocabularies."""
+"""`palmscale vocab train` and `palmscale vocab check`: vocabularies, trained and checked."""
 
 import argparse
 import shlex
@@ -18,7 +18,7 @@ _DEFAULT_GIN_FILE = "configs/data/text.gin"
 
 def add(commands: Any) -> None:
     """Adds the vocab commands and their flags."""
-    summary = "Train and check SentencePiece vocabularies."
+    summary = "Train SentencePiece vocabularies, and check any."
     top = commands.add_parser("vocab", help=summary, description=summary)
     inner = top.add_subparsers(
         title="commands", metavar="COMMAND", dest="subcommand", required=True
@@ -49,7 +49,12 @@ def add(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
     summary = "Check that a vocabulary is lossless, and measure it on held-out text."
     command = add_command(inner, "check", check, summary, gin=True)
-    command.add_argument("model", type=path, metavar="MODEL", help="the SentencePiece .model file")
+    command.add_argument(
+        "model",
+        type=path,
+        metavar="MODEL",
+        help="a SentencePiece .model file, a tokenizer.json, bytes or raw_bytes",
+    )
 
 
 def train(args: argparse.Namespace) -> None:
@@ -74,11 +79,11 @@ def check(args: argparse.Namespace) -> None:
     """Prints what proves that a model is lossless, and its bytes per token on held-out text."""
     from palmscale.data.vocab.check import check as check_lossless
     from palmscale.data.vocab.check import held_out_counts
-    from palmscale.data.vocabulary import SentencePieceVocabulary
+    from palmscale.data.vocabulary import vocabulary_named
     from palmscale.observe import log, tables
 
     log.set_up()
-    vocabulary = SentencePieceVocabulary(args.model)
+    vocabulary = vocabulary_named(args.model)
     proven = check_lossless(vocabulary)
     counts = held_out_counts(vocabulary, _load_data(args))
     tables.print_table(("property", "evidence"), proven)

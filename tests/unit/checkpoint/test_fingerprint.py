@@ -6,6 +6,7 @@ import forked
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,3 +141,14 @@ def test_an_array_of_four_bits_has_one_that_any_element_changes():
     values = jnp.arange(-8, 8).reshape(4, 4)
     seen = {fingerprint(values.at[n // 4, n % 4].add(1).astype(jnp.int4))[""] for n in range(15)}
     assert len(seen | {fingerprint(values.astype(jnp.int4))[""]}) == 16
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 24), (5, 24), (7, 9)])
+def test_blocks_in_any_order_give_the_fingerprint_of_the_whole(rows, columns):
+    whole = tree()["bfloat16"]
+    blocks = module.BlockFingerprint()
+    for row in reversed(range(0, 16, rows)):
+        for column in range(0, 24, columns):
+            block = np.asarray(whole)[row : row + rows, column : column + columns]
+            blocks.add(block, (row, column))
+    assert {"a": blocks.text} == fingerprint({"a": whole})

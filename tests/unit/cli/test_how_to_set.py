@@ -64,6 +64,13 @@ def test_without_a_configuration_only_flags_are_told():
         ),
         ("eval", 130, "interrupted", "interrupted"),
         ("train", 75, "asked to end", "asked to end"),
+        (
+            "generate",
+            2,
+            "first: import_weights('my models/a', 'palm_flax', workdir)",
+            "first: palmscale checkpoint import --from=palm_flax --input='my models/a'"
+            " --workdir=runs/imported",
+        ),
     ],
 )
 def test_the_line_of_an_error_says_what_to_do_next(command, code, message, line, loaded):

@@ -64,3 +64,8 @@ def test_a_wrong_mixture_is_refused_by_name(wrong, message):
     with pytest.raises(UserError) as refused:
         wrong()
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_two_vocabularies_are_refused():
+    with pytest.raises(UserError, match="Data.vocabulary='bytes' and .* are both set; set one"):
+        Data(cache="rows", sequence_length=8, seed=0, vocabulary="bytes", sentencepiece_model="m")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_sentencepiece
+import tiny_tokenizer
 
 from palmscale.data.dataset import Component, Data
 from palmscale.data.open import (
@@ -14,6 +15,7 @@ from palmscale.data.open import (
     open_caches,
     open_or_build,
     training_rows,
+    vocabulary_of,
 )
 from palmscale.data.row_cache import RowCache
 from palmscale.data.sources.corpus import Corpus
@@ -183,3 +185,19 @@ def test_without_a_folder_of_their_own_rows_lie_in_the_users_cache(data, tmp_pat
     unset = dataclasses.replace(data, cache_directory=None)
     assert cache_directory(unset, tmp_path) == tmp_path / "data"
     assert cache_directory(unset) == Path("~/.cache/palmscale/data").expanduser()
+
+
+def test_rows_of_a_tokenizer_are_stored_with_it(data, tmp_path):
+    path = tiny_tokenizer.write(tmp_path / "tokenizer", pad_token="<|padding|>")
+    named = dataclasses.replace(data, vocabulary=path, cache_directory=str(tmp_path / "caches"))
+    vocabulary = vocabulary_of(named)
+    built = open_or_build(named, executor=local_processes(2))
+    again = RowCache.open(built.directory)
+    assert again.vocabulary.digest == vocabulary.digest
+    split = again.split("train")
+    rows = split.read(np.arange(split.num_rows))["target"].reshape(-1)
+    documents = np.split(rows, np.flatnonzero(rows == vocabulary.eod_id) + 1)
+    assert vocabulary.decode(documents[1]) in {f"{letter} " * 200 for letter in "abc"}
+    assert vocabulary_of(dataclasses.replace(data, cache=str(built.directory))).eod_id == 0
+    other = dataclasses.replace(named, vocabulary="raw_bytes")
+    assert open_or_build(other, executor=local_processes(1)).directory != built.directory

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from tiny_sentencepiece import train
 
 from palmscale.data import vocabulary as vocabulary_module
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, load_vocabulary
+from palmscale.data.vocabulary import (
+    ByteVocabulary,
+    SentencePieceVocabulary,
+    load_vocabulary,
+    vocabulary_named,
+)
 from palmscale.errors import CorruptionError, UserError
 
 HARD = [
@@ -232,3 +237,20 @@ def test_the_bytes_of_tokens_are_those_of_their_text(tmp_path, text):
         assert len(of_tokens) == vocabulary.size
         assert b"".join(of_tokens[i] for i in vocabulary.encode(text)) == text.encode()
         assert of_tokens[vocabulary.pad_id] is of_tokens[vocabulary.eod_id] is None
+
+
+def test_raw_bytes_are_their_own_ids_and_nul_is_special():
+    vocabulary = vocabulary_named("raw_bytes")
+    text = "naïve → text"
+    assert vocabulary.encode(text).tolist() == list(text.encode())
+    assert vocabulary.decode([0, *text.encode(), 0, 256, -1]) == text
+    assert vocabulary.token_bytes() == [None, *(bytes([b]) for b in range(1, 256))]
+    assert (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eod_id) == (0, 0, 0)
+    assert load_vocabulary(vocabulary.description(), "anywhere").digest == vocabulary.digest
+
+
+def test_a_vocabulary_is_named_by_a_word_or_its_file(model_file):
+    assert vocabulary_named("bytes").digest == ByteVocabulary.digest
+    assert vocabulary_named(model_file).digest == SentencePieceVocabulary(model_file).digest
+    with pytest.raises(UserError, match="the SentencePiece model 'byte' cannot be read"):
+        vocabulary_named("byte")

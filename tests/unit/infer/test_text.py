@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary
 from palmscale.errors import UserError
-from palmscale.infer.text import TextStream, encode_prompt
+from palmscale.infer.text import TextStream, encode_pair, encode_prompt
 
 BYTES = ByteVocabulary()
 USUAL = {
@@ -214,3 +214,14 @@ def test_a_character_that_the_prompts_tokens_begin_is_shown_once_it_is_whole(pro
 def test_an_empty_stop_string_is_refused():
     with pytest.raises(UserError, match="a stop string is empty"):
         TextStream(BYTES, stop=["a", ""])
+
+
+def test_a_pair_is_one_text_whose_last_spaces_belong_to_the_continuation(tmp_path):
+    pieces = SentencePieceVocabulary(tiny_sentencepiece.train(tmp_path / "m"))
+    for vocabulary in (ByteVocabulary(), pieces):
+        for context, continuation in (("def", " encode"), ("def ", "encode")):
+            before, after = encode_pair(vocabulary, context, continuation)
+            assert (vocabulary.decode(before), vocabulary.decode(after)) == ("def", " encode")
+            assert [*before, *after] == encode_prompt(vocabulary, "def encode").tolist()
+        nothing, all_ = encode_pair(vocabulary, "", "def")
+        assert (nothing, all_) == ([vocabulary.bos_id], vocabulary.encode("def").tolist())

@@ -17,9 +17,13 @@ def spec(path, dtype="<f4"):
     return {
         "driver": "zarr",
         "kvstore": {"driver": "file", "path": path},
-        "metadata": {"shape": [4, 6], "chunks": [2, 6], "dtype": dtype,
-                     "compressor": {"id": "gzip"}},
-    }  # fmt: skip
+        "metadata": {
+            "shape": [4, 6],
+            "chunks": [2, 6],
+            "dtype": dtype,
+            "compressor": {"id": "gzip"},
+        },
+    }
 
 
 def write_array(folder, path, values, dtype="<f4"):

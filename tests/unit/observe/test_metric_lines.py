@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from palmscale.observe.metric_lines import JsonLines
+from palmscale.observe.metric_lines import JsonLines, json_line, readable_lines, with_metrics
 
 
 def lines(path):
@@ -126,3 +126,14 @@ def test_a_folder_that_is_gone_is_not_made_again_and_its_return_is_noticed(tmp_p
     (tmp_path / "moved").rename(tmp_path / "run")
     writer.write(3, {})
     assert lines(path) == [{"step": 1}, {"step": 3, "missing_steps": [2, 2]}]
+
+
+def test_metrics_of_a_step_join_its_line_or_become_one_in_order():
+    content = b"".join(json_line(step, {"loss": step}, after=step - 1) for step in (1, 2, 5))
+    for step, steps in ((2, [1, 2, 5]), (0, [0, 1, 2, 5]), (4, [1, 2, 4, 5]), (9, [1, 2, 5, 9])):
+        found = list(readable_lines(with_metrics(content + b"{broken", step, {"x": math.nan})))
+        assert [line["step"] for line in found] == steps
+        assert [line["step"] for line in found if "x" in line] == [step]
+        (line,) = [line for line in found if line["step"] == step]
+        assert line["x"] is None and line.get("loss") == (2 if step == 2 else None)
+    assert list(readable_lines(with_metrics(b"", 0, {"x": 1}))) == [{"step": 0, "x": 1.0}]

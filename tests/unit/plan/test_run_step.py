@@ -2,14 +2,20 @@ import json
 
 import jax
 import pytest
+import source_tree
+from eight_devices import facts_on_eight_devices
 
 from palmscale.cli import main
 from palmscale.cli.config import load
 from palmscale.cli.config.load import load_run
+from palmscale.data.feed import abstract_batch
+from palmscale.data.open import training_stream
 from palmscale.errors import UserError
 from palmscale.plan import run_plan
 from palmscale.plan.hardware.topology import parse
 from palmscale.plan.run_step import lowered_step
+from palmscale.run.session import compiled_step, open_session
+from palmscale.train.compile import digest
 from palmscale.trees import named_leaves
 
 TINY = (
@@ -54,6 +60,29 @@ def test_the_step_is_that_of_train_and_the_same_each_time():
     first, second = (lowered_step(run, parse("v5e-4"), 8) for _ in range(2))
     assert first.digest == second.digest
     assert first.tokens == 8 * 256
+
+
+def planned_and_run(folder, *changes):
+    """The digests of a fine-tune's step as it is planned, and as a run on TPUs would lower it."""
+    base = source_tree.CHECKOUT / "tests/golden/workdirs/0.1.0/palm"
+    given = [f"BASE={base}", f"JSONL_FILES={folder}/a.jsonl", f"CACHE_DIRECTORY={folder}"]
+    mesh = ["DATA=4", "MODEL_PARALLEL=2"]
+    run = load_run(["configs/runs/finetune.gin"], [*given, *mesh, "TRAIN_STEPS=2", *changes])
+    planned = lowered_step(run, parse("v5e-8"), 32).digest
+    with open_session(run) as session:
+        stream = training_stream(run.data, session.caches, run.training.batch_schedule)
+        batch = abstract_batch(stream, session.layout.batch_sharding, 0)
+        traced = compiled_step(run, session).trace(batch)
+    # Randomness is lowered to other loops for CPUs.
+    return [planned, digest(traced.lower(lowering_platforms=("tpu",)))]
+
+
+def test_the_step_of_a_fine_tune_is_that_of_its_run(tmp_path):
+    """With dropout and packed rows."""
+    lines = [json.dumps({"prompt": f"{n}+1=", "completion": str(n + 1)}) for n in range(99)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    planned, run = facts_on_eight_devices(planned_and_run, str(tmp_path))
+    assert planned == run
 
 
 def test_the_python_call_plans_the_same_step_as_the_command(tmp_path):

@@ -1,12 +1,13 @@
 import dataclasses
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
 
 import palmscale
 from palmscale.errors import UserError
-from palmscale.run.evaluate import eval_loss
+from palmscale.run.evaluate import eval_loss, evaluate_each, perplexity, with_perplexity
 from palmscale.run.session import open_session
 
 
@@ -14,8 +15,37 @@ def test_evaluating_gives_what_training_said(small_run, result, workdir):
     found = palmscale.evaluate(small_run, workdir)
     assert found.step == 4 and found.leads
     saved = json.loads((workdir / "checkpoints/4/MANIFEST.json").read_text())["metrics"]
-    assert found.metrics == pytest.approx(saved, abs=1e-5)
+    saved["eval_perplexity"] = math.exp(saved["eval_loss"])
+    assert found.metrics == pytest.approx(saved, rel=1e-4)
     assert palmscale.evaluate(small_run, workdir, checkpoint=2).step == 2
+
+
+def test_all_checkpoints_are_evaluated_oldest_first(small_run, result, workdir):
+    found = evaluate_each(small_run, workdir)
+    assert [one.step for one in found] == [2, 4]
+    assert found[1].metrics == palmscale.evaluate(small_run, workdir).metrics
+
+
+def test_the_average_of_checkpoints_is_evaluated(small_run, result, workdir):
+    (found,) = evaluate_each(small_run, workdir, average=2)  # of all: the first has none before it
+    assert found == palmscale.evaluate(small_run, workdir, average=2) and found.step == 4
+    assert found.metrics != palmscale.evaluate(small_run, workdir).metrics
+    with pytest.raises(UserError, match="average=3 is out of range"):
+        palmscale.evaluate(small_run, workdir, average=3)
+
+
+def test_perplexity_follows_each_loss_of_all_rows_and_of_each_source():
+    metrics = {"eval_loss": 2.0, "eval_accuracy": 0.5, "eval_loss/books": 1.0}
+    expected = {
+        "eval_loss": 2.0,
+        "eval_perplexity": math.exp(2.0),
+        "eval_accuracy": 0.5,
+        "eval_loss/books": 1.0,
+        "eval_perplexity/books": math.e,
+    }
+    found = with_perplexity(metrics)
+    assert found == pytest.approx(expected) and list(found) == list(expected)
+    assert perplexity(1e4) == math.inf
 
 
 def test_where_nothing_is_held_out_the_error_names_the_field(small_run, result, workdir):

@@ -1,13 +1,18 @@
 """A run begins with another run's parameters only where they mean the same."""
 
 import dataclasses
+import json
 
+import jax
+import numpy as np
 import pytest
 import tiny_sentencepiece
 from small_run import MODEL
 
 import palmscale
 from palmscale.checkpoint.warm_start import WarmStart
+from palmscale.data.sources.corpus import Corpus
+from palmscale.data.sources.jsonl_parquet import Jsonl
 from palmscale.errors import UserError
 from palmscale.run.quantize import quantize
 
@@ -18,6 +23,36 @@ def warm(result, workdir, small_run):
     training = dataclasses.replace(small_run.training, steps=1)
     start = WarmStart(workdir=str(workdir))
     return dataclasses.replace(small_run, training=training, warm_start=start)
+
+
+def fine_tune(run, folder):
+    """The run on packed examples, with dropout."""
+    lines = [json.dumps({"q": f"{n}+{n}=", "text": str(2 * n)}) for n in range(200)]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    source = Jsonl(files=str(folder / "a.jsonl"), prompt_key="q")
+    data = dataclasses.replace(
+        run.data,
+        corpus=Corpus(source=source, held_out_fraction=0.1),
+        packing="segments",
+        cache_directory=str(folder),
+    )
+    model = run.model.clone(dropout=0.5)
+    return dataclasses.replace(run, data=data, model=model)
+
+
+def with_steps(run, steps):
+    return dataclasses.replace(run, training=dataclasses.replace(run.training, steps=steps))
+
+
+def test_a_fine_tune_that_stops_and_resumes_ends_bit_for_bit_equal(warm, tmp_path):
+    run = fine_tune(warm, tmp_path)
+    palmscale.train(with_steps(run, 4), tmp_path / "whole")
+    for steps in (2, 4):
+        result = palmscale.train(with_steps(run, steps), tmp_path / "parts")
+    whole, parts = (palmscale.load(tmp_path / name) for name in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
+    assert result.metrics["eval_bits_per_byte"] > 0
+    assert 0 < result.metrics["tokens"] < 8 * 32 / 2  # half of each example is its prompt
 
 
 def with_sentencepiece(run, folder):

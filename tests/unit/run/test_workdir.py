@@ -35,6 +35,13 @@ def test_a_folder_that_holds_no_run_says_what_is_missing(tmp_path):
         saved_steps(checkpoints(tmp_path))
 
 
+def test_a_folder_of_another_program_says_how_to_import_it(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "cohere2_moe"}')
+    call = rf"import_weights\('{tmp_path}', 'hf', workdir\)$"
+    with pytest.raises(UserError, match=f"holds weights in the layout hf and no run; .*{call}"):
+        checkpoints(tmp_path)
+
+
 def test_no_two_things_in_the_folder_have_one_name():
     assert len(set(NAMES)) == len(NAMES)
 

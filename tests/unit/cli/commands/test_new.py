@@ -52,7 +52,7 @@ def test_it_states_size_text_and_vocabulary(folder, capsys):
     (folder / "my.jsonl").write_text("".join(json.dumps({"text": "a b"}) + "\n" for _ in range(9)))
     assert new("my.gin", "--size=11m", "--text=my.jsonl", f"--vocab={vocabulary}") == 0
     run = load.load_run("my.gin")
-    assert run.data.sentencepiece_model == str(vocabulary)
+    assert run.data.vocabulary == str(vocabulary)
     assert run.data.corpus.source.files == "my.jsonl"
     assert run.model.num_tokens < 1000 and run.model.stored_tokens % 16 == 0
     (said,) = capsys.readouterr().out.splitlines()

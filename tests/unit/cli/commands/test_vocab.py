@@ -184,7 +184,7 @@ def test_the_settings_of_the_vocabulary_page_fit_the_quickstart(tmp_path, capsys
         run = load.load_run(flags[0].partition("=")[2], bindings)
     finally:
         load.reset()
-    assert run.data.sentencepiece_model == str(model) and run.model.num_tokens == 32_000
+    assert run.data.vocabulary == str(model) and run.model.num_tokens == 32_000
     assert "embedding" in capsys.readouterr().out
 
 

@@ -1,9 +1,15 @@
 import pytest
+import tiny_tokenizer
 from tiny_sentencepiece import TEXT, train
 
 from palmscale.data.sources.source import Document
 from palmscale.data.vocab import check
-from palmscale.data.vocabulary import SentencePieceVocabulary
+from palmscale.data.vocabulary import (
+    ByteVocabulary,
+    RawByteVocabulary,
+    SentencePieceVocabulary,
+    vocabulary_named,
+)
 from palmscale.errors import UserError
 
 LOSSLESS = {"split_digits": True}
@@ -39,6 +45,19 @@ def test_the_first_property_that_fails_is_named_in_one_line(tmp_path, options, m
         check.check(vocabulary)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path}/my.model fails the check ")
+
+
+def test_a_tokenizer_shows_the_same_properties_though_its_numbers_may_be_whole(tmp_path):
+    shown = dict(check.check(vocabulary_named(tiny_tokenizer.write(tmp_path))))
+    assert shown["[eod] has its own id"] == "[eod] 0, pad 1, bos 0"
+    assert shown["every byte has a piece"] == "all 256"
+    assert shown["numbers are split into digits"].startswith("123.5 becomes 1")
+
+
+def test_bytes_lose_nothing_and_raw_bytes_only_nul():
+    assert len(check.check(ByteVocabulary())) == 6
+    with pytest.raises(UserError, match="raw_bytes fails the check .*: <0x00> is missing"):
+        check.check(RawByteVocabulary())
 
 
 def test_a_vocabulary_whose_text_reaches_eod_is_refused(vocabulary, monkeypatch):
