@@ -4,19 +4,24 @@ A gin file calls these functions (configs/runs/finetune.gin), so the base's fiel
 repeated. They read meta.json alone.
 """
 
+import shutil
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flax import linen as nn
 
+from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
 from palmscale.run.named_classes import import_modules
 from palmscale.run.nearest import did_you_mean
+from palmscale.run.place import cache_directory
 from palmscale.run.rebuild import fields_of, hints_of, rebuild
 from palmscale.run.stored_meta import Meta, read_meta
 from palmscale.run.workdir import VOCABULARY, checkpoints
 from palmscale.storage.inside import inside
-from palmscale.storage.place import place
+from palmscale.storage.place import on_disk, place
 from palmscale.storage.typed_json import misfit
 
 
@@ -48,22 +53,49 @@ def base_model(
 def base_vocabulary(workdir: str) -> str:
     """Returns the vocabulary of a workdir's model, as `Data.vocabulary` takes it.
 
+    The file of a workdir in a bucket is copied to the user's cache folder.
+
+    Args:
+        workdir: the base's folder.
+
     Raises:
         UserError: there is no checkpoint.
     """
     described = _meta(workdir)["vocabulary"]
     if "file" not in described:
         return described["kind"]
-    return str(inside(place(workdir) / VOCABULARY, described["file"]))
+    folder = place(workdir) / VOCABULARY
+    if isinstance(folder, Path):
+        return str(inside(folder, described["file"]))
+    with on_disk(folder) as copy:
+        vocabulary = load_vocabulary(described, copy)
+    return str(inside(_kept(vocabulary), described["file"]))
 
 
 def base_sequence_length(workdir: str) -> int:
     """Returns the tokens per row with which a workdir's model was trained.
 
+    Args:
+        workdir: the base's folder.
+
     Raises:
         UserError: there is no checkpoint.
     """
     return _meta(workdir)["sequence_length"]
+
+
+def _kept(vocabulary: Vocabulary) -> Path:
+    """Returns a folder with the vocabulary's files, which appears whole: processes share it."""
+    kept = cache_directory() / "vocabularies" / vocabulary.digest
+    if not kept.is_dir():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=kept.parent))
+        vocabulary.save(partial)
+        try:
+            partial.rename(kept)
+        except OSError:  # another process was first
+            shutil.rmtree(partial)
+    return kept
 
 
 def _meta(workdir: str) -> Meta:

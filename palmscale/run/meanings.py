@@ -32,6 +32,10 @@ _OTHER_WORDS: dict[str, str] = {
     " max_target_length max_position_embeddings",
     "Data.vocabulary": "tokenizer tokenizer_path vocab vocab_file vocab_path",
     "one_of.text_files": "dataset dataset_path data_path train_file train_files corpus text",
+    "one_of.prompt_key": "prompt_column prompt_field input_key instruction_key question_key",
+    "one_of.text_key": "text_column text_field completion_key response_key output_key answer_key",
+    "base_model.workdir": "init_from init_checkpoint initial_checkpoint_path pretrained_model"
+    " model_name_or_path load_parameters_path from_pretrained",
     "InverseSqrt.peak": "lr max_lr learning_rate",
     "WarmupCosine.peak": "lr max_lr learning_rate",
     "Constant.value": "lr learning_rate",

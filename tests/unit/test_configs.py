@@ -152,7 +152,7 @@ def test_fine_tuning_is_the_papers_and_takes_the_rest_from_its_base():
 
 def test_a_fine_tune_of_a_size_needs_no_base_to_be_planned():
     files = ["configs/runs/finetune.gin", "configs/models/palm_8b.gin"]
-    given = ["BASE=gs://mine/8b", "SENTENCEPIECE_MODEL=None", "SEQUENCE_LENGTH=2048"]
+    given = ["BASE=gs://mine/8b", "VOCABULARY=bytes", "SEQUENCE_LENGTH=2048"]
     run = load_run(files, [*given, *FINETUNE[1:], "PaLM.dropout=0.1"])
     assert run.model == model_of("palm_8b").clone(dropout=0.1)
 

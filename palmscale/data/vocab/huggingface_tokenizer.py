@@ -39,7 +39,8 @@ class TokenizerVocabulary:
     ends where the text after it, encoded by itself, continues with the same tokens.
 
     Attributes:
-        content: of the file.
+        settings: those of the file, without what would cut or pad texts, add tokens, or draw tokens
+            at random.
 
     Raises:
         UserError: the file cannot be read, its tokens cannot be told as bytes, it has no token that
@@ -59,47 +60,53 @@ class TokenizerVocabulary:
         file = local_path(path)
         file = file / _FILE if file.is_dir() else file
         try:
-            self.content = read_limited(file, _MOST_BYTES)
+            self._content = read_limited(file, _MOST_BYTES)
         except OSError as error:
             raise UserError(
                 f"the tokenizer {str(path)!r} cannot be read ({error.strerror}); correct the path."
             ) from None
         config = _config(file.parent / _CONFIG) if special is None else special
-        self._tokenizer, self._settings = _opened(self.content, self.model_file)
+        self._tokenizer, self.settings = _opened(self._content, self.model_file)
         self._token_bytes = self._find_token_bytes()
         self.size = len(self._token_bytes)
         self._choose_special(config)
         told = json.dumps([self.eod_id, self.bos_id, self.pad_id]).encode()
-        self.digest = hashlib.sha256(self.content + told).hexdigest()
+        self.digest = hashlib.sha256(self._content + told).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.content, self.model_file, self.__dict__ | {"_tokenizer": None})
+        return _restored, (self._content, self.model_file, self.__dict__ | {"_tokenizer": None})
 
     def encode(self, text: str) -> np.ndarray:
+        """Returns the ids of the text, int32; see `Vocabulary`, as for all of these."""
         text.encode()  # raises what callers expect of text that is not UTF-8
         ids = [np.asarray(block, np.int32) for block in self._encoded(text)]
         return np.concatenate(ids) if ids else np.zeros(0, np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of the ids."""
         flat = np.asarray(ids, np.int64).reshape(-1).tolist()
         kept = [i for i in flat if 0 <= i < self.size and self._token_bytes[i] is not None]
         return self._tokenizer.decode(kept, skip_special_tokens=True)
 
     def token_bytes(self) -> list[bytes | None]:
+        """Returns the bytes that each id adds to a text; None: it is special."""
         return list(self._token_bytes)
 
-    def description(self) -> dict[str, Any]:
-        sizes = {"size": self.size, "digest": self.digest}
-        return {"kind": self.name, **sizes, "file": _FILE, "special": self._special()}
-
-    def save(self, directory: Place) -> None:
-        (directory / _FILE).write_bytes(self.content)
-        # For whoever opens the file by its path; `load_vocabulary` knows them from the description.
-        (directory / _CONFIG).write_bytes(json.dumps(self._special(), indent=2).encode())
-
-    def _special(self) -> dict[str, str]:
+    def special_tokens(self) -> dict[str, str]:
+        """Returns the tokens that end, begin and pad, as tokenizer_config.json calls them."""
         ids = {"eos_token": self.eod_id, "bos_token": self.bos_id, "pad_token": self.pad_id}
         return {role: self._tokenizer.id_to_token(token_id) for role, token_id in ids.items()}
+
+    def description(self) -> dict[str, Any]:
+        """Returns what `load_vocabulary` needs besides the file."""
+        sizes = {"size": self.size, "digest": self.digest}
+        return {"kind": self.name, **sizes, "file": _FILE, "special": self.special_tokens()}
+
+    def save(self, directory: Place) -> None:
+        """Writes the file, and its special tokens beside it."""
+        (directory / _FILE).write_bytes(self._content)
+        # For whoever opens the file by its path; `load_vocabulary` knows them from the description.
+        (directory / _CONFIG).write_bytes(json.dumps(self.special_tokens(), indent=2).encode())
 
     def _encoded(self, text: str) -> Iterator[list[int]]:
         start = 0
@@ -138,15 +145,15 @@ class TokenizerVocabulary:
         size = max(vocabulary.values(), default=-1) + 1
         if not 0 < size <= _MOST_IDS:
             raise UserError(f"{self.model_file!r} has {size:,} ids; expected 1 to {_MOST_IDS:,}.")
-        bytes_of = _bytes_of(self._settings, self.model_file)
+        bytes_of = _bytes_of(self.settings, self.model_file)
         found: list[bytes | None] = [None] * size
         for token, token_id in vocabulary.items():
             found[token_id] = bytes_of(token)
-        if (unknown := vocabulary.get(self._settings["model"].get("unk_token"))) is not None:
+        if (unknown := vocabulary.get(self.settings["model"].get("unk_token"))) is not None:
             found[unknown] = None
-        for added in self._settings.get("added_tokens") or ():
-            if added.get("special"):
-                found[added["id"]] = None
+        for added in self.settings.get("added_tokens") or ():
+            if added.get("special") and added["content"] in vocabulary:
+                found[vocabulary[added["content"]]] = None
         return found
 
     def _choose_special(self, config: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import tiny_sentencepiece
 from small_run import MODEL
 
-from palmscale.data.vocabulary import SentencePieceVocabulary
+from palmscale.data.vocabulary import SentencePieceVocabulary, vocabulary_named
 from palmscale.errors import UserError
 from palmscale.run.base import base_model, base_sequence_length, base_vocabulary
 
@@ -34,8 +34,9 @@ def test_a_change_of_no_field_or_of_another_type_is_refused(result, workdir, cha
         base_model(str(workdir), changes)
 
 
-def test_bytes_need_no_file_and_a_sentencepiece_model_is_the_bases_own(result, workdir, tmp_path):
-    assert base_vocabulary(str(workdir)) is None
+@pytest.fixture
+def with_sentencepiece(result, workdir, tmp_path):
+    """A copy of the run that tells of a SentencePiece vocabulary, and this vocabulary."""
     vocabulary = SentencePieceVocabulary(tiny_sentencepiece.train(tmp_path / "tiny.model"))
     copy = shutil.copytree(workdir, tmp_path / "run")
     forged.edit(
@@ -44,7 +45,28 @@ def test_bytes_need_no_file_and_a_sentencepiece_model_is_the_bases_own(result, w
         lambda meta: meta | {"vocabulary": vocabulary.description()},
     )
     vocabulary.save(copy / "vocabulary")
-    assert SentencePieceVocabulary(base_vocabulary(str(copy))).digest == vocabulary.digest
+    return copy, vocabulary
+
+
+def test_bytes_need_no_file_and_a_sentencepiece_model_is_the_bases_own(with_sentencepiece, workdir):
+    assert base_vocabulary(str(workdir)) == "bytes"
+    copy, vocabulary = with_sentencepiece
+    file = base_vocabulary(str(copy))
+    assert file.startswith(str(copy)) and vocabulary_named(file).digest == vocabulary.digest
+
+
+def test_the_vocabulary_of_a_base_in_a_bucket_is_kept_on_the_disk(
+    with_sentencepiece, bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    copy, vocabulary = with_sentencepiece
+    for file in copy.rglob("*"):
+        if file.is_file():
+            bucket.put(f"base/{file.relative_to(copy)}", file.read_bytes())
+    for _ in range(2):
+        file = base_vocabulary(f"{bucket.url}/base")
+        assert file.startswith(str(tmp_path / "cache"))
+        assert vocabulary_named(file).digest == vocabulary.digest
 
 
 def test_a_folder_without_checkpoints_is_no_base(tmp_path):
