@@ -37,6 +37,7 @@ ONLY_IN = {
     "orbax": ("checkpoint/arrays.py",),
     "gcsfs": ("storage/objects.py",),
     "llguidance": ("infer/guided.py",),
+    "lm_eval": ("evals/lm_eval_model.py", "evals/lm_eval_tasks.py"),
     "qwix": ("infer/quantized.py", "model/attention.py"),
     "gguf": ("interop/gguf_",),
     "tokenizers": ("data/vocab/huggingface_tokenizer.py",),
