@@ -115,7 +115,8 @@ def _build(
     units = _units(shards)
     records = _spill_all(units, documents, files, executor, progress)
     totals = {split: _total(records.values(), split) for split in SPLITS}
-    _check_documents(shards, documents, files, totals)
+    bad = [place for unit in units for place in records[unit.name]["bad_documents"]["first"]]
+    _check_documents(shards, documents, files, totals, bad)
     runs = {
         name: {split: entry["runs"] for split, entry in record["splits"].items()}
         for name, record in records.items()
@@ -138,9 +139,7 @@ def _build(
                 what: sum(record["bad_documents"][what] for record in records.values())
                 for what in ("count", "rests")
             },
-            "first": [
-                place for unit in units for place in records[unit.name]["bad_documents"]["first"]
-            ][: spilling.NAMED_BAD_DOCUMENTS],
+            "first": bad[: spilling.NAMED_BAD_DOCUMENTS],
         },
         "vocabulary": documents.vocabulary.description(),
         "sequence_length": files.sequence_length,
@@ -268,12 +267,14 @@ def _check_documents(
     documents: SpillSpec,
     files: RowFileSpec,
     totals: dict[str, Any],
+    bad: Sequence[str],
 ) -> None:
     given = totals[TRAIN]["given_tokens"]
     if not given:
+        skipped = f" Skipped: {bad[0]}" if bad else ""
         raise UserError(
             f"the corpus is empty: none of its {len(shards)} files has text to train on;"
-            f" correct {documents.corpus.source.field}."
+            f" correct {documents.corpus.source.field}.{skipped}"
         )
     if files.packing == CONCATENATE and given < files.sequence_length:
         raise UserError(

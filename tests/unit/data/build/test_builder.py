@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import fcntl
 import json
 import os
@@ -287,6 +288,13 @@ def test_progress_reaches_the_total_of_both_halves(tmp_path, build):
         done = [call[1] for call in calls if call[0] == what]
         assert done == sorted(done) and done[-1] > 0
     assert calls[-1][1] == calls[-1][2]
+
+
+def test_a_corpus_of_bad_documents_alone_names_the_first(tmp_path, build):
+    bad = tuple((shard, number) for shard in range(4) for number in range(10))
+    corpus = dataclasses.replace(memory_source.corpus(bad=bad), on_bad_document="skip")
+    with pytest.raises(UserError, match="corpus is empty: .* Skipped: shard0:0: it is bad$"):
+        build(tmp_path / "c", corpus=corpus)
 
 
 def test_too_little_text_and_wrong_ids_are_refused(tmp_path, build):

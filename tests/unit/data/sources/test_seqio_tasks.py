@@ -126,6 +126,16 @@ cache = find_or_build(corpus=Corpus(source=qa), vocabulary=BYTES, packing="segme
                       sequence_length=64, seed=0, cache_directory=root / "caches")
 rows = cache.split("train").read(np.arange(cache.split("train").num_rows))
 out["fine-tuning rows"] = [int(rows["weight"].sum()), cache.split("train").is_packed]
+out["fine-tuning bytes"] = [(e.text_bytes, e.prompt_bytes) for e in read(qa)][0]
+out["bytes per token"] = cache.split("train").loss_bytes_per_token
+
+def pairs(split, shuffle_files, seed=None):
+    return tf.data.Dataset.from_tensor_slices({"inputs": ["a", "b"], "targets": ["", "é"]})
+seqio.TaskRegistry.add("unanswered", source=seqio.FunctionDataSource(pairs, splits=("train",)),
+    preprocessors=[seqio.preprocessors.tokenize],
+    output_features={"inputs": seqio.Feature(BYTE, add_eos=False), "targets": seqio.Feature(BYTE)})
+without, answered = read(SeqioTask(mixture_or_task="unanswered"))
+out["unanswered"] = [*without, answered.text_bytes, answered.prompt_bytes]
 
 (root / "bad.utf").write_bytes(b"good \xff")
 bad = Corpus(source=TextFiles(files=str(root / "bad.utf")))
@@ -238,6 +248,14 @@ def test_text_may_go_through_a_task_of_ones_own_with_the_same_tokens(out):
 def test_inputs_of_a_task_are_prompts_without_loss(out):
     assert out["fine-tuning"] == [["what is 0?it is 0", 10], ["what is 1?it is 1", 10]]
     assert out["fine-tuning rows"] == [9 * len("it is 0" + "e"), True]
+    assert out["fine-tuning bytes"] == [17, 10]
+    assert out["bytes per token"] == 7 / 8
+
+
+def test_inputs_without_targets_are_a_bad_document(out):
+    location, reason, *counts = out["unanswered"]
+    assert location == "unanswered/train-00000-of-00001:1" and counts == [1, 3, 1]
+    assert reason.startswith("the feature 'targets' is empty, and a prompt without a completion")
 
 
 def test_a_tfds_data_set_is_a_source(out):
