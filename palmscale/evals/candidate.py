@@ -61,14 +61,14 @@ class Candidate:
         sums = self._sums([rolling([bos, *ids], self.context_length) for ids in texts])
         return [one.log_probability for one in sums]
 
-    def continuations(self, requests: Sequence[TextRequest], *, slots: int = 8) -> list[str]:
+    def continuations(self, requests: Sequence[TextRequest], *, slots: int = 16) -> list[str]:
         """Returns the text that continues each prompt.
 
         Of a prompt that is too long, the model sees bos and the end.
 
         Args:
             requests: what to continue.
-            slots: texts that are written at once.
+            slots: texts that are written at once, at most.
 
         Raises:
             UserError: the model cannot generate, or no token of a prompt fits beside the new ones.
@@ -95,7 +95,7 @@ class Candidate:
             model=self.model,
             variables=self.variables,
             layout=self.layout,
-            slots=slots,
+            slots=min(slots, 1 << (len(requests) - 1).bit_length()),
             context_length=context_length_of(encoded),
         )
         texts = [""] * len(requests)

@@ -21,7 +21,7 @@ class LmEval:
     Their metrics appear in metrics.jsonl and every metric writer as `eval/<task>/<metric>`.
 
     Attributes:
-        tasks: names of lm-eval, of files in `include_path`, or `palm-29`.
+        tasks: names of lm-eval, of files in `include_path`, `palm-29`, or `seqio:NAME`.
         every_steps: the period; None: at the last step only.
         include_path: a folder of task files.
         num_fewshot: examples before each question; None: as each task has it.

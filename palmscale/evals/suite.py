@@ -90,8 +90,10 @@ def suite_tasks(
         num_fewshot: for the suite, None is 1, as in the paper.
 
     Raises:
-        UserError: see `load_tasks` and `load_seqio_task`.
+        UserError: `limit` is not positive; see also `load_tasks` and `load_seqio_task`.
     """
+    if limit is not None and limit <= 0:
+        raise UserError(f"limit={limit} must be more than 0.")
     of_seqio = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
     left_out = {name[1:] for name in names if name.startswith("-")}
     own = [name for name in names if name != PALM_29 and not name.startswith((PREFIX, "-"))]

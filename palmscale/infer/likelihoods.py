@@ -27,6 +27,7 @@ from palmscale.partition.shardings import constrain
 
 _CHUNK = 128  # positions that are computed at once, at most
 _LEAST_CHUNK = 16  # a chunk has a power of two of them: one program for each
+_LEAST_SHARED = 16  # tokens of a context; a shorter one is computed sooner than waited for
 
 
 class Pair(NamedTuple):
@@ -119,12 +120,18 @@ def likelihoods(
 
 
 def _questions(pairs: Sequence[Pair]) -> list[_Question]:
+    """Returns the contexts, each once, unless it is so short that its pairs go side by side."""
+    found: list[_Question] = []
     by_context: dict[tuple[int, ...], _Question] = {}
     for number, pair in enumerate(pairs):
-        if len(pair.continuation):
-            context = tuple(map(int, pair.context))
-            by_context.setdefault(context, _Question(context, [])).numbers.append(number)
-    return list(by_context.values())
+        if not len(pair.continuation):
+            continue
+        context = tuple(map(int, pair.context))
+        if context not in by_context or len(context) < _LEAST_SHARED:
+            by_context[context] = _Question(context, [])
+            found.append(by_context[context])
+        by_context[context].numbers.append(number)
+    return found
 
 
 def _longest(question: _Question, pairs: Sequence[Pair]) -> int:

@@ -1,10 +1,6 @@
 """Byte-level BPE as in GPT-2, of a tokenizer.json, for engines that know no other kind of file."""
 
 import dataclasses
-import json
-import tempfile
-from pathlib import Path
-from typing import Any
 
 from palmscale.data.vocab.huggingface_tokenizer import TokenizerVocabulary
 from palmscale.errors import UserError
@@ -27,20 +23,13 @@ class ByteLevelBpe:
     merges: list[tuple[str, str]]
 
 
-def settings_of(vocabulary: TokenizerVocabulary) -> dict[str, Any]:
-    """Returns the content of the vocabulary's tokenizer.json."""
-    with tempfile.TemporaryDirectory(prefix="palmscale-") as folder:
-        vocabulary.save(Path(folder))
-        return json.loads((Path(folder) / "tokenizer.json").read_bytes())
-
-
 def read_byte_level(vocabulary: TokenizerVocabulary) -> ByteLevelBpe:
     """Returns the vocabulary's BPE.
 
     Raises:
         UserError: it is of another kind, or changes text or cuts words in other ways.
     """
-    settings = settings_of(vocabulary)
+    settings = vocabulary.settings
     model, words = settings["model"], settings.get("pre_tokenizer") or {}
     added = settings.get("added_tokens") or []
     for is_so, reason in (

@@ -1,7 +1,7 @@
 """Vocabularies as files of Hugging Face's tokenizers, with the ids that palmscale gives a text."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from palmscale.data.vocabulary import (
     Vocabulary,
 )
 from palmscale.errors import UserError
-from palmscale.interop.byte_level_bpe import settings_of
 from palmscale.interop.sentencepiece_bpe import read_bpe
 
 _BYTE_SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -34,15 +33,11 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, *, context_length: int
         UserError: `tokenizers` would give texts other ids.
     """
     tokenizer = _tokenizer(vocabulary)
-    names = {n: text for text, n in tokenizer["model"]["vocab"].items()}
-    names |= {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
-    bos = names[vocabulary.bos_id]
-    tokenizer["post_processor"] = _begins_with(bos, vocabulary.bos_id)
+    special = _special_tokens(vocabulary, tokenizer)
+    tokenizer["post_processor"] = _begins_with(special["bos_token"], vocabulary.bos_id)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": bos,
-        "eos_token": names[vocabulary.eod_id],
-        "pad_token": names[vocabulary.pad_id],
+        **special,
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
@@ -62,14 +57,23 @@ def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
     if isinstance(vocabulary, SentencePieceVocabulary):
         return _of_sentencepiece(vocabulary)
     if isinstance(vocabulary, TokenizerVocabulary):
-        settings = settings_of(vocabulary)
-        # Texts are not cut, padded or encoded at random.
-        settings |= {"truncation": None, "padding": None}
-        return settings | {"model": settings["model"] | {"dropout": None}}
+        return dict(vocabulary.settings)
     raise UserError(
         f"a vocabulary of the kind {vocabulary.name!r} cannot be written for Hugging Face's"
         " tokenizers; export to safetensors."
     )
+
+
+def _special_tokens(vocabulary: Vocabulary, tokenizer: Mapping[str, Any]) -> dict[str, str]:
+    if isinstance(vocabulary, TokenizerVocabulary):
+        return vocabulary.special_tokens()
+    names = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    ids = {
+        "bos_token": vocabulary.bos_id,
+        "eos_token": vocabulary.eod_id,
+        "pad_token": vocabulary.pad_id,
+    }
+    return {role: names[token_id] for role, token_id in ids.items()}
 
 
 def _of_bytes(texts: list[str], special: Iterable[int]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The files of flax.serialization: nested maps in MessagePack, whose arrays are read in parts."""
 
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -121,7 +122,7 @@ def _array(path: Path, file: BinaryIO, start: int, end: int) -> Tensor:
     length = _BINARIES[file.read(1)[0]]
     size = int.from_bytes(file.read(length), "big")
     begin = file.tell()
-    if size != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize or begin + size != end:
+    if size != math.prod(shape) * dtype.itemsize or begin + size != end:
         raise ValueError(f"an array {list(shape)} of {dtype} with {size} bytes")
     if file.seek(0, 2) < end:
         raise ValueError("the file ends within an array")
@@ -135,7 +136,7 @@ def _joined(chunked: Mapping[str, Any]) -> Tensor:
     """Returns the array that flax has cut into pieces of its flat values."""
     shape = tuple(chunked["shape"][str(n)] for n in range(len(chunked["shape"])))
     chunks = [chunked["chunks"][str(n)] for n in range(len(chunked["chunks"]))]
-    row = int(np.prod(shape[1:], dtype=np.int64))
+    row = math.prod(shape[1:])
     if sum(chunk.size for chunk in chunks) != shape[0] * row:
         raise ValueError(f"an array {list(shape)} in pieces of another size")
     flat = lazy.concatenate(chunks, 0)

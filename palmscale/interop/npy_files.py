@@ -5,6 +5,7 @@ names: they are numbered here.
 """
 
 import functools
+import math
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +38,8 @@ def read_npz(path: Path) -> Tensors:
                 else:
                     with archive.open(entry) as stream:
                         shape, dtype, _ = _header(stream)
+                    if math.prod(shape) * dtype.itemsize > entry.file_size:
+                        raise ValueError("the file ends within an array")
                     found[name] = Tensor(shape, dtype, _Compressed(path, entry.filename))
     except _ERRORS as error:
         raise _damaged(path, "an .npz file of plain arrays", error) from None
@@ -106,6 +109,8 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype, str]:
     shape, fortran_order, dtype = read(stream)
     if dtype.hasobject or dtype.kind == "V":
         raise ValueError(f"an array of {dtype}, which are not numbers")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"an array of the shape {shape}")
     return shape, dtype, "F" if fortran_order else "C"
 
 
@@ -113,11 +118,11 @@ def _mapped(path: Path, file: BinaryIO) -> Tensor:
     """Returns the array at the file's position, and moves the position behind it."""
     shape, dtype, order = _header(file)
     start = file.tell()
-    count = int(np.prod(shape, dtype=np.int64))
-    if file.seek(0, 2) < start + count * dtype.itemsize:
+    size = math.prod(shape) * dtype.itemsize
+    if file.seek(0, 2) < start + size:
         raise ValueError("the file ends within an array")
-    file.seek(start + count * dtype.itemsize)
-    if not count:
+    file.seek(start + size)
+    if not size:
         return of_array(np.zeros(shape, dtype))
     return of_array(np.memmap(path, dtype, "r", start, shape, order))
 

@@ -4,6 +4,7 @@
 spec (T5X), or a text PLACEHOLDER://NAME (T5X with Orbax); small arrays are in the file itself.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from palmscale.storage.inside import inside
 
 _INDEX = "checkpoint"
 _PLACEHOLDER = "PLACEHOLDER://"
+_CACHE_BYTES = 1 << 29
 _METADATA = {"zarr": ".zarray", "zarr3": "zarr.json"}  # by driver
 _OF_TENSORFLOW = b"model_checkpoint_path"
 
@@ -76,6 +78,7 @@ def _opened(folder: Path, relative: str, driver: str, name: str) -> Tensor:
         "kvstore": {"driver": "file", "path": f"{where}/"},
         # TensorStore leaves out chunks of zeros, as norm scales begin; a kernel has none.
         "fill_missing_data_reads": name.endswith("/scale"),
+        "recheck_cached_data": False,
     }
 
     def explained(act: Callable[[], Any]) -> Any:
@@ -87,9 +90,17 @@ def _opened(folder: Path, relative: str, driver: str, name: str) -> Tensor:
                 f" ({' '.join(str(error).split())[:150]}); use an intact copy."
             ) from None
 
-    store = explained(lambda: ts.open(spec, read=True, open=True).result())
+    store = explained(lambda: ts.open(spec, read=True, open=True, context=_cache()).result())
 
     def read(part: Part) -> np.ndarray:
         return explained(lambda: store[part].read().result())
 
     return Tensor(tuple(store.shape), np.dtype(store.dtype.numpy_dtype), read)
+
+
+@functools.cache
+def _cache() -> Any:
+    """Returns the context of all arrays, which keeps chunks: several parts are read of each."""
+    import tensorstore as ts
+
+    return ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})

@@ -19,7 +19,7 @@ from palmscale.run import devices
 from palmscale.run.identity import describe
 from palmscale.run.likeliest import likeliest
 from palmscale.run.versions import versions
-from palmscale.run.workdir import CHECKPOINTS, VOCABULARY, Workdir
+from palmscale.run.workdir import CHECKPOINTS, VOCABULARY, Workdir, checkpoints
 from palmscale.storage.place import local_path, place
 
 _CONTEXT_LENGTH = 2048  # where neither the file nor the user says it: the paper's
@@ -73,8 +73,7 @@ def import_weights(
             model, or `workdir` has checkpoints.
         NotSaved: it could not be written.
     """
-    if (place(workdir) / CHECKPOINTS).is_dir():
-        raise UserError(f"{workdir} has checkpoints already; choose a folder that has none.")
+    _check_free(workdir)
     found = layouts.import_layout(layout)
     _check_options(found, layout, options)
     path = local_path(source)
@@ -99,6 +98,15 @@ def import_weights(
         vocabulary=opened,
         choice=chosen.choice if len(candidates) > 1 else None,
     )
+
+
+def _check_free(workdir: Workdir) -> None:
+    if not (place(workdir) / CHECKPOINTS).is_dir():
+        return
+    reader = checkpoints(workdir)
+    # An import that was killed leaves an unfinished step.
+    if reader.strays() or any(info.state != "unfinished" for info in reader.steps()):
+        raise UserError(f"{workdir} has checkpoints already; choose a folder that has none.")
 
 
 def _check_options(found: ImportLayout, layout: str, options: Options) -> None:

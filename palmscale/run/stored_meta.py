@@ -111,6 +111,21 @@ def check_trainable(meta: Mapping[str, Any] | None, reader: CheckpointReader) ->
         )
 
 
+def check_resumable(meta: Mapping[str, Any], reader: CheckpointReader) -> None:
+    """Checks that training may go on from checkpoints with this meta.
+
+    Raises:
+        UserError: their weights are quantized, or were imported and have no state of an optimizer.
+    """
+    check_trainable(meta, reader)
+    if "imported" in meta:
+        workdir = reader.directory.parent
+        raise UserError(
+            f"{workdir} holds imported weights, which no run can resume; choose another workdir,"
+            f" and start it from them: WarmStart.workdir={str(workdir)!r}."
+        )
+
+
 def check_whole(meta: Mapping[str, Any] | None, reader: CheckpointReader) -> None:
     """Checks that the checkpoints of which `reader` has read the meta hold whole parameters.
 

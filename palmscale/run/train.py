@@ -29,7 +29,7 @@ from palmscale.run.plan_check import compare_with_plan
 from palmscale.run.run import Run
 from palmscale.run.sample import say_sample
 from palmscale.run.session import Session, compiled_step, meta, open_session, session_identity
-from palmscale.run.stored_meta import check_trainable, checked_meta
+from palmscale.run.stored_meta import check_resumable, checked_meta
 from palmscale.run.versions import compiler_versions, versions
 from palmscale.run.warm_start import check_base, check_is_another, initial_params
 from palmscale.run.workdir import CHECKPOINTS, CONFIG, VOCABULARY, Workdir, own_folder
@@ -262,7 +262,7 @@ def _resumes(run: Run, session: Session, store: CheckpointStore) -> bool:
     stored = store.read_meta()
     if stored is None:
         return False
-    check_trainable(stored, store)
+    check_resumable(stored, store)
     identity = session_identity(run, session)
     kept = checked_meta(stored, store)["identity"]
     # 0.1.0 did not store the run.

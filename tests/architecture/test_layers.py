@@ -37,7 +37,13 @@ ONLY_IN = {
     "orbax": ("checkpoint/arrays.py",),
     "gcsfs": ("storage/objects.py",),
     "llguidance": ("infer/guided.py",),
+    "lm_eval": ("evals/lm_eval_model.py", "evals/lm_eval_tasks.py"),
     "qwix": ("infer/quantized.py", "model/attention.py"),
+    "gguf": ("interop/gguf_",),
+    "tokenizers": ("data/vocab/huggingface_tokenizer.py",),
+    "torch": ("interop/torch_file.py", "interop/engines.py"),
+    "transformers": ("interop/engines.py",),
+    "xllamacpp": ("interop/engines.py",),
 }
 LAZY = {
     "seqio",
@@ -47,6 +53,10 @@ LAZY = {
     "tensorboardX",
     "llguidance",
     "qwix",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "xllamacpp",
 }  # inside functions only
 FROM_PARTITION = {"constrain", "map_shards"}  # all that the model may know of layout
 

@@ -63,7 +63,7 @@ def test_the_light_requirements_are_the_dependencies_without_seqio():
 
 
 def test_the_tests_install_what_the_other_extras_need():
-    names = ("wandb", "tensorboard", "hf", "gcs", "plot", "guided", "quantize", "serve")
+    names = ("wandb", "tensorboard", "hf", "gcs", "plot", "guided", "quantize", "serve", "eval")
     needed = [EXTRAS[name] for name in names]
     assert set().union(*needed) <= set(EXTRAS["test"])
 

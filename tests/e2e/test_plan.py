@@ -5,6 +5,7 @@ import os
 import sys
 
 import forked
+import pytest
 
 RUN = (
     "--gin_file=configs/recipes/cpu_1m.gin",
@@ -50,6 +51,27 @@ def test_a_run_knows_the_step_that_was_planned(tmp_path):
     refused = palmscale("train", *RUN, f"--compiled_step={file}", f"--workdir={tmp_path / 'new'}")
     assert refused.returncode == 2, refused.stderr
     assert f"step_file={file} does not load here" in refused.stderr.splitlines()[-1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("--gin.TRAINABLE=@Lora()", "--gin.Lora.rank=4", "--gin.Lora.alpha=8.0"),
+        ("--gin.TRAINABLE=('layers/*',)",),
+    ],
+    ids=["adapters", "layers"],
+)
+def test_a_run_that_trains_a_part_knows_the_step_that_was_planned(changes, tmp_path):
+    base, workdir = tmp_path / "base", tmp_path / "run"
+    assert palmscale("train", *RUN, f"--workdir={base}").returncode == 0
+    warm = ("--gin.WARM_START=@WarmStart()", f"--gin.WarmStart.workdir={base}")
+    run = (*RUN, *changes, *warm, f"--workdir={workdir}")
+    planned = palmscale("plan", *run, "--topology=v5e-4")
+    assert planned.returncode == 0, planned.stderr
+    trained = palmscale("train", *run)
+    assert trained.returncode == 0, trained.stderr
+    assert f"The compiled step is the one planned in {workdir / 'plan.json'}." in trained.stderr
 
 
 def test_explain_shows_the_compiled_program():

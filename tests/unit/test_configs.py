@@ -109,6 +109,14 @@ def test_an_optimizer_file_replaces_the_optimizer(name):
     assert type(load_run(files, REQUIRED).optimizer).__name__ == wanted[name]
 
 
+@pytest.mark.parametrize("name", names("evals"))
+def test_an_evaluation_file_adds_to_any_run(name):
+    files = [PRETRAIN, "configs/models/palm_cpu_1m.gin", MESH, f"configs/evals/{name}.gin"]
+    run = load_run(files, [*REQUIRED, "TASKS=('hellaswag',)", "TASKS_LIMIT=0.5"])
+    (described,) = run.evaluations
+    assert (described.tasks, described.every_steps, described.limit) == (("hellaswag",), 1000, 0.5)
+
+
 @pytest.mark.parametrize("name", [n for n in names("runs") if n not in ("pretrain", "finetune")])
 def test_a_run_loads_by_itself(name):
     assert load_run([f"configs/runs/{name}.gin"], []).training.steps > 0

@@ -152,8 +152,8 @@ class TokenizerVocabulary:
         if (unknown := vocabulary.get(self.settings["model"].get("unk_token"))) is not None:
             found[unknown] = None
         for added in self.settings.get("added_tokens") or ():
-            if added.get("special"):
-                found[added["id"]] = None
+            if added.get("special") and added["content"] in vocabulary:
+                found[vocabulary[added["content"]]] = None
         return found
 
     def _choose_special(self, config: Mapping[str, Any]) -> None:

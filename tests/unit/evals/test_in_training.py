@@ -102,7 +102,7 @@ def test_they_may_change_when_a_run_resumes_and_the_checkpoint_describes_them(
 def test_a_run_that_trains_adapters_is_evaluated_with_them(workdir, folder, described):
     run = on_text(
         folder,
-        lora=Lora(rank=2, alpha=64.0, targets=("query", "down")),
+        trainable=Lora(rank=2, alpha=64.0, targets=("query", "down")),
         warm_start=WarmStart(workdir=str(workdir)),
         evaluations=(described,),
     )

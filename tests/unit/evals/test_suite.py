@@ -75,6 +75,8 @@ def test_a_task_of_the_suite_can_be_left_out(tmp_path, monkeypatch):
     for names, message in (
         ([PALM_29, "-nonne"], "nonne is no task of palm-29 to be left out; did you mean none?"),
         (["lambada_openai_local", "-none"], "-none leaves out a task of palm-29"),
+        ([PALM_29], "limit=0 must be more than 0"),
     ):
         with pytest.raises(UserError, match=message):
-            suite_tasks(names, include_path=str(tmp_path))
+            limit = 0 if "limit" in message else None
+            suite_tasks(names, include_path=str(tmp_path), limit=limit)

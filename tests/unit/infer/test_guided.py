@@ -8,8 +8,13 @@ import jax
 import numpy as np
 import pytest
 import tiny_sentencepiece
+import tiny_tokenizer
 
-from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary
+from palmscale.data.vocabulary import (
+    ByteVocabulary,
+    SentencePieceVocabulary,
+    vocabulary_named,
+)
 from palmscale.errors import UserError
 from palmscale.infer.draw import Rows, sample
 from palmscale.infer.guided import Guides
@@ -57,11 +62,14 @@ def is_nested(value):
     return isinstance(first, bool) and isinstance(second, bool) and value["kind"] in (1, None)
 
 
-@pytest.fixture(scope="module", params=["bytes", "sentencepiece"])
+@pytest.fixture(scope="module", params=["bytes", "raw_bytes", "sentencepiece", "tokenizer"])
 def vocabulary(request, tmp_path_factory):
-    if request.param == "bytes":
-        return ByteVocabulary()
-    return SentencePieceVocabulary(tiny_sentencepiece.train(tmp_path_factory.mktemp("m") / "m"))
+    folder = tmp_path_factory.mktemp("vocabulary")
+    if request.param in ("bytes", "raw_bytes"):
+        return vocabulary_named(request.param)
+    if request.param == "tokenizer":
+        return vocabulary_named(tiny_tokenizer.write(folder, tiny_tokenizer.byte_level(size=300)))
+    return SentencePieceVocabulary(tiny_sentencepiece.train(folder / "m"))
 
 
 def written(vocabulary, guides):

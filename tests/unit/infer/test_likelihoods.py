@@ -128,20 +128,30 @@ def test_a_continuation_is_greedy_if_each_of_its_tokens_is_the_likeliest(params,
     assert found[2] == Likelihood(0.0, True)
 
 
-def test_a_context_that_several_share_is_read_once(params, monkeypatch):
-    model, variables = FORMS["apart"](params)
-    computed = []
+@pytest.fixture
+def computed(monkeypatch):
+    """The positions that each program computes, of all sequences together."""
+    sizes, advance = [], tested._advance
 
     def counting(model, variables, cache, tokens_BL, targets_BL):
-        computed.append(tokens_BL.size)
+        sizes.append(tokens_BL.size)
         return advance(model, variables, cache, tokens_BL, targets_BL)
 
-    advance = tested._advance
     monkeypatch.setattr(tested, "_advance", counting)
+    return sizes
+
+
+def test_a_context_that_several_share_is_read_once(params, computed):
+    model, variables = FORMS["apart"](params)
     context = [0, *ids(200)]
-    asked = [Pair(context, ids(2)) for _ in range(4)]
-    likelihoods(model=model, variables=variables, pairs=asked)
-    assert sum(computed) == 128 + 128 + 4 * 16  # 200 positions of the context, then the choices
+    likelihoods(model=model, variables=variables, pairs=[Pair(context, ids(2)) for _ in range(4)])
+    assert computed == [128, 128, 16, 16, 16, 16]  # 200 positions of the context, then the choices
+
+
+def test_texts_without_a_context_go_side_by_side(params, computed):
+    model, variables = FORMS["apart"](params)
+    likelihoods(model=model, variables=variables, pairs=[Pair([0], ids(9)) for _ in range(16)])
+    assert computed == [16 * 16]
 
 
 def test_there_are_few_programs_for_many_lengths(params):

@@ -53,13 +53,13 @@ def plant_layer_norm(monkeypatch):
 
 
 def plant_gate_and_up_swapped(monkeypatch):
-    kernels = hf._KERNELS
+    kernels = hf.KERNELS
     swapped = kernels | {"gate": kernels["up"], "up": kernels["gate"]}
-    monkeypatch.setattr(hf, "_KERNELS", swapped)
+    monkeypatch.setattr(hf, "KERNELS", swapped)
 
 
 def plant_rotary_not_permuted(monkeypatch):
-    monkeypatch.setattr(hf, "_interleaved", np.arange)
+    monkeypatch.setattr(hf, "interleaved", np.arange)
 
 
 def plant_norm_offset_dropped(monkeypatch):

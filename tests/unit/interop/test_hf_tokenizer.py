@@ -6,6 +6,7 @@ import pytest
 import tiny_sentencepiece
 from tokenizers import Tokenizer
 
+from palmscale.data.vocab.huggingface_tokenizer import TokenizerVocabulary
 from palmscale.data.vocabulary import ByteVocabulary, SentencePieceVocabulary
 from palmscale.errors import UserError
 from palmscale.interop.hf_tokenizer import write_tokenizer
@@ -61,3 +62,18 @@ def test_a_unigram_model_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(UserError, match="is not BPE"):
         write_tokenizer(SentencePieceVocabulary(path), tmp_path / "out", context_length=64)
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_unigram_tokenizer_json_is_written_as_it_is(tmp_path):
+    pieces = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁a", -1.0], ["b", -2.0]]
+    space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
+    settings = {
+        "version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": space,
+        "post_processor": None, "decoder": space,
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": pieces, "byte_fallback": False},
+    }  # fmt: skip
+    (tmp_path / "own.json").write_text(json.dumps(settings))
+    vocabulary = TokenizerVocabulary(str(tmp_path / "own.json"))
+    write_tokenizer(vocabulary, tmp_path, context_length=64)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.encode("a ab").ids == [vocabulary.bos_id, *vocabulary.encode("a ab").tolist()]

@@ -1,5 +1,7 @@
 """Files of flax.serialization are read and written in parts, equal to flax's own."""
 
+import random
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -82,6 +84,21 @@ def test_other_files_are_refused(tmp_path, content):
     with pytest.raises(UserError) as refused:
         read_arrays(path)
     assert "\n" not in str(refused.value)
+
+
+def test_changed_files_are_refused_in_one_line_or_read(tmp_path):
+    whole = bytearray(serialization.to_bytes(TREE))
+    for seed in range(200):
+        chance, content = random.Random(seed), bytearray(whole)
+        for _ in range(chance.randint(1, 8)):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        path = tmp_path / "changed.msgpack"
+        path.write_bytes(content)
+        try:
+            for tensor in read_arrays(path).values():
+                tensor.read()
+        except UserError as error:
+            assert "\n" not in str(error)
 
 
 def _leaves(tree, names=()):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -64,6 +65,20 @@ def test_a_truncated_file_is_refused_in_one_line(tmp_path, share):
             ) as refused:
                 read(path)
             assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("shape", [(-40,), (2**70,), (10**9, 10**9)])
+def test_shapes_that_cannot_be_are_refused(tmp_path, shape):
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with open(tmp_path / "a.eqx", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(64))
+    content = (tmp_path / "a.eqx").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", content)
+    for path, read in ((tmp_path / "a.npz", read_npz), (tmp_path / "a.eqx", read_eqx)):
+        with pytest.raises(UserError, match="or is not whole"):
+            read(path)
 
 
 class Bomb:

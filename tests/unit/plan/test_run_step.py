@@ -16,6 +16,7 @@ from palmscale.plan.hardware.topology import parse
 from palmscale.plan.run_step import lowered_step
 from palmscale.run.session import compiled_step, open_session
 from palmscale.train.compile import digest
+from palmscale.trees import named_leaves
 
 TINY = (
     "PaLM.dim=128",
@@ -137,3 +138,20 @@ def test_a_mistake_is_one_line(arguments, says, capsys):
     assert plan(*arguments) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert says in said[-1], said
+
+
+def test_the_plan_of_adapters_has_their_optimizer_state_and_no_gradients_of_their_base():
+    changes = ("TRAINABLE=@Lora()", "Lora.rank=4", "Lora.alpha=8.0")
+    base = ("WARM_START=@WarmStart()", "WarmStart.workdir='none'")
+    whole, adapters = (
+        lowered_step(load_run(["configs/recipes/cpu_1m.gin"], bindings), parse("v5e-4"), 8)
+        for bindings in (TINY, (*TINY, *changes, *base))
+    )
+    assert adapters.digest != whole.digest
+    state = named_leaves(adapters.optimizer_state)
+    paths = {path for path, leaf in state.items() if leaf.ndim}
+    assert all("query/" in path or "value/" in path for path in paths)
+    # Without those of its base, a matmul of a step counts two thirds; attention counts as before.
+    assert 0.6 < adapters.weight_flops_per_token / whole.weight_flops_per_token < 0.7
+    assert adapters.attention_flops_per_token == whole.attention_flops_per_token
+    assert 0.6 < adapters.matmul_flops / whole.matmul_flops < 0.9

@@ -9,6 +9,9 @@ import pytest
 import palmscale
 from palmscale.checkpoint.warm_start import WarmStart
 from palmscale.errors import UserError
+from palmscale.run.train import Debugging
+from palmscale.train.faults import Fault
+from palmscale.train.spike import SpikePolicy
 
 
 def arrays(folder, step=4):
@@ -54,3 +57,15 @@ def test_adapters_of_adapters_are_refused(adapter_run, adapter_workdir, tmp_path
     run = dataclasses.replace(adapter_run, warm_start=WarmStart(workdir=str(adapter_workdir)))
     with pytest.raises(UserError, match="merge both into a new one"):
         palmscale.train(run, tmp_path / "new")
+
+
+def test_a_rewind_returns_to_adapters_beside_their_base(adapter_run, adapter_workdir, tmp_path):
+    spikes = SpikePolicy(non_finite_steps=1, rewind_steps=1, skip_steps=1)
+    training = dataclasses.replace(adapter_run.training, spikes=spikes)
+    run = dataclasses.replace(adapter_run, training=training)
+    palmscale.train(run, tmp_path, debugging=Debugging(faults=[Fault("nan", 3)]))
+    assert arrays(tmp_path, 2) == arrays(adapter_workdir, 2)
+    assert arrays(tmp_path, 4)["params"] != arrays(adapter_workdir, 4)["params"]
+    meta = json.loads((tmp_path / "checkpoints/4/meta.json").read_text())
+    (rewind,) = meta["spike_history"]["rewinds"]
+    assert rewind["rewound_to"] == 2 and meta["warm_start"]["step"] == 4

@@ -72,6 +72,24 @@ def test_another_run_may_start_from_it(imported, workdir):
     assert all(np.array_equal(arrays[name], leaf) for name, leaf in params.items())
 
 
+def test_no_run_resumes_from_it(imported, small_run):
+    with pytest.raises(UserError, match="holds imported weights, .* WarmStart.workdir='.*tensors'"):
+        palmscale.train(small_run, imported["safetensors"])
+
+
+def test_an_import_that_was_killed_starts_again(exported, tmp_path):
+    (tmp_path / "run" / "checkpoints" / "0" / "params").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "0" / "params" / "rest").write_bytes(b"123")
+    import_weights(exported["hf"], "hf", tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "0" / "params" / "rest").exists()
+
+
+def test_a_run_in_a_bucket_is_imported_to_and_exported_from(exported, bucket, tmp_path):
+    import_weights(exported["safetensors"], "safetensors", f"{bucket.url}/run")
+    export(f"{bucket.url}/run", "safetensors", tmp_path / "a.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == exported["safetensors"].read_bytes()
+
+
 def test_a_folder_with_checkpoints_is_left_alone(exported, imported):
     with pytest.raises(UserError, match="has checkpoints already; choose a folder"):
         import_weights(exported["hf"], "hf", imported["hf"])
