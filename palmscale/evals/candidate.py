@@ -1,6 +1,7 @@
 """A model that is evaluated: what it needs to score and to continue text."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from palmscale.observe import log
 from palmscale.partition.layout import DeviceLayout
 from palmscale.run.trained import Trained
 
+Progress = Callable[[str, int, int], None]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -29,7 +32,7 @@ class Candidate:
         vocabulary: of its tokens.
         layout: of the variables; None: they are on one device.
         context_length: tokens that the model sees at once, with bos.
-        beat: called whenever there is progress.
+        progress: receives what is computed, how much of it is done, and how much there is.
     """
 
     model: nn.Module
@@ -37,7 +40,7 @@ class Candidate:
     vocabulary: Vocabulary
     layout: DeviceLayout | None
     context_length: int
-    beat: Callable[[], None] = lambda: None
+    progress: Progress = lambda what, done, total: None
 
     def likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:
         """Returns the likelihood of each continuation.
@@ -98,10 +101,11 @@ class Candidate:
             slots=min(slots, 1 << (len(requests) - 1).bit_length()),
             context_length=context_length_of(encoded),
         )
-        texts = [""] * len(requests)
+        texts, done = [""] * len(requests), 0
         for number, piece in continued(engine, self.vocabulary, fitting):
-            self.beat()
+            self.progress("texts written", done, len(requests))
             texts[number] += piece.text
+            done += piece.finish_reason is not None
         return texts
 
     def _fitting(self, pair: Pair) -> list[Pair]:
@@ -119,7 +123,7 @@ class Candidate:
             variables=self.variables,
             pairs=[pair for own in parts for pair in own],
             layout=self.layout,
-            beat=self.beat,
+            progress=functools.partial(self.progress, "continuations scored"),
         )
         each: Iterator[Likelihood] = iter(found)
         sums = []
@@ -142,7 +146,7 @@ def candidate_of(
     *,
     context_length: int | None = None,
     donate: bool = False,
-    beat: Callable[[], None] = lambda: None,
+    progress: Progress = lambda what, done, total: None,
 ) -> Candidate:
     """Returns a trained model as a candidate.
 
@@ -150,7 +154,7 @@ def candidate_of(
         trained: the model.
         context_length: see `Candidate`; None: that of a row in training.
         donate: whether the candidate takes the parameters over, so that there is no second copy.
-        beat: see `Candidate`.
+        progress: see `Candidate`.
     """
     model, variables = trained.scoring_form(donate=donate)
     return Candidate(
@@ -159,7 +163,7 @@ def candidate_of(
         vocabulary=trained.vocabulary,
         layout=trained.layout,
         context_length=context_length or trained.meta["sequence_length"],
-        beat=beat,
+        progress=progress,
     )
 
 

@@ -1,11 +1,10 @@
 """Evaluations that a run describes, computed at a period on the parameters as they stand."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from palmscale.errors import UserError
-from palmscale.evals.candidate import Candidate, candidate_of
+from palmscale.evals.candidate import candidate_of
 from palmscale.evals.suite import SuiteTasks, suite_tasks
 from palmscale.infer.layouts import stored_rules
 from palmscale.infer.partition import generation_rules
@@ -87,9 +86,6 @@ class _AtPeriod:
     context_length: int
 
     def __call__(self, state: Any) -> dict[str, float]:
-        return self.tasks(self._candidate(state, self.subject.beat))
-
-    def _candidate(self, state: Any, beat: Callable[[], None]) -> Candidate:
         trained = Trained(
             model=self.subject.model,
             params=state.params,
@@ -99,4 +95,9 @@ class _AtPeriod:
             layout=self.layout,
         )
         # The parameters stay the trainer's: what the candidate holds is gone when it is.
-        return candidate_of(trained, context_length=self.context_length, beat=beat)
+        candidate = candidate_of(
+            trained,
+            context_length=self.context_length,
+            progress=lambda what, done, total: self.subject.beat(),
+        )
+        return self.tasks(candidate)

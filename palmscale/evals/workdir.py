@@ -1,9 +1,10 @@
 """Evaluates checkpoints of a run's folder, or of an imported one, on tasks and text."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from palmscale.cluster.join import ProcessPlace
-from palmscale.evals.candidate import Candidate, candidate_of
+from palmscale.evals.candidate import Candidate, Progress, candidate_of
 from palmscale.observe import log
 from palmscale.observe.reporting import Reporting
 from palmscale.run.ending import Command
@@ -62,7 +63,12 @@ def evaluate_workdir(
                 workdir, one, adapter=adapter, average=average, modules=modules, peers=job.peers
             )
             step, reporting = trained.step, _reporting(trained.meta)
-            candidate = candidate_of(trained, context_length=context_length, donate=True)
+            candidate = candidate_of(
+                trained,
+                context_length=context_length,
+                donate=True,
+                progress=_told_at_times(log.say),
+            )
             del trained  # its parameters are the candidate's now
             metrics: dict[str, float] = {}
             for evaluation in evaluations:
@@ -73,6 +79,19 @@ def evaluate_workdir(
                 record(workdir, step, metrics, reporting)
             found.append(Evaluated(step=step, metrics=metrics, leads=job.leads))
         return found
+
+
+def _told_at_times(say: Callable[[str], None], *, seconds: float = 10.0) -> Progress:
+    """Returns what says how far an evaluation is, at most every so many seconds."""
+    told = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= seconds:
+            told = time.monotonic()
+            say(f"{done:,} of {total:,} {what}.")
+
+    return tell
 
 
 def _reporting(meta: dict) -> Reporting:

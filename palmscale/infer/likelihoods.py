@@ -82,7 +82,7 @@ def likelihoods(
     pairs: Sequence[Pair],
     layout: DeviceLayout | None = None,
     sequences: int = 16,
-    beat: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Likelihood]:
     """Returns the likelihood of each pair's continuation, in the order of the pairs.
 
@@ -94,7 +94,7 @@ def likelihoods(
         pairs: of any lengths, in any order.
         layout: where the variables lie, with the rules of one sequence; None: on one device.
         sequences: contexts that are computed at once, at most.
-        beat: called before each batch.
+        progress: receives how many pairs are done, and how many there are.
 
     Raises:
         UserError: a context has no token.
@@ -111,9 +111,11 @@ def likelihoods(
         return found
     batch = batches(model, variables, layout, sequences=_size(len(questions), sequences))
     batch.fit(max(len(q.context) + _longest(q, pairs) for q in questions))
+    done = 0
     for first in range(0, len(questions), sequences):
-        beat()
         for number, scores in batch.scores(questions[first : first + sequences], pairs):
+            progress(done, len(pairs))
+            done += 1
             log_p_L, greedy_L = (np.concatenate(parts) for parts in zip(*scores, strict=True))
             found[number] = Likelihood(float(log_p_L.sum(dtype=np.float64)), bool(np.all(greedy_L)))
     return found

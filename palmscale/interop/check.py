@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from palmscale.interop import layerwise, reference
+from palmscale.interop.engines import DidNotRun
 from palmscale.interop.layouts import Outgoing
 from palmscale.interop.reference import Architecture
 from palmscale.storage.tensor import Tensors
@@ -23,9 +24,10 @@ _LARGE_LOGIT = 5.0
 _ROUNDING, _ROUNDING_LAYERS = 1e-5, 8
 _TOKENS = 16
 _MEMORY = Path("/proc/meminfo")
+UNCHECKED = "The logits were not checked: that takes more memory than is free."
 
-# Runs an engine on tokens: log-probabilities of the token after the last [V]; None: not installed.
-Engine = Callable[[np.ndarray], np.ndarray | None]
+# Returns an engine's log-probabilities [V] of the token after the given ones, or raises DidNotRun.
+Engine = Callable[[np.ndarray], np.ndarray]
 
 
 def compare(
@@ -50,8 +52,8 @@ def compare(
     Raises:
         RuntimeError: the logits differ by more than rounding.
     """
-    if said := too_large(3 * layerwise.layer_bytes(outgoing.params)):
-        return said
+    if is_too_large(3 * layerwise.layer_bytes(outgoing.params)):
+        return UNCHECKED
     tokens_L = sample_tokens(outgoing.model.num_tokens, min(_TOKENS, outgoing.context_length))
     ours_LV = layerwise.logits(outgoing.model, outgoing.params, tokens_L)
     exact = written if outgoing.dtype == "float32" else exported
@@ -69,26 +71,25 @@ def compare(
         found_LV = log_softmax(reference.logits(architecture, written, tokens_L))
         worst = _difference("log-probabilities", found_LV, ours_LV, most)
         said += f" before rounding to {outgoing.dtype}; log-probabilities after it by {worst:.1e}"
-    found_V = engine(tokens_L)
-    if found_V is None:
-        return f"{said}; {engine_name} itself is not installed here and did not run."
+    try:
+        if is_too_large(sum(tensor.bytes for tensor in exported.values())):
+            raise DidNotRun("it takes more memory than is free")
+        found_V = engine(tokens_L)
+    except DidNotRun as reason:
+        return f"{said}; {engine_name} itself did not run: {reason}."
     worst = _difference(f"log-probabilities of {engine_name}", found_V, ours_LV[-1], most)
     return f"{said}; {engine_name} itself ran, and its log-probabilities differ by {worst:.1e}."
 
 
-def too_large(needed_bytes: int) -> str | None:
-    """Returns why logits are not checked if that takes more memory than is free; None: it fits."""
-    available = _available_bytes()
-    if available is None or needed_bytes <= available:
-        return None
-    return (
-        f"The logits were not checked, which takes {needed_bytes / 2**30:.1f} GiB of memory;"
-        f" {available / 2**30:.1f} GiB are free."
-    )
+def is_too_large(needed_bytes: int) -> bool:
+    """Returns whether this is more memory than is free, where the system tells."""
+    text = _MEMORY.read_text() if _MEMORY.exists() else ""
+    free = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    return free is not None and needed_bytes > int(free[1]) * 1024
 
 
 def sample_tokens(num_tokens: int, length: int) -> np.ndarray:
-    """Returns int32 ids [length] from all of the vocabulary, the first of them bos."""
+    """Returns int32 ids [length] from all of the vocabulary, beginning with 0."""
     return (np.arange(length, dtype=np.int64) * 7919 % num_tokens).astype(np.int32)
 
 
@@ -111,11 +112,3 @@ def _difference(what: str, found: np.ndarray, ours: np.ndarray, most: float) -> 
             f" {equal:.0%} of the places. This export is wrong, which is a bug: please report it."
         )
     return worst
-
-
-def _available_bytes() -> int | None:
-    """Returns the memory that programs can still take; None: this system does not tell."""
-    found = (
-        re.search(r"MemAvailable:\s+(\d+) kB", _MEMORY.read_text()) if _MEMORY.exists() else None
-    )
-    return found and int(found[1]) * 1024

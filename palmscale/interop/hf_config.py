@@ -126,13 +126,15 @@ def _check_is_dense_cohere(config: Mapping[str, Any]) -> None:
         "hidden_act": "silu",
         "tie_word_embeddings": True,
         "attention_bias": False,
-        "mlp_layer_types": ["dense"] * depth if isinstance(depth, int) else None,
-        "layer_types": ["sliding_attention"] * depth if isinstance(depth, int) else None,
     }
     defaults = {"hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": False}
     for field, value in expected.items():
         if (found := config.get(field, defaults.get(field))) != value:
             raise _unlike(field, found, f"{value}")
+    for field, value in (("mlp_layer_types", "dense"), ("layer_types", "sliding_attention")):
+        found = config.get(field)
+        if not isinstance(found, list) or len(found) != depth or any(x != value for x in found):
+            raise _unlike(field, found, f"{value!r} for each of num_hidden_layers={depth}")
     window = config.get("sliding_window")
     if isinstance(window, int) and isinstance(length, int) and window < length:
         raise _unlike("sliding_window", window, f"max_position_embeddings={length} or more")

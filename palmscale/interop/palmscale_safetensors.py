@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
@@ -83,10 +82,18 @@ def read(path: Path, options: Options) -> list[Incoming]:
 
 def parameter_shapes(model: PaLM) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each parameter of a model, by path."""
-    D, V = model.dim, model.stored_tokens
-    stacked = jax.eval_shape(model.init_layers, jax.random.key(0))
-    shapes: dict[str, tuple[int, ...]] = {"embedding": (V, D)}
-    shapes |= {f"layers/{name}": box.value.shape for name, box in stacked.items()}
+    N, D, H, K, F = model.depth, model.dim, model.heads, model.dim_head, model.ff_mult * model.dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding": (model.stored_tokens, D),
+        "layers/norm": (N, D),
+        "layers/query": (N, D, H, K),
+        "layers/key": (N, D, K),
+        "layers/value": (N, D, K),
+        "layers/attention_out": (N, H, K, D),
+        "layers/gate": (N, D, F),
+        "layers/up": (N, D, F),
+        "layers/down": (N, F, D),
+    }
     return shapes | ({"final_norm": (D,)} if model.final_norm == "scaled" else {})
 
 

@@ -141,6 +141,26 @@ def cast(tensor: Tensor, dtype: np.typing.DTypeLike) -> Tensor:
     return map_values(tensor, lambda values: values, np.dtype(dtype))
 
 
+def watched(tensors: Tensors, watch: Callable[[int, int], None]) -> Tensors:
+    """Returns the tensors; `watch` is told the bytes read so far, and those of all, at each part.
+
+    Parts that are read again do not count beyond the whole.
+    """
+    total, done = sum(tensor.bytes for tensor in tensors.values()), 0
+
+    def watching(tensor: Tensor) -> Tensor:
+        def read(part: Part) -> np.ndarray:
+            nonlocal done
+            values = tensor.read_part(part)
+            done = min(done + values.nbytes, total)
+            watch(done, total)
+            return values
+
+        return Tensor(tensor.shape, tensor.dtype, read)
+
+    return {name: watching(tensor) for name, tensor in tensors.items()}
+
+
 def check_names(tensors: Tensors, wanted: Mapping[str, tuple[int, ...]], layout: str) -> None:
     """Checks that these are the tensors of a layout.
 

@@ -14,7 +14,6 @@ from flax import linen as nn
 
 from palmscale.data.vocabulary import Vocabulary, load_vocabulary
 from palmscale.errors import UserError
-from palmscale.run.named_classes import import_modules
 from palmscale.run.nearest import did_you_mean
 from palmscale.run.place import cache_directory
 from palmscale.run.rebuild import fields_of, hints_of, rebuild
@@ -25,27 +24,28 @@ from palmscale.storage.place import on_disk, place
 from palmscale.storage.typed_json import misfit
 
 
-def base_model(
-    workdir: str, changes: dict[str, Any] | None = None, modules: tuple[str, ...] = ()
-) -> nn.Module:
+def base_model(workdir: str, changes: dict[str, Any] | None = None) -> nn.Module:
     """Returns the module of a workdir's checkpoints.
+
+    It imports nothing: a module of the user's own must have been imported, as by the gin file.
 
     Args:
         workdir: the base's folder.
         changes: fields to change, such as {'dropout': 0.1, 'remat': 'full'}. Parameters must keep
             their names and shapes.
-        modules: to import, whose Linen modules the checkpoint may name; see `palmscale.load`.
 
     Raises:
         UserError: there is no checkpoint, it names a class that it may not, or the module has no
             such field.
     """
-    import_modules(modules)
     described = _meta(workdir)["identity"].get("model")
     try:
-        model = rebuild(described, modules, nn.Module)
+        model = rebuild(described, base=nn.Module)
     except UserError as error:
-        raise type(error)(f"base_model.modules={modules!r}: {error}") from error
+        raise type(error)(
+            f"base_model.workdir={workdir!r}: {error} Import the module that defines it in the gin"
+            " file, or bind Run.model itself."
+        ) from error
     _check_fields(type(model), changes or {})
     return model.clone(**changes or {})
 

@@ -14,7 +14,9 @@ from palmscale.checkpoint.reader import CheckpointReader
 from palmscale.data.vocabulary import load_vocabulary
 from palmscale.errors import UserError
 from palmscale.interop import layouts
+from palmscale.interop import tensors as ts
 from palmscale.interop.layouts import ExportLayout, Outgoing
+from palmscale.observe import progress
 from palmscale.run.named_classes import import_modules
 from palmscale.run.rebuild import rebuild
 from palmscale.run.stored_meta import (
@@ -105,7 +107,9 @@ def export(
         dtype=kind,
         origin=origin | {"license": license, "language": language},
     )
-    checked = _write(layout, outgoing, path, check=check)
+    with progress.bar("Exporting") as shown:
+        watched = dataclasses.replace(outgoing, params=ts.watched(outgoing.params, shown))
+        checked = _write(layout, watched, path, check=check)
     written = sum(file.stat().st_size for file in _files(path))
     return Exported(step=info.step, path=path, bytes=written, checked=checked)
 

@@ -13,8 +13,10 @@ from palmscale.checkpoint.lease import Lease
 from palmscale.data.vocabulary import Vocabulary, vocabulary_named
 from palmscale.errors import UserError
 from palmscale.interop import layouts
+from palmscale.interop import tensors as ts
 from palmscale.interop.layouts import ImportLayout, Incoming, Options
 from palmscale.model import interface
+from palmscale.observe import progress
 from palmscale.run import devices
 from palmscale.run.identity import describe
 from palmscale.run.likeliest import likeliest
@@ -91,7 +93,9 @@ def import_weights(
         folder = place(workdir) / VOCABULARY
         folder.mkdir(parents=True, exist_ok=True)
         opened.save(folder)
-        write_first_step(place(workdir) / CHECKPOINTS, chosen.params, meta=meta, lease=lease)
+        with progress.bar("Importing") as shown:
+            params = ts.watched(chosen.params, shown)
+            write_first_step(place(workdir) / CHECKPOINTS, params, meta=meta, lease=lease)
     return Imported(
         model=chosen.model,
         num_params=meta["num_params"],

@@ -106,8 +106,8 @@ def check_trainable(meta: Mapping[str, Any] | None, reader: CheckpointReader) ->
     if meta is not None and (quantized := meta.get("quantized")):
         raise UserError(
             f"the weights in {reader.directory.parent} are {printable(str(quantized))}: they"
-            " generate, score and serve, and cannot be trained, evaluated or exported; use the run"
-            " that they were made from."
+            " generate, score and serve, and cannot be trained, evaluated on held-out rows or"
+            " exported; use the run that they were made from."
         )
 
 

@@ -65,10 +65,12 @@ def test_new_tokens_must_leave_room_for_the_prompt(short):
 
 
 def test_a_stop_string_ends_a_continuation_and_progress_is_told(short):
-    beats = []
-    told = dataclasses.replace(short, beat=lambda: beats.append(None))
+    steps = []
+    told = dataclasses.replace(short, progress=lambda *step: steps.append(step))
     request = TextRequest(prompt="a", max_tokens=12, temperature=0.0, ignore_eos=True)
     (whole,) = told.continuations([request])
-    assert beats and whole
+    assert whole and set(steps) == {("texts written", 0, 1)}
+    told.likelihoods([Pair([0], [5]), Pair([0], [6])])
+    assert steps[-2:] == [("continuations scored", 0, 2), ("continuations scored", 1, 2)]
     (cut,) = told.continuations([dataclasses.replace(request, stop=(whole[2:4],))])
     assert cut == whole[: whole.index(whole[2:4])]

@@ -10,8 +10,9 @@ from small_run import on_text
 import palmscale
 from palmscale.checkpoint.lease import Lease
 from palmscale.evals.text import TextEvaluation
-from palmscale.evals.workdir import evaluate_workdir
+from palmscale.evals.workdir import _told_at_times, evaluate_workdir
 from palmscale.observe.writers import TensorBoard
+from palmscale.run.quantize import quantize
 
 NAME = "eval/text/bits_per_byte"
 
@@ -98,3 +99,21 @@ def test_imported_weights_which_have_no_run_are_evaluated(workdir, opened):
     (workdir / "metrics.jsonl").unlink()
     (found,) = evaluate_workdir(workdir, opened)
     assert lines(workdir) == [{"step": 4, **found.metrics}]
+
+
+def test_quantized_weights_are_evaluated(trained, opened, folder, tmp_path):
+    quantize(trained, tmp_path / "int8")
+    (found,) = evaluate_workdir(tmp_path / "int8", opened, context_length=48)
+    text = (folder / "a.txt").read_text()
+    (score,) = palmscale.load(tmp_path / "int8").score([text], context_length=48)
+    assert found.metrics[NAME] == pytest.approx(score.bits_per_byte, rel=1e-4)
+
+
+def test_a_long_evaluation_says_at_times_how_far_it_is():
+    said = []
+    tell = _told_at_times(said.append, seconds=0.0)
+    tell("texts written", 1_000, 20_000)
+    assert said == ["1,000 of 20,000 texts written."]
+    tell = _told_at_times(said.append, seconds=1e9)
+    tell("texts written", 2_000, 20_000)
+    assert len(said) == 1

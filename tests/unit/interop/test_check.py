@@ -30,8 +30,8 @@ def test_a_right_export_passes_and_the_engine_that_did_not_run_is_named(
     layout, case, tmp_path, no_engine
 ):
     said = WRITERS[layout].EXPORT.check(*export(layout, tmp_path, case))
-    engine = {"hf": "transformers", "gguf": "llama.cpp"}[layout]
-    assert f"{engine} itself is not installed here and did not run" in said
+    engine, package = {"hf": ("transformers", "torch"), "gguf": ("llama.cpp", "xllamacpp")}[layout]
+    assert f"{engine} itself did not run: the package {package} is not installed." in said
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,16 @@ def test_weights_that_were_written_wrong_are_caught_after_rounding_too(tmp_path,
 
 
 def test_a_model_that_memory_cannot_hold_is_said_to_be_unchecked(tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "_available_bytes", lambda: 1000)
+    (tmp_path / "meminfo").write_text("MemAvailable:     1 kB\n")
+    monkeypatch.setattr(check, "_MEMORY", tmp_path / "meminfo")
     assert "The logits were not checked" in gguf_file.check(*export("gguf", tmp_path))
+
+
+def test_an_engine_that_memory_cannot_hold_does_not_run(tmp_path, monkeypatch):
+    answers = iter([False, True])  # of a layer, of the whole model
+    monkeypatch.setattr(check, "is_too_large", lambda needed: next(answers))
+    said = gguf_file.check(*export("gguf", tmp_path))
+    assert "llama.cpp itself did not run: it takes more memory than is free." in said
 
 
 def test_an_engine_that_differs_fails_the_check(tmp_path, monkeypatch):

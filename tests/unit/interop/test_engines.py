@@ -2,7 +2,9 @@
 
 import http.server
 import json
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -45,8 +47,20 @@ def test_log_probabilities_are_ordered_by_id(llama_cpp):
     assert path == "/completion" and body["prompt"] == [0, 2] and body["n_probs"] == 3
 
 
-def test_an_engine_that_is_not_installed_gives_nothing(monkeypatch, tmp_path):
+def test_an_engine_that_is_not_installed_does_not_run(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     tokens = np.zeros(1, np.int32)
-    assert engines.run_transformers(tmp_path, tokens) is None
-    assert engines.run_llama_cpp(tmp_path, tokens, num_tokens=3, end_id=1) is None
+    with pytest.raises(engines.DidNotRun, match="the package torch is not installed"):
+        engines.run_transformers(tmp_path, tokens)
+    with pytest.raises(engines.DidNotRun, match="the package xllamacpp is not installed"):
+        engines.run_llama_cpp(tmp_path, tokens, num_tokens=3, end_id=1)
+
+
+def test_an_engine_that_is_too_old_does_not_run(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    old = types.ModuleType("transformers")
+    old.__version__ = "4.57.0"
+    monkeypatch.setitem(sys.modules, "transformers", old)
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    with pytest.raises(engines.DidNotRun, match="version 4.57.0 does not have Cohere2Moe"):
+        engines.run_transformers(tmp_path, np.zeros(1, np.int32))

@@ -75,3 +75,11 @@ def test_missing_unknown_and_misshapen_names_are_listed_with_shapes():
     told = str(refused.value)
     for text in ("missing: c [5, 6]", "unknown: b [4]", "a is [2, 3] and must be [3, 2]"):
         assert text in told
+
+
+def test_what_is_read_is_told_and_never_more_than_all():
+    told = []
+    watched = ts.watched({"a": WHOLE}, lambda done, total: told.append((done, total)))
+    for _ in range(2):
+        assert np.array_equal(watched["a"].read(slice(0, 3)), VALUES[:3])
+    assert told == [(720, 960), (960, 960)]

@@ -69,6 +69,19 @@ def test_the_vocabulary_of_a_base_in_a_bucket_is_kept_on_the_disk(
         assert vocabulary_named(file).digest == vocabulary.digest
 
 
+def test_no_code_is_imported_for_a_base_of_the_users_own(result, workdir, tmp_path):
+    (tmp_path / "never_imported.py").write_text("raise SystemExit")
+    copy = shutil.copytree(workdir, tmp_path / "run")
+
+    def change(meta):
+        model = {"class": "never_imported:Model"}
+        return meta | {"identity": meta["identity"] | {"model": model}}
+
+    forged.edit(copy / "checkpoints/4", "meta.json", change)
+    with pytest.raises(UserError, match="never_imported:'Model'.* Import the module .* Run.model"):
+        base_model(str(copy))
+
+
 def test_a_folder_without_checkpoints_is_no_base(tmp_path):
     for function in (base_model, base_vocabulary, base_sequence_length):
         with pytest.raises(UserError, match="base_model.workdir=.* is no base: there is no run in"):

@@ -18,7 +18,6 @@ from palmscale.errors import CorruptionError, UserError
 from palmscale.interop import hf, layouts, palmscale_safetensors
 from palmscale.interop.safetensors_file import read_safetensors
 from palmscale.run.export import export
-from palmscale.run.quantize import quantize
 from palmscale.run.workdir import checkpoints
 from palmscale.trees import named_leaves
 
@@ -157,17 +156,11 @@ def test_a_kill_leaves_no_folder_that_looks_whole(result, workdir, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
-def test_quantized_weights_are_refused(result, workdir, tmp_path):
-    quantize(workdir, tmp_path / "int8")
-    with pytest.raises(UserError, match="are int8: .* cannot be trained, evaluated or exported"):
-        export(tmp_path / "int8", "safetensors", tmp_path / "a.safetensors")
-
-
-def test_a_module_of_the_users_own_is_refused_by_name(tmp_path):
-    meta = {
-        "identity": {
-            "model": {"class": f"{__name__}:Own", "dim": 4, "num_tokens": 259, "depth": 1}
-        },
+def saved(workdir, **meta):
+    """Saves a step of a module of this file with other meta."""
+    model = {"class": f"{__name__}:Own", "dim": 4, "num_tokens": 259, "depth": 1}
+    described = {
+        "identity": {"model": model},
         "vocabulary": {"kind": "bytes", "digest": ""},
         "sequence_length": 8,
         "num_params": 3,
@@ -175,14 +168,23 @@ def test_a_module_of_the_users_own_is_refused_by_name(tmp_path):
         "mesh": {},
         "versions": {},
     }
-    with (
-        Lease(tmp_path / "own") as lease,
-        CheckpointStore(tmp_path / "own" / "checkpoints", lease=lease) as store,
-    ):
-        store.save(1, params={"a": jnp.ones(3)}, optimizer_state={}, cursor={}, meta=meta)
-    for to in ("hf", "safetensors"):
-        with pytest.raises(UserError, match=f"the layout {to} cannot express the module Own"):
-            export(tmp_path / "own", to, tmp_path / "out", modules=[__name__])
+    with Lease(workdir) as lease, CheckpointStore(workdir / "checkpoints", lease=lease) as store:
+        state = dict(params={"a": jnp.ones(3)}, optimizer_state={}, cursor={})
+        store.save(1, **state, meta=described | meta)
+    return workdir
+
+
+def test_quantized_weights_are_refused(tmp_path):
+    workdir = saved(tmp_path / "run", quantized="int8")
+    with pytest.raises(UserError, match="are int8: .* cannot be trained, evaluated or exported"):
+        export(workdir, "safetensors", tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("to", ["hf", "safetensors"])
+def test_a_module_of_the_users_own_is_refused_by_name(to, tmp_path):
+    workdir = saved(tmp_path / "run")
+    with pytest.raises(UserError, match=f"the layout {to} cannot express the module Own"):
+        export(workdir, to, tmp_path / "out", modules=[__name__])
 
 
 class Own(palmscale.PaLM):
