@@ -14,6 +14,7 @@ _FUNCTIONS = {
     "load": "palmscale.run.load",
     "generate": "palmscale.run.generate",
     "history": "palmscale.run.history",
+    "merge": "palmscale.run.merge",
     "export": "palmscale.run.export",
     "import_weights": "palmscale.run.import_weights",
     "TextRequest": "palmscale.infer.continuation",

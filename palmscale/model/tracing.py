@@ -89,6 +89,31 @@ def trace(
     return Traced(hidden=x_BLD, logits=logits_BLV, sown=others)
 
 
+def trace_adapted(
+    model: nn.Module, boxed_params: Any, *, sequence_length: int, sequences: int = 1
+) -> None:
+    """Checks that the module takes weights with adapters.
+
+    Args:
+        model: with `hidden`.
+        boxed_params: shapes of the parameters with adapters; see `palmscale.model.lora`.
+        sequence_length: L.
+        sequences: B; see `trace`.
+
+    Raises:
+        UserError: `hidden` fails with them.
+    """
+    tokens_BL = jax.ShapeDtypeStruct((sequences, sequence_length), jnp.int32)
+    try:
+        _apply(model, "hidden", boxed_params, tokens_BL)
+    except Exception as error:  # whatever a user's module raises
+        raise UserError(
+            f"{_failure(type(model).__name__, 'hidden', 'weights with adapters', error)}; read them"
+            f" from the collection {interface.DECODING!r}, and multiply with"
+            " palmscale.model.attention.contract, as PaLM does."
+        ) from error
+
+
 def trace_extend(model: nn.Module) -> CacheSpec:
     """Returns the description of the module's cache, after tracing `extend` with one.
 
@@ -166,7 +191,7 @@ def _apply(model: nn.Module, method: str, boxed_params: Any, *arrays: Any, **mor
     )
 
     def call(params: Any, arrays: Any, more: Any) -> Any:
-        return model.apply({PARAMS: params}, *arrays, **more, method=method)
+        return model.apply(interface.variables_of(params), *arrays, **more, method=method)
 
     return jax.eval_shape(call, params, arrays, more)
 

@@ -15,8 +15,9 @@ from palmscale.data.sources.source import TRAIN
 from palmscale.data.vocabulary import Vocabulary
 from palmscale.errors import UserError
 from palmscale.model import interface, sizes
+from palmscale.model.lora import Lora
 from palmscale.model.sizes import ParameterCounts
-from palmscale.model.tracing import check_takes_segments, trace
+from palmscale.model.tracing import check_takes_segments, trace, trace_adapted
 from palmscale.observe import log
 from palmscale.partition import layout
 from palmscale.partition.layout import DeviceLayout
@@ -106,7 +107,15 @@ def _state_plan(run: Run, entered: DeviceLayout) -> StatePlan:
             f"{type(run.model).__name__} sows {collection!r}, which is not part of the loss: a run"
             " trains on cross entropy and z-loss alone."
         )
-    return _planned(run, entered)
+    planned = _planned(run, entered)
+    if isinstance(run.trainable, Lora):
+        trace_adapted(
+            run.model,
+            planned.boxed.params,
+            sequence_length=run.data.sequence_length,
+            sequences=entered.data_parallel,
+        )
+    return planned
 
 
 def _planned(run: Run, entered: DeviceLayout) -> StatePlan:

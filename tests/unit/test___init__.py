@@ -17,6 +17,7 @@ def test_what_a_run_is_made_of_is_public(name):
     [
         *("load_run", "place_from", "evaluate", "load", "generate", "history", "train", "plan"),
         "TextRequest",
+        "merge",
     ],
 )
 def test_the_functions_are_public(name):

@@ -11,8 +11,10 @@ from palmscale import axes
 from palmscale.errors import UserError
 from palmscale.model import lora
 from palmscale.model.adapted import is_adapted
-from palmscale.model.interface import variables_of
+from palmscale.model.attention import contract, dense
+from palmscale.model.interface import DECODING, DecodingWeights, variables_of
 from palmscale.model.lora import Lora
+from palmscale.model.tracing import trace_adapted
 from palmscale.partition.shardings import unbox
 from palmscale.train.state import abstract_params
 from palmscale.trees import named_leaves
@@ -116,3 +118,60 @@ def test_a_module_that_does_not_describe_its_weights_is_refused():
 
     with pytest.raises(UserError, match="Own cannot have adapters: it has no `decoding_weights"):
         lora.adapted_shapes(ALL, Own(), {})
+
+
+class Unstacked(nn.Module):
+    """A user's own module of two products, of weights that are not stacked."""
+
+    takes: bool = True
+
+    def decoding_weights(self):
+        return DecodingWeights(stacked="", kept=(), summed={"wide": (-2,), "narrow": (-2,)})
+
+    def setup(self):
+        normal = nn.initializers.normal(0.5)
+        self.weights = {
+            name: self.weight(name, nn.with_logical_partitioning(normal, names), shape)
+            for name, names, shape in (
+                ("wide", (axes.EMBED, axes.MLP), (8, 12)),
+                ("narrow", (axes.MLP, axes.EMBED), (12, 8)),
+            )
+        }
+
+    def weight(self, name, *init):
+        if self.takes and self.has_variable(DECODING, name):
+            return self.get_variable(DECODING, name)
+        return self.param(name, *init)
+
+    def __call__(self, tokens_BL):
+        return self.unembed(self.hidden(tokens_BL))
+
+    def hidden(self, tokens_BL):
+        h_BLF = contract("bld,df->blf", jax.nn.one_hot(tokens_BL, 8), self.weights["wide"])
+        return h_BLF @ dense(self.weights["narrow"], h_BLF.dtype)
+
+    def unembed(self, x_BLD):
+        return x_BLD
+
+
+def test_a_users_own_module_has_adapters_in_products_and_in_whole_weights():
+    targets = Lora(rank=2, alpha=2.0, targets=("wide", "narrow"))
+    boxed = lora.adapted_shapes(targets, Unstacked(), abstract_params(Unstacked()))
+    assert boxed["wide"].up.names == (None, axes.MLP)
+    trace_adapted(Unstacked(), boxed, sequence_length=4)
+    random = np.random.default_rng(0)
+    whole = jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(size=leaf.shape), jnp.float32), unbox(boxed)
+    )
+    merged = {name: lora.merged(weight) for name, weight in whole.items()}
+    tokens_BL = np.arange(8)[None]
+    ours, theirs = (Unstacked().apply(variables_of(p), tokens_BL) for p in (whole, merged))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_module_that_reads_its_parameters_alone_is_refused_before_it_trains():
+    own = Unstacked(takes=False)
+    targets = Lora(rank=2, alpha=2.0, targets=("wide",))
+    boxed = lora.adapted_shapes(targets, own, abstract_params(own))
+    with pytest.raises(UserError, match="hidden fails for weights with adapters: .* 'decoding'"):
+        trace_adapted(own, boxed, sequence_length=4)

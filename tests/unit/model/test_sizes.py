@@ -22,6 +22,11 @@ def test_flops_are_six_a_parameter_and_those_of_attention():
     assert training_flops_per_token(MODEL, 100, 10) == (600, 12 * 2 * 2 * 8 * 10)
 
 
+def test_a_frozen_parameter_counts_four():
+    weights, _ = training_flops_per_token(MODEL, 100, 10, trained=30)
+    assert weights == 6 * 30 + 4 * 70
+
+
 def test_a_table_is_padded_to_the_next_multiple():
     assert padded_tokens(num_tokens=256_000, multiple=384) == 256_128
     assert padded_tokens(num_tokens=256_000, multiple=12_288) == 258_048

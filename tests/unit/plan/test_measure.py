@@ -32,7 +32,7 @@ def test_mfu_counts_the_flops_that_training_reports(run):
     reporting = dataclasses.replace(run.reporting, peak_flops_per_device=1e12)
     measured = measure.measure(dataclasses.replace(run, reporting=reporting))
     with plan_session(run) as session:
-        flops = session.flops_per_token * measured.tokens
+        flops = sum(session.flops_per_token) * measured.tokens
     assert measured.mfu == pytest.approx(flops / measured.median_seconds / 1e12)
 
 

@@ -19,7 +19,7 @@ def test_a_plan_has_a_layout_a_vocabulary_and_counts_but_no_rows():
         assert session.caches == {} and session.vocabulary.size == 259
         assert session.counts.stored > session.counts.model
         attention = RUN.model.attention_flops_per_token(RUN.data.sequence_length)
-        assert session.flops_per_token == 6 * session.counts.model + attention
+        assert session.flops_per_token == (6 * session.counts.model, attention)
 
 
 def test_a_session_has_rows_and_the_step_of_its_plan(tmp_path):
