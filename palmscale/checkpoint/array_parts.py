@@ -18,7 +18,7 @@ from palmscale.checkpoint.fingerprint import BlockFingerprint
 from palmscale.errors import CorruptionError
 from palmscale.storage.objects import ObjectPath
 from palmscale.storage.place import Place
-from palmscale.storage.tensor import Part, Tensor, Tensors
+from palmscale.storage.tensor import Part, Tensor, Tensors, contiguous
 
 _CHUNK_BYTES = 1 << 25  # as in `palmscale.checkpoint.arrays`
 _CHUNKS_IN_FLIGHT = 4
@@ -107,7 +107,7 @@ def _write(
     fingerprint = BlockFingerprint()
     in_flight: collections.deque[tensorstore.WriteFutures] = collections.deque()
     for part in _grid(tensor.shape, chunk):
-        block = np.asarray(tensor.read_part(part), order="C")
+        block = contiguous(tensor.read_part(part))
         fingerprint.add(block, tuple(s.start for s in part))
         if len(in_flight) == _CHUNKS_IN_FLIGHT:
             in_flight.popleft().result()

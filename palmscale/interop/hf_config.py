@@ -126,6 +126,7 @@ def _check_is_dense_cohere(config: Mapping[str, Any]) -> None:
         "hidden_act": "silu",
         "tie_word_embeddings": True,
         "attention_bias": False,
+        "rope_scaling": None,
     }
     defaults = {"hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": False}
     for field, value in expected.items():

@@ -18,6 +18,7 @@ import numpy as np
 from palmscale.errors import UserError
 from palmscale.exit_codes import printable
 from palmscale.interop.tensors import Part, Tensor, Tensors
+from palmscale.storage.tensor import contiguous
 
 SUFFIX = ".safetensors"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -102,7 +103,7 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             for _, block in tensor.blocks(_BLOCK_BYTES):
-                file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+                file.write(contiguous(block).reshape(-1).view(np.uint8).data)
 
 
 def write_shards(

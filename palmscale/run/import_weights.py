@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
 
 from palmscale import axes
@@ -51,6 +52,7 @@ def import_weights(
     *,
     vocabulary: str | None = None,
     context_length: int | None = None,
+    padded_tokens: int | None = None,
     text_files: Iterable[str] = (),
     options: Options = Options(),
 ) -> Imported:
@@ -67,6 +69,8 @@ def import_weights(
             None: the source's own.
         context_length: tokens that the model was trained to see at once; None: as the source says,
             or 2048.
+        padded_tokens: rows of the token table, those added being zeros, so that it divides over a
+            mesh; None: as the source has it.
         text_files: glob patterns of text whose perplexity decides what the source leaves open.
         options: what the source does not say of its model.
 
@@ -85,7 +89,7 @@ def import_weights(
     opened = _vocabulary(vocabulary, candidates[0])
     _check_sizes(opened, candidates[0].model)
     devices.start(None)
-    chosen = likeliest(candidates, opened, tuple(text_files))
+    chosen = _padded(likeliest(candidates, opened, tuple(text_files)), padded_tokens)
     meta = _meta(chosen, opened, context_length) | {
         "imported": {"layout": layout, "source": path.absolute().name}
     }
@@ -140,6 +144,24 @@ def _check_sizes(vocabulary: Vocabulary, model: nn.Module) -> None:
             f"the vocabulary {vocabulary.name} has {vocabulary.size:,} tokens, and the model's"
             f" table has {num_tokens:,} rows; choose the vocabulary that it was trained with."
         )
+
+
+def _padded(incoming: Incoming, rows: int | None) -> Incoming:
+    if rows is None:
+        return incoming
+    table = incoming.params["embedding"]
+    missing = rows - table.shape[0]
+    if missing < 0:
+        raise UserError(
+            f"padded_tokens={rows} is less than the {table.shape[0]:,} rows of the token table;"
+            " choose as many or more."
+        )
+    zeros = ts.of_array(np.zeros((missing, table.shape[1]), table.dtype))
+    return dataclasses.replace(
+        incoming,
+        model=dataclasses.replace(incoming.model, padded_tokens=rows),
+        params={**incoming.params, "embedding": ts.concatenate([table, zeros], 0)},
+    )
 
 
 def _meta(incoming: Incoming, vocabulary: Vocabulary, length: int | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 Part = tuple[slice, ...]  # a slice with start and stop for each dim, without steps
 _BLOCK_BYTES = 1 << 26
+_CACHE_LINE_BYTES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,18 @@ class Tensor:
 
 
 Tensors = Mapping[str, Tensor]
+
+
+def contiguous(values: np.ndarray) -> np.ndarray:
+    """Returns the values in the order in which files hold them; a copy unless they have it."""
+    if values.flags.c_contiguous or values.strides[-1] == values.itemsize:
+        return np.asarray(values, order="C")
+    # NumPy would copy a transposed array row by row, and load a cache line for each element.
+    strip = max(1, _CACHE_LINE_BYTES // values.itemsize)
+    ordered = np.empty(values.shape, values.dtype)
+    for start in range(0, values.shape[-1], strip):
+        ordered[..., start : start + strip] = values[..., start : start + strip]
+    return ordered
 
 
 def _parts(shape: tuple[int, ...], block_bytes: int, tensor: Tensor) -> Iterator[Part]:

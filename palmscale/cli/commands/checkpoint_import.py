@@ -43,6 +43,12 @@ def add(commands: Any) -> None:
         help="tokens per row in training (default: as the input says, or 2048)",
     )
     command.add_argument(
+        "--padded_tokens",
+        type=at_least(int, 1),
+        metavar="N",
+        help="rows of the token table, so that it divides over a mesh (default: as the input has)",
+    )
+    command.add_argument(
         "--text_files",
         action="append",
         default=[],
@@ -61,7 +67,7 @@ def import_weights(args: argparse.Namespace) -> None:
     from palmscale.run import import_weights as imports
 
     log.set_up()
-    fields = ("vocabulary", "context_length", "text_files")
+    fields = ("vocabulary", "context_length", "padded_tokens", "text_files")
     found = imports.import_weights(
         args.source,
         args.layout,

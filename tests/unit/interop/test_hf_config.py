@@ -57,6 +57,7 @@ def test_the_fields_come_back():
         ({"tie_word_embeddings": False}, "tie_word_embeddings=False"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters"),
         ({"rope_parameters": {"rope_theta": 5e5}}, "rope_parameters"),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling"),
         ({"prefix_dense_intermediate_size": 33}, "a multiple of hidden_size=16"),
         ({"hidden_size": None}, "hidden_size=None"),
         ({"num_hidden_layers": "2"}, "mlp_layer_types"),
@@ -66,6 +67,12 @@ def test_the_fields_come_back():
 def test_another_model_is_refused_by_the_field_that_tells_it(fields, said):
     with pytest.raises(UserError, match=said):
         hf_config.model_of(config() | fields)
+
+
+def test_a_config_that_transformers_saved_is_read():
+    # As transformers 5.24 writes it: more fields, and null for those that are not set.
+    more = {"rope_scaling": None, "num_shared_experts": 0, "use_cache": True, "dtype": "float32"}
+    assert hf_config.model_of(config() | more) == hf_config.model_of(config())
 
 
 @pytest.mark.parametrize("text", ["[]", "{", ""])

@@ -72,6 +72,18 @@ def test_another_run_may_start_from_it(imported, workdir):
     assert all(np.array_equal(arrays[name], leaf) for name, leaf in params.items())
 
 
+def test_the_table_is_padded_so_that_it_divides_over_a_mesh(exported, imported, tmp_path):
+    import_weights(exported["hf"], "hf", tmp_path / "run", padded_tokens=272)
+    padded, plain = palmscale.load(tmp_path / "run"), palmscale.load(imported["hf"])
+    assert padded.model == dataclasses.replace(plain.model, padded_tokens=272)
+    table = np.asarray(padded.params["embedding"])
+    assert table.shape[0] == 272 and not table[259:].any()
+    assert np.array_equal(table[:259], plain.params["embedding"])
+    with pytest.raises(UserError, match="padded_tokens=258 is less than the 259 rows"):
+        import_weights(exported["hf"], "hf", tmp_path / "new", padded_tokens=258)
+    assert not (tmp_path / "new").exists()
+
+
 def test_no_run_resumes_from_it(imported, small_run):
     with pytest.raises(UserError, match="holds imported weights, .* WarmStart.workdir='.*tensors'"):
         palmscale.train(small_run, imported["safetensors"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palmscale.storage.tensor import Tensor
+from palmscale.storage.tensor import Tensor, contiguous
 
 
 def of(array):
@@ -35,3 +35,12 @@ def test_a_part_is_read_by_slices_from_the_first_dim():
 @pytest.mark.parametrize("wanted", [slice(2, 1), slice(5, 9)])
 def test_an_empty_part_is_empty(wanted):
     assert of(np.arange(6).reshape(3, 2)).read(wanted).shape == (0, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.complex128])
+@pytest.mark.parametrize("dims", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)])
+def test_values_come_in_the_order_of_files(dims, dtype):
+    values = np.arange(3 * 50 * 70).reshape(3, 50, 70).astype(dtype).transpose(dims)
+    for part in (values, values[1:, ::2], values[:, :0], values[0, 0, 0], values[..., 1:2]):
+        found = contiguous(part)
+        assert found.flags.c_contiguous and found.dtype == dtype and np.array_equal(found, part)

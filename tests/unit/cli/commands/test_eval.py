@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
+import forged
 import local_tasks
 import pytest
 from small_run import on_text
@@ -80,3 +82,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(workdir, tmp_path, capsys, monkey
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     assert main.run([*command, "--tasks=a", f"--include_path={tmp_path}"]) == 2
     assert "pip install 'palmscale[eval]'" in capsys.readouterr().err
+
+
+def test_weights_without_a_run_need_tasks_or_text(workdir, tmp_path, capsys):
+    copy = shutil.copytree(workdir, tmp_path / "imported")
+    for step in copy.glob("checkpoints/[0-9]*"):
+        forged.edit(step, "meta.json", lambda meta: {k: v for k, v in meta.items() if k != "run"})
+    assert main.run(["eval", f"--workdir={copy}"]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "error" in x]
+    assert "its checkpoints describe no run" in line and "--tasks or --text_files" in line
