@@ -175,5 +175,7 @@ def test_whole_parameters_are_no_adapter_and_adapters_are_no_base(
         export(workdir, "adapter", tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="trained adapters .* hold nothing else"):
         export(adapter_workdir, "safetensors", tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="trained adapters .* hold nothing else"):
+        quantize(adapter_workdir, tmp_path / "int8")
     with pytest.raises(UserError, match="average=2: adapters are not averaged"):
         export(adapter_workdir, "adapter", tmp_path / "x.safetensors", average=2)
