@@ -105,7 +105,6 @@ def test_a_quantized_base_takes_the_adapter_of_what_it_was_made_from(
     loaded = palmscale.load(workdir, adapter=adapter_workdir, quantize="int8")
     assert log_probability(stored) == log_probability(loaded)
     assert abs(log_probability(stored) - log_probability(adapted)) < 0.5
-    assert len(stored.generate("def ", max_tokens=4)) > 0
 
 
 def test_an_evaluation_is_that_of_the_adapted_model(
