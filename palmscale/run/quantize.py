@@ -9,6 +9,7 @@ from palmscale.checkpoint.store import CheckpointStore
 from palmscale.errors import UserError
 from palmscale.infer.partition import parameter_bytes
 from palmscale.run.load import load
+from palmscale.run.stored_meta import check_whole
 from palmscale.run.stored_weights import as_stored
 from palmscale.run.workdir import CHECKPOINTS, VOCABULARY, Workdir, checkpoints, choose
 from palmscale.storage.place import place
@@ -48,14 +49,15 @@ def quantize(
         modules: to import, whose Linen modules the checkpoint may name; see `palmscale.load`.
 
     Raises:
-        UserError: there is no such checkpoint, its weights are quantized already or cannot be, or
-            `to` has checkpoints.
+        UserError: there is no such checkpoint, its weights are quantized already or cannot be, it
+            holds adapters alone, or `to` has checkpoints.
         NotSaved: it could not be written.
     """
     if (place(to) / CHECKPOINTS).is_dir():
         raise UserError(f"{to} has checkpoints already; choose a folder that has none.")
     reader = checkpoints(workdir)
     info = choose(reader, checkpoint)
+    check_whole(reader.read_meta(info.step), reader)
     trained = load(workdir, info.step, quantize=weights, modules=modules)
     if trained.meta.get("quantized"):
         raise UserError(f"the weights in {workdir} are {weights} already; copy the folder.")

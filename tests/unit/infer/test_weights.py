@@ -8,13 +8,17 @@ from flax import linen as nn
 
 from palmscale import PaLM
 from palmscale.infer import quantized, weights
+from palmscale.infer.cache import empty_cache
 from palmscale.infer.partition import placed
 from palmscale.infer.weights import abstract_form, decoding_form, form_on
+from palmscale.model.interface import variables_of
+from palmscale.model.lora import Lora, adapted_shapes, adapters_of, joined
 from palmscale.partition.layout import DeviceLayout
 from palmscale.partition.mesh import MeshSpec, make_mesh
 from palmscale.partition.rules import TABLES
 from palmscale.partition.shardings import unbox
 from palmscale.train.state import abstract_params
+from palmscale.trees import named_leaves
 
 MODEL = PaLM(num_tokens=48, dim=32, depth=2, heads=2, dim_head=16, dtype="bfloat16")
 
@@ -50,6 +54,27 @@ def test_a_cpu_computes_in_float32_and_layers_lie_apart_everywhere(params):
     assert variables["decoding"]["embedding"] is params["embedding"]
     assert form_on("gpu") == {"dtype": None, "apart": True}
     assert form_on("tpu") == {"dtype": None, "apart": True}
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_adapters_are_cast_and_lie_apart_beside_their_kernels(quantize, params):
+    boxed = adapted_shapes(Lora(rank=2, alpha=8.0), MODEL, abstract_params(MODEL))
+    adapters = {
+        path: jnp.full(leaf.shape, 0.1)
+        for path, leaf in named_leaves(adapters_of(unbox(boxed))).items()
+    }
+    whole = joined(unbox(boxed), named_leaves(params), adapters)
+    model, variables = decoding_form(MODEL, whole, dtype="float32", apart=True, quantize=quantize)
+    layer = variables["decoding"]["layers"][0]
+    assert quantized.is_quantized(layer["query"].kernel) == (quantize is not None)
+    assert layer["query"].down.shape == (32, 2) and layer["query"].up.dtype == jnp.float32
+    tokens_BL = np.arange(6)[None]
+    cache = empty_cache(model.cache_spec(), batch=1, positions=8, apart=True)
+    x_BLD, _ = model.apply(variables, tokens_BL, cache, method="extend")
+    expected = model.apply(variables_of(whole), tokens_BL, method="hidden")
+    bare = model.apply({"params": params}, tokens_BL, method="hidden")
+    allowed = 1e-4 if quantize is None else 0.1
+    assert np.abs(x_BLD - expected).max() < allowed < np.abs(x_BLD - bare).max()
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])
