@@ -1,6 +1,7 @@
 """Runs on several real processes: they train as one, and end as one whatever befalls them."""
 
 import json
+import math
 import random
 import re
 import shutil
@@ -60,11 +61,13 @@ def test_evaluation_on_two_processes_says_what_training_said(four, tmp_path):
     command = ["eval", f"--workdir={four}", "--gin.SIMULATED_DEVICES=4"]
     with Job(command, tmp_path / "logs", processes=2) as job:
         job.succeed()
-    told = dict(re.findall(r"(eval_\w+) +([\d.]+)", job.said(0)))
+    said = re.findall(r"(eval_\w+) +([\d.]+)", job.said(0))
+    told = {name: float(value) for name, value in said}
     manifest = four / f"checkpoints/{TRAIN_STEPS}/MANIFEST.json"
     saved = json.loads(manifest.read_text())["metrics"]
     assert "eval_loss" in saved
-    assert {name: float(value) for name, value in told.items()} == pytest.approx(saved, abs=1e-4)
+    assert told.pop("eval_perplexity") == pytest.approx(math.exp(saved["eval_loss"]), rel=1e-4)
+    assert told == pytest.approx(saved, abs=1e-4)
     assert "eval_loss" not in job.said(1)
 
 
