@@ -10,14 +10,13 @@ from tiny_job import PAIR, Job
 from palmscale.evals.suite import suite_tasks
 from palmscale.evals.workdir import evaluate_workdir
 
-NAMES = ("arc_easy", "triviaqa", "wikitext")
-TASKS = [f"{name}_local" for name in NAMES]
+TASKS = [f"{name}_local" for name in local_tasks.NAMES]
 CONTEXT, STEPS = 320, 2
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return local_tasks.write(tmp_path_factory.mktemp("tasks"), documents=2, names=NAMES)
+    return local_tasks.write(tmp_path_factory.mktemp("tasks"), documents=2)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def test_in_training_they_say_what_one_process_says_of_the_checkpoint(in_trainin
         return [suite_tasks(TASKS, include_path=str(folder))]
 
     (found,) = evaluate_workdir(workdir, opened, context_length=CONTEXT)
-    assert found.step == STEPS and len(found.metrics) == 2 + 1 + 3
+    assert found.step == STEPS and len(found.metrics) == 2 + 2 + 2 + 1 + 3
     assert found.metrics == pytest.approx(in_training, rel=1e-5)
 
 
