@@ -144,7 +144,7 @@ class _Finder:
             kind = "reduce-scatter"
         groups = self._groups(inner)
         moved = _moved(inner)
-        if inner.opcode.startswith("reduce-scatter"):
+        if inner.opcode == "reduce-scatter":
             moved = [(d, (*s[:-1], s[-1] * groups.shape[1])) for d, s in moved]
         num_bytes = sum(hlo.array_bytes(dtype, shape) for dtype, shape in moved)
         given = sum(by_name[name].bytes for name in outer.operands if name in by_name)
@@ -215,7 +215,7 @@ class _Finder:
 def _inside(program: Program, outer: Instruction) -> tuple[Instruction, ...]:
     """Returns the instructions of a fusion: on TPU a reduce-scatter is a fusion of an all-reduce
     and a slice, and an asynchronous collective goes on within the fusions that it runs beside."""
-    if outer.opcode not in ("fusion", "async-start"):
+    if outer.opcode not in ("fusion", "fusion-start", "async-start"):
         return ()
     return program.computations.get(outer.called("calls") or "", ())
 
@@ -268,12 +268,12 @@ def _makers(
 def _moved(instruction: Instruction) -> list[Array]:
     """Returns the whole arrays: a start's result also has its operands ahead of them."""
     found = hlo.arrays(instruction.type)
-    if instruction.opcode == "collective-permute-start":
-        return found[1:2]
     if instruction.opcode == "send":
         return found[:1]
-    if instruction.opcode in ("all-gather-start", "all-to-all-start"):
-        return found[len(found) // 2 :]
+    if instruction.opcode == "reduce-scatter-start":  # its operands are the whole
+        return found[: hlo.results_of_start(instruction).start]
+    if instruction.opcode.endswith("-start"):
+        return found[hlo.results_of_start(instruction)]
     return found
 
 

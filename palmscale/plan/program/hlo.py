@@ -18,7 +18,9 @@ _CALLED = re.compile(r"\b(calls|body|condition|to_apply)=%([\w.-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _OPERAND = re.compile(r"%([\w.-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _NAME = re.compile(r'op_name="([^"]*)"')
+_FLAG = re.compile(r"\bu32\[\](?:\{:S\(\d+\)\})?(?=[,)])")  # of a start: whether it has ended
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 # Alone on its line: lines of a kernel's metadata also begin with it.
 _END = re.compile(r"\}(, execution_thread=.*)?$")
@@ -107,9 +109,11 @@ class Program:
     def trip_count(self, loop: Instruction) -> int:
         """Returns how often a `while` runs its body; 1 where its bounds are no constants.
 
-        Loops of `lax.scan` count one element of their state up to a constant, by one; loops around
-        a collective that XLA unrolled, by two.
+        XLA states it on GPUs. On TPUs, loops of `lax.scan` count one element of their state up to
+        a constant, by one; loops around a collective that XLA unrolled, by two.
         """
+        if stated := _TRIPS.search(loop.attributes):
+            return int(stated[1])
         condition = self.computations[loop.called("condition") or self.entry]
         by_name = {instruction.name: instruction for instruction in condition}
         root = next(instruction for instruction in condition if instruction.is_root)
@@ -181,6 +185,25 @@ def arrays(text: str) -> list[Array]:
         (dtype, tuple(map(int, filter(None, dims.split(",")))))
         for dtype, dims in _ARRAY.findall(text)
     ]
+
+
+def results_of_start(instruction: Instruction) -> slice:
+    """Returns which arrays of a start's type are its results; the others are operands and flags.
+
+    `copy-start` has (result, operand, flag), `all-reduce-start` its results alone, and any other
+    its operands, in a tuple of their own or not, then its results and flags.
+    """
+    whole = len(arrays(instruction.type))
+    if instruction.opcode == "copy-start":
+        return slice(0, 1)
+    if instruction.opcode == "all-reduce-start":
+        return slice(0, whole)
+    if instruction.type.startswith("(("):
+        operands = len(arrays(instruction.type[: _closing(instruction.type, 1)]))
+    else:
+        operands = len(instruction.operands)
+    flags = len(_FLAG.findall(instruction.type))
+    return slice(operands, max(operands, whole - flags))
 
 
 def array_bytes(dtype: str, shape: tuple[int, ...]) -> int:

@@ -21,9 +21,6 @@ _PASSES_ON = {
     "bitcast",
     "while",
     "optimization-barrier",
-    "copy-done",
-    "all-reduce-done",
-    "async-update",
     "dynamic-update-slice",
 }
 _OWNED_ELSEWHERE = {"parameter", "constant", "iota", "partition-id", "after-all"}
@@ -117,18 +114,22 @@ def _leaves(instruction: Instruction, leaves: dict[str, list[Made | None]]) -> l
         index = re.search(r"index=(\d+)", instruction.attributes)
         place = int(index[1]) if index else 0
         return given[place : place + 1] if len(arrays) == 1 else given
-    if instruction.opcode in _PASSES_ON:
+    if instruction.opcode == "async-update":
+        return given
+    if instruction.opcode in _PASSES_ON or instruction.opcode.endswith("-done"):
         return given[: len(arrays)]
-    if instruction.opcode.endswith("-done"):
-        return given[-len(arrays) :]
     made: list[Made | None] = [
         None
         if _ELSEWHERE.search(layout)
         else (instruction, (dtype, tuple(int(d) for d in dims.split(",") if d)))
         for dtype, dims, layout in arrays
     ]
-    if instruction.opcode.endswith("-start"):  # its operands come first in its result
-        made[: len(made) // 2] = given[: len(made) // 2]
+    if instruction.opcode == "dynamic-update-slice-start":
+        return [given[0], *given]
+    if instruction.opcode.endswith("-start"):
+        # First what its end hands on, then the operands, which are read until then.
+        results = hlo.results_of_start(instruction)
+        return [*made[results], *given]
     return made
 
 

@@ -109,3 +109,40 @@ def test_the_source_of_what_it_reads_stands_for_one_that_has_none():
               " metadata={op_name=\"weight\" stack_frame_id=2}")  # fmt: skip
     gather = collectives.find(hlo.parse(text), MESH, network()).found["all-gather-start.1"]
     assert (gather.op_name, gather.source) == ("weight", "package/loss.py:34")
+
+
+def with_start(text):
+    return collectives.find(
+        hlo.parse(TEXT.replace("  %result = f32[64,1024]", f"{text}\n  %result = f32[64,1024]")),
+        MESH,
+        network(),
+    )
+
+
+def test_a_reduce_scatter_that_starts_moves_its_operands_once():
+    found = with_start(
+        """  %rs = ((bf16[1024,1024]{1,0}, bf16[1024,1024]{1,0}), (bf16[64,1024]{1,0}, bf16[64,1024]{1,0})) reduce-scatter-start(%param.1, %param.1), channel_id=8, replica_groups=[16,16]<=[256], dimensions={0}
+  %rs-done = (bf16[64,1024]{1,0}, bf16[64,1024]{1,0}) reduce-scatter-done(%rs)"""  # noqa: E501
+    )
+    assert (found.found["rs"].array, found.found["rs"].bytes) == ("bf16[1024,1024]", 2**22)
+    assert found.ends["rs-done"] == "rs"
+
+
+def test_a_fusion_that_starts_a_collective_is_one():
+    text = TEXT.replace(
+        "%body (state:",
+        """%fused-all-reduce (p: f32[]) -> f32[] {
+  %p = f32[] parameter(0)
+  ROOT %inner = f32[] all-reduce(%p), channel_id=9, replica_groups=[16,16]<=[256], to_apply=%add
+}
+
+%body (state:""",
+    ).replace(
+        "  %result = f32[64,1024]",
+        """  %fs = ((f32[]), f32[]) fusion-start(%param.1), kind=kCustom, calls=%fused-all-reduce
+  %fd = f32[] fusion-done(%fs)
+  %result = f32[64,1024]""",
+    )
+    traffic = collectives.find(hlo.parse(text), MESH, network())
+    assert (traffic.found["fs"].kind, traffic.found["fs"].bytes) == ("all-reduce", 4)
+    assert traffic.ends["fd"] == "fs"

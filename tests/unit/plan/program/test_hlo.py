@@ -33,6 +33,35 @@ def test_a_loop_counts_by_its_step(limit, step, times):
     assert hlo.parse(text).executions["body"] == times
 
 
+def test_a_loop_runs_as_often_as_the_program_states():
+    # Double buffering peels an iteration off, and the body holds two.
+    stated = (
+        'backend_config={"known_trip_count":{"n":"15"},"known_init_step":{"init":"1","step":"2"}}'
+    )
+    text = TEXT.replace("body=%body", f"body=%body, {stated}")
+    assert hlo.parse(text).executions["body"] == 15
+
+
+@pytest.mark.parametrize(
+    ("type", "operands", "opcode", "results"),
+    [
+        ("(f32[8]{0:S(1)}, f32[8]{0}, u32[]{:S(2)})", "%a", "copy-start", [0]),
+        ("(bf16[4]{0}, bf16[8]{0})", "%a", "all-gather-start", [1]),
+        ("((bf16[4]{0}, f32[4]{0}), (bf16[8]{0}, f32[8]{0}))", "%a, %b", "all-gather-start", [2, 3]),
+        ("((bf16[8]{0}), bf16[4]{0})", "%a", "reduce-scatter-start", [1]),
+        ("f32[8]{0}", "%a", "all-reduce-start", [0]),
+        ("(f32[8]{0}, f32[4]{0})", "%a, %b", "all-reduce-start", [0, 1]),
+        ("(f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]{:S(2)})", "%a", "collective-permute-start", [1]),
+        ("((f32[4,8]{1,0:S(5)}, s32[]), f32[1,8]{1,0}, u32[]{:S(2)})", "%a, %i", "dynamic-slice-start", [2]),
+        ("((f32[]), f32[])", "%a", "fusion-start", [1]),
+    ],
+)  # fmt: skip
+def test_what_a_start_hands_on_is_told_from_operands_and_flags(type, operands, opcode, results):
+    text = f"ENTRY %main (a: f32[8]) -> f32[8] {{\n  ROOT %s = {type} {opcode}({operands})\n}}\n"
+    (start,) = hlo.parse(text).computations["main"]
+    assert list(range(9))[hlo.results_of_start(start)] == results
+
+
 def test_line_breaks_in_a_kernels_metadata_lose_nothing():
     kernel = instruction("body", "kernel")
     assert "block_kv" in kernel.attributes and "splash_mqa_fwd" in kernel.attributes
