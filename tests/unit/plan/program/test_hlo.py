@@ -47,12 +47,12 @@ def test_a_loop_runs_as_often_as_the_program_states():
     [
         ("(f32[8]{0:S(1)}, f32[8]{0}, u32[]{:S(2)})", "%a", "copy-start", [0]),
         ("(bf16[4]{0}, bf16[8]{0})", "%a", "all-gather-start", [1]),
-        ("((bf16[4]{0}, f32[4]{0}), (bf16[8]{0}, f32[8]{0}))", "%a, %b", "all-gather-start", [2, 3]),
+        ("((bf16[4]{0}, f32[4]{0}), (bf16[8]{0}, f32[8]{0}))", "%a, %b", "all-to-all-start", [2, 3]),  # noqa: E501
         ("((bf16[8]{0}), bf16[4]{0})", "%a", "reduce-scatter-start", [1]),
         ("f32[8]{0}", "%a", "all-reduce-start", [0]),
         ("(f32[8]{0}, f32[4]{0})", "%a, %b", "all-reduce-start", [0, 1]),
-        ("(f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]{:S(2)})", "%a", "collective-permute-start", [1]),
-        ("((f32[4,8]{1,0:S(5)}, s32[]), f32[1,8]{1,0}, u32[]{:S(2)})", "%a, %i", "dynamic-slice-start", [2]),
+        ("(f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]{:S(2)})", "%a", "collective-permute-start", [1]),  # noqa: E501
+        ("((f32[4,8]{1,0:S(5)}, s32[]), f32[1,8]{1,0}, u32[]{:S(2)})", "%a, %i", "dynamic-slice-start", [2]),  # noqa: E501
         ("((f32[]), f32[])", "%a", "fusion-start", [1]),
     ],
 )  # fmt: skip

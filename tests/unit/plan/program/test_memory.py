@@ -50,7 +50,7 @@ def test_a_copy_from_the_host_is_in_the_chips_memory_from_its_start():
 def test_a_copy_to_the_host_takes_none_of_the_chips_memory():
     text = body_with(
         """  %begun = (f32[512,1024]{1,0:S(5)}, f32[512,1024]{1,0}, u32[]{:S(2)}) copy-start(%beside)
-  %away = f32[512,1024]{1,0:S(5)} copy-done(%begun)"""
+  %away = f32[512,1024]{1,0:S(5)} copy-done(%begun)"""  # noqa: E501
     )
     assert held(text) == held()
 
