@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from other_python import python_with
 from source_tree import CHECKOUT
 
 PARITY = CHECKOUT / "tests/parity"
@@ -22,12 +23,7 @@ pytestmark = pytest.mark.long
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
     """The Python of an environment with the engines."""
-    if given := os.environ.get("ENGINES_PYTHON"):
-        return given
-    folder = tmp_path_factory.mktemp("engines") / "env"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    subprocess.run([folder / "bin/pip", "install", "-q", *PACKAGES], check=True)
-    return str(folder / "bin/python")
+    return python_with(PACKAGES, "ENGINES_PYTHON", tmp_path_factory.mktemp("engines") / "env")
 
 
 def run(program, *arguments, **environ):

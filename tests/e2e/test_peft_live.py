@@ -5,11 +5,11 @@ PEFT_PYTHON names the Python of one; without it, one is made.
 
 import os
 import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+from other_python import python_with
 
 from palmscale import PaLM
 from palmscale.data.vocabulary import ByteVocabulary
@@ -43,12 +43,7 @@ pytestmark = pytest.mark.long
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
     """The Python of an environment with PEFT."""
-    if given := os.environ.get("PEFT_PYTHON"):
-        return given
-    folder = tmp_path_factory.mktemp("peft") / "env"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    subprocess.run([folder / "bin/pip", "install", "-q", *PACKAGES], check=True)
-    return str(folder / "bin/python")
+    return python_with(PACKAGES, "PEFT_PYTHON", tmp_path_factory.mktemp("peft") / "env")
 
 
 def outgoing(tree):

@@ -1,34 +1,13 @@
-import jax
-import jax.numpy as jnp
 import pytest
-from small_run import MODEL
+from stored_steps import store_steps
 
-from palmscale.checkpoint.lease import Lease
-from palmscale.checkpoint.store import CheckpointStore
 from palmscale.cli import main
-from palmscale.data.vocabulary import ByteVocabulary
-from palmscale.partition.shardings import unbox
-from palmscale.run.identity import describe
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A workdir with two steps. Not to be written to."""
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    params = unbox(jax.jit(MODEL.init)(jax.random.key(0), jnp.zeros((1, 1), int))["params"])
-    meta = {
-        "identity": {"model": describe(MODEL)},
-        "vocabulary": ByteVocabulary().description(),
-        "sequence_length": 32,
-        "num_params": 38_496,
-        "operative_config": "",
-        "mesh": {"replica": 1, "data": 1, "model": 1},
-        "versions": {},
-    }
-    with Lease(workdir) as lease, CheckpointStore(workdir / "checkpoints", lease=lease) as store:
-        for step in (6, 7):
-            store.save(step, params=params, optimizer_state={}, cursor={}, meta=meta)
-    return workdir
+    return store_steps(tmp_path_factory.mktemp("runs") / "run", (6, 7), cursor={})
 
 
 def run(*line):
