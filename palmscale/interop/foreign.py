@@ -11,6 +11,7 @@ from palmscale.interop.recognize import looks_like
 from palmscale.interop.safetensors_file import INDEX, SINGLE, SUFFIX, read_safetensors
 
 _T5X_INDEX = "checkpoint"  # the file in which T5X keeps the tree
+_GGUF = b"GGUF"  # how llama.cpp's files begin
 _MOST_NAME_BYTES = 1 << 24  # of a pickle, which is searched for names and never unpickled
 _SUFFIXES = {".msgpack": "palm_flax", ".eqx": "palm_jax"}
 
@@ -19,7 +20,8 @@ def foreign_layout(path: Path) -> str | None:
     """Returns the layout that an existing path has; None: it is not known, or there is no path.
 
     Raises:
-        UserError: it is Hugging Face's folder of an architecture that palmscale does not import.
+        UserError: it is Hugging Face's folder of an architecture that palmscale does not import, or
+            a file of llama.cpp.
     """
     try:
         if path.is_dir():
@@ -48,6 +50,12 @@ def _of_folder(path: Path) -> str | None:
 def _of_file(path: Path) -> str | None:
     if path.suffix == SUFFIX:
         return looks_like(_names_in_safetensors(path))
+    with open(path, "rb") as file:
+        if file.read(len(_GGUF)) == _GGUF:
+            raise UserError(
+                f"{path} is a file of llama.cpp (GGUF), which palmscale does not import; name the"
+                " run that it was exported from, or import its weights in another layout."
+            )
     if zipfile.is_zipfile(path):  # of NumPy or PyTorch
         return looks_like(_names_in_zip(path))
     return _SUFFIXES.get(path.suffix)

@@ -67,3 +67,9 @@ def test_a_folder_of_another_architecture_is_told(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(UserError, match="describes LlamaForCausalLM; palmscale imports Cohere2Moe"):
         foreign_layout(tmp_path)
+
+
+def test_a_file_of_llama_cpp_is_named_though_it_is_not_imported(tmp_path):
+    (tmp_path / "any.name").write_bytes(b"GGUF\x03\0\0\0")
+    with pytest.raises(UserError, match="any.name is a file of llama.cpp .GGUF."):
+        foreign_layout(tmp_path / "any.name")
